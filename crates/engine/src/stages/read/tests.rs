@@ -20,12 +20,15 @@ fn sparse(pieces: u64, data: &[u64]) -> (tempfile::TempDir, File) {
     (held, file)
 }
 
+/// Length, where data lies, and the ranges expected; all in pieces.
+type Layout = (u64, &'static [u64], &'static [Range<u64>]);
+
 #[test]
 fn ranges_of_data_between_holes() {
-    let table: &[(u64, &[u64], &[Range<u64>])] = &[
+    let table: &[Layout] = &[
         (0, &[], &[]),
         (4, &[], &[]),
-        (3, &[0, 1, 2], std::slice::from_ref(&(0..3))),
+        (3, &[0, 1, 2], &[0..3]),
         (6, &[0, 3, 4], &[0..1, 3..5]),
         (5, &[1, 4], &[1..2, 4..5]),
     ];
