@@ -234,10 +234,13 @@ impl<'w> Walker<'w> {
             self.summary.excluded += 1;
             return Ok(());
         }
-        self.find(&directory, stat, !wanted)?;
         if stat.kind != StatKind::Directory {
-            return Ok(());
+            if node.is_some_and(SourceNode::has_children) {
+                self.report_errno(Errno::NOTDIR, "no longer leads to its source")?;
+            }
+            return if wanted { self.find(&directory, stat, false) } else { Ok(()) };
         }
+        self.find(&directory, stat, !wanted)?;
         let stay_on = if named { above.stay_on.map(|_| stat.device) } else { above.stay_on };
         self.descend(&directory, listed.name, Descent { sources: node, whole: wanted, stay_on })
     }

@@ -385,6 +385,33 @@ fn what_changes_under_the_walk_is_reported_and_never_followed() {
 }
 
 #[test]
+fn a_source_that_goes_away_is_reported() {
+    for (keep_whole, replaced) in [(false, false), (false, true), (true, true)] {
+        let (_held, root) = directory();
+        make(&root, &["1", "way/source/file"]);
+        let first = if keep_whole { root.clone() } else { root.join("1") };
+        let options = WalkOptions { sources: vec![first, root.join("way/source")], ..WalkOptions::default() };
+        let mut said = Vec::new();
+        let outcome = walk(&options, &mut |event| {
+            match event {
+                Event::Found(found) if found.name() == b"1" => {
+                    fs::rename(root.join("way"), root.join("aside")).unwrap();
+                    if replaced {
+                        fs::write(root.join("way"), b"").unwrap();
+                    }
+                }
+                Event::Found(found) => {
+                    assert!(found.name() != b"source" && !(found.parent_only && found.name() == b"way"))
+                }
+                Event::Problem(problem) => said.push(problem.code),
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!((outcome.unwrap().problems, said), (1, vec!["vanished"]), "{keep_whole} {replaced}");
+    }
+}
+
+#[test]
 fn the_receiver_may_stop_it() {
     let (_held, root) = directory();
     make(&root, &["1", "2", "3"]);
