@@ -195,6 +195,18 @@ impl Directory {
         self.inherits
     }
 
+    /// Lets things be made in a directory that stood there before: takes append-only and immutable off, and gives its
+    /// owner the rights to it. Its own metadata is put on later. What can't be done shows when something is made.
+    pub fn make_writable(&self) {
+        let _ = metadata::unlock(self.handle());
+        if let Ok(standing) = self.own_standing()
+            && standing.mode & 0o700 != 0o700
+            && standing.uid == rustix::process::geteuid().as_raw()
+        {
+            let _ = rustix::fs::fchmod(&self.handle, Mode::from_raw_mode(standing.mode | 0o700));
+        }
+    }
+
     /// What stands under `name`, itself and not what it may point to.
     ///
     /// # Errors

@@ -19,22 +19,10 @@ use rustix::io::Errno;
 use super::directory::{Inherits, Standing};
 use crate::clock::Timestamp;
 use crate::entry::{Entry, Kind};
+use crate::stages::metadata::RESTORABLE_FLAGS;
 
-/// Inode flags that are restored.
-const RESTORABLE: IFlags = IFlags::APPEND
-    .union(IFlags::IMMUTABLE)
-    .union(IFlags::NODUMP)
-    .union(IFlags::NOATIME)
-    .union(IFlags::SYNC)
-    .union(IFlags::DIRSYNC)
-    .union(IFlags::NOCOW)
-    .union(IFlags::COMPRESSED)
-    .union(IFlags::JOURNALING)
-    .union(IFlags::NOTAIL)
-    .union(IFlags::TOPDIR)
-    .union(IFlags::PROJECT_INHERIT)
-    .union(IFlags::SECURE_REMOVAL)
-    .union(IFlags::UNRM);
+/// Inode flags that are restored: those that a snapshot keeps.
+const RESTORABLE: IFlags = IFlags::from_bits_retain(RESTORABLE_FLAGS);
 /// Flags after which a thing can't be changed any more.
 const LOCKS: IFlags = IFlags::APPEND.union(IFlags::IMMUTABLE);
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
@@ -237,8 +225,10 @@ pub fn apply(object: Object<'_>, entry: &Entry, standing: &Standing, strays: Str
     // Why: the system gives some nanosecond values above a second a meaning of their own ("now", "leave alone").
     if entry.mtime.nanos >= 1_000_000_000 {
         losses.add("modification time", &"nanoseconds out of range");
-    } else if let Err(error) = object.set_modified(entry.mtime) {
-        losses.add("modification time", &error);
+    } else if standing.mtime != entry.mtime || strays != Strays::Any {
+        if let Err(error) = object.set_modified(entry.mtime) {
+            losses.add("modification time", &error);
+        }
     }
     losses
 }
@@ -373,10 +363,14 @@ fn change_flags(handle: BorrowedFd<'_>, mask: IFlags, wanted: IFlags, losses: &m
         return;
     }
     let mut reached = present;
-    for (name, flag) in (complete ^ present).iter_names() {
+    for place in 0..u32::BITS {
+        let flag = (complete ^ present) & IFlags::from_bits_retain(1 << place);
+        if flag.is_empty() {
+            continue;
+        }
         match rustix::fs::ioctl_setflags(handle, reached ^ flag) {
             Ok(()) => reached ^= flag,
-            Err(error) => losses.add(format_args!("flag {name}"), &error),
+            Err(error) => losses.add(format_args!("flag {flag:?}"), &error),
         }
     }
 }

@@ -52,7 +52,7 @@ pub fn adopt(
     standing: &Standing,
     owners: &Owners,
 ) -> io::Result<Option<(Identity, Losses)>> {
-    if standing.kind != file_type(&entry.kind) || !is_same(directory, name, entry, standing)? {
+    if !matches(directory, name, entry, standing)? {
         return Ok(None);
     }
     let handle = open(directory, name)?;
@@ -65,7 +65,14 @@ pub fn adopt(
     Ok(Some((standing.identity, losses)))
 }
 
-fn is_same(directory: &Directory, name: Name<'_>, entry: &Entry, standing: &Standing) -> io::Result<bool> {
+/// True if what stands under `name` has the kind, and the link target or device number, of `entry`.
+///
+/// # Errors
+/// When it can't be looked at.
+pub fn matches(directory: &Directory, name: Name<'_>, entry: &Entry, standing: &Standing) -> io::Result<bool> {
+    if standing.kind != file_type(&entry.kind) {
+        return Ok(false);
+    }
     Ok(match &entry.kind {
         Kind::Symlink(target) => {
             rustix::fs::readlinkat(directory.handle(), name.bytes(), Vec::new())?.as_bytes() == target.as_slice()
