@@ -65,30 +65,50 @@ pub(super) trait Pass {
     fn leave(&mut self, here: &Arc<Directory>, level: &Level) -> Result<()>;
     /// An entry that lies in no directory of the tree.
     fn orphan(&mut self, _key: &TreeKey) {}
+    /// A part of the tree between the previous entry and the next can't be read. True for the pass that comes first,
+    /// which reports it.
+    fn gap(&mut self) -> bool {
+        false
+    }
 }
 
 /// Walks the tree from where the options say.
 ///
 /// # Errors
-/// When the tree can't be read, the pass fails, or the user stops the run.
+/// When nothing of the tree can be read, the pass fails, or the user stops the run.
 pub(super) fn walk(run: &Run<'_>, target: Option<Arc<Directory>>, pass: &mut dyn Pass) -> Result<()> {
     let from = &run.options.from;
     let mut entries: Entries<'_> = run.origin.entries(from)?;
-    let Some(first) = entries.next().transpose()? else {
-        return Err(not_found(from));
+    let (mut gaps, mut lost) = (0, None);
+    let first = loop {
+        match entries.next() {
+            Some(Ok(item)) => break item,
+            Some(Err(error)) if lost.is_none() => lost = Some(error),
+            Some(Err(_)) => {}
+            None => return Err(lost.unwrap_or_else(|| not_found(from))),
+        }
     };
-    if first.0 != *from && !from.0.is_empty() {
+    if !first.0.is_within(from) || (first.0 != *from && !from.0.is_empty() && lost.is_none()) {
         return Err(not_found(from));
     }
     let mut cursor = Cursor::new(run, target, from, &first);
     cursor.begin(pass)?;
+    if let Some(error) = lost {
+        cursor.gap(&mut gaps, error, pass)?;
+    }
     let mut previous = first.0.clone();
     if !cursor.is_start(&first) {
         cursor.step(first.0, first.1, pass)?;
     }
     for item in entries {
         run.check_stopped()?;
-        let (key, entry) = item?;
+        let (key, entry) = match item {
+            Ok(item) => item,
+            Err(error) => {
+                cursor.gap(&mut gaps, error, pass)?;
+                continue;
+            }
+        };
         if key <= previous {
             return Err(Damaged::new("tree", 0, "its keys do not ascend").into());
         }
@@ -107,6 +127,8 @@ struct Cursor<'a> {
     levels: Vec<Level>,
     ladder: Option<Ladder>,
     directories: usize,
+    /// True once a part of the tree could not be read: directories may then be missing from it.
+    broken: bool,
 }
 
 impl<'a> Cursor<'a> {
@@ -114,14 +136,14 @@ impl<'a> Cursor<'a> {
         let state = if target.is_some() { State::Open } else { State::Absent };
         let (key, entry, taken) = if first.0 == *from && first.1.is_directory() {
             (from.clone(), Some(first.1.clone()), run.selection.takes_base(from))
-        } else if from.0.is_empty() {
-            (TreeKey::default(), None, run.selection.takes_base(from))
+        } else if from.0.is_empty() || first.0 != *from {
+            (from.clone(), None, run.selection.takes_base(from))
         } else {
             // A single thing goes into the target by its name; the target itself is not its concern.
             (from.parent().unwrap_or_default(), None, false)
         };
         let base = Level { key, entry, ordinal: 0, taken, state };
-        Self { run, levels: vec![base], ladder: target.map(Ladder::new), directories: 1 }
+        Self { run, levels: vec![base], ladder: target.map(Ladder::new), directories: 1, broken: false }
     }
 
     fn is_start(&self, first: &(TreeKey, Entry)) -> bool {
@@ -135,6 +157,14 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    fn gap(&mut self, gaps: &mut usize, error: Error, pass: &mut dyn Pass) -> Result<()> {
+        self.broken = true;
+        let first_pass = pass.gap();
+        self.run.gap(first_pass, *gaps, self.directories, error)?;
+        *gaps += 1;
+        Ok(())
+    }
+
     fn top(&self) -> &Level {
         self.levels.last().expect("the start of the restore stays")
     }
@@ -146,6 +176,9 @@ impl<'a> Cursor<'a> {
     fn step(&mut self, key: TreeKey, entry: Entry, pass: &mut dyn Pass) -> Result<()> {
         while self.levels.len() > 1 && !key.is_within(&self.top().key) {
             self.climb(pass)?;
+        }
+        if self.broken {
+            self.bridge(&key, pass)?;
         }
         let ordinal = self.directories;
         self.directories += usize::from(entry.is_directory());
@@ -166,6 +199,21 @@ impl<'a> Cursor<'a> {
         } else {
             Ok(())
         }
+    }
+
+    /// Stands in for directories that an unreadable part of the tree may have named; nothing is known of them but that
+    /// they hold `key`.
+    fn bridge(&mut self, key: &TreeKey, pass: &mut dyn Pass) -> Result<()> {
+        let depth = self.top().key.depth();
+        let above: Vec<&[u8]> = key.components().collect();
+        for name in above.iter().take(above.len().saturating_sub(1)).skip(depth) {
+            let key = self.top().key.child(name);
+            let choice = self.run.selection.choose(&key, true, self.takes_all());
+            let level = Level { key, entry: None, ordinal: self.directories, taken: false, state: State::Waiting };
+            self.directories += 1;
+            self.descend(level, choice, pass)?;
+        }
+        Ok(())
     }
 
     fn takes_all(&self) -> bool {

@@ -109,6 +109,10 @@ impl Pass for Finisher<'_> {
     }
 }
 
+fn is_at(directory: &Directory, name: Name<'_>, identity: Identity) -> io::Result<bool> {
+    Ok(directory.standing(name)?.is_some_and(|standing| standing.identity == identity))
+}
+
 enum Linked {
     Made,
     Unchanged,
@@ -129,16 +133,13 @@ impl Finisher<'_> {
         };
         let directory = self.directory_of(first)?;
         let original = Name::new(first.name())?;
-        let same = |directory: &Directory, name| {
-            Ok::<bool, io::Error>(directory.standing(name)?.is_some_and(|standing| standing.identity == identity))
-        };
         let moved = || io::Error::new(io::ErrorKind::NotFound, "its other name was replaced meanwhile");
-        if !same(&directory, original)? {
+        if !is_at(&directory, original, identity)? {
             return Err(moved());
         }
         let make = |new: Name<'_>| {
             here.link(&directory, original, new)?;
-            if same(here, new)? {
+            if is_at(here, new, identity)? {
                 return Ok(());
             }
             here.unlink(new)?;

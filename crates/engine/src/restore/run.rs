@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -66,6 +65,8 @@ pub(super) struct Run<'a> {
     known: (u64, u64),
     links: Mutex<HashMap<LinkGroup, FirstName>>,
     planned: Mutex<Planned>,
+    /// At which directory the tree could not be read, each time.
+    gaps: Mutex<Vec<usize>>,
     stop: AtomicBool,
     fatal: Mutex<Option<Error>>,
 }
@@ -86,6 +87,7 @@ impl<'a> Run<'a> {
             known: origin.totals().filter(|_| everything).unwrap_or_default(),
             links: Mutex::default(),
             planned: Mutex::default(),
+            gaps: Mutex::default(),
             stop: AtomicBool::new(false),
             fatal: Mutex::default(),
         })
@@ -170,6 +172,24 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A part of the tree can't be read: a problem, and all passes must find it at the same place.
+    ///
+    /// # Errors
+    /// `error`, where an earlier pass could read that part.
+    pub(super) fn gap(&self, first_pass: bool, number: usize, directories: usize, error: Error) -> Result<()> {
+        let mut gaps = lock(&self.gaps);
+        if !first_pass {
+            return if gaps.get(number) == Some(&directories) { Ok(()) } else { Err(error) };
+        }
+        gaps.push(directories);
+        add(&self.tally.problems, 1);
+        let (subject, code) =
+            (error.to_string(), if matches!(error, Error::Damaged(_)) { "damaged" } else { "missing" });
+        let what = "a part of the tree can't be read; what it names is not restored".to_owned();
+        self.monitor.problem(Problem { subject, what, code });
+        Ok(())
+    }
+
     /// One claim on a file is done; whoever has the last one finishes the file.
     pub(super) fn release(&self, file: &TargetFile) {
         if !file.release() {
@@ -191,7 +211,7 @@ impl<'a> Run<'a> {
         let mut planned = lock(&self.planned);
         planned.total += 1;
         if planned.actions.len() < ACTIONS_MAX {
-            planned.actions.push(Action { act, path: PathBuf::from(key.to_path()) });
+            planned.actions.push(Action { act, path: key.to_path() });
         }
     }
 

@@ -422,7 +422,8 @@ impl Pass for Writer<'_> {
             return Ok(());
         };
         if self.is_further_name(&entry) {
-            if self.run.options.dry_run && here.standing(Name::new(key.name())?).is_ok_and(|it| it.is_none()) {
+            let standing = Name::new(key.name()).and_then(|name| here.standing(name));
+            if self.run.options.dry_run && standing.is_ok_and(|standing| standing.is_none()) {
                 self.count_planned(&key, &entry, Act::Create);
             }
             return Ok(());
@@ -437,6 +438,12 @@ impl Pass for Writer<'_> {
             self.listings.pop();
         }
         Ok(())
+    }
+
+    fn gap(&mut self) -> bool {
+        // Why: what the snapshot seems to lack from here on may have been named in the unreadable part.
+        self.listings.clear();
+        true
     }
 
     fn orphan(&mut self, key: &TreeKey) {

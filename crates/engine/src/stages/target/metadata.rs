@@ -225,10 +225,10 @@ pub fn apply(object: Object<'_>, entry: &Entry, standing: &Standing, strays: Str
     // Why: the system gives some nanosecond values above a second a meaning of their own ("now", "leave alone").
     if entry.mtime.nanos >= 1_000_000_000 {
         losses.add("modification time", &"nanoseconds out of range");
-    } else if standing.mtime != entry.mtime || strays != Strays::Any {
-        if let Err(error) = object.set_modified(entry.mtime) {
-            losses.add("modification time", &error);
-        }
+    } else if (standing.mtime != entry.mtime || strays != Strays::Any)
+        && let Err(error) = object.set_modified(entry.mtime)
+    {
+        losses.add("modification time", &error);
     }
     losses
 }
