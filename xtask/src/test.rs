@@ -16,6 +16,7 @@ use crate::{process, tidy};
 
 mod counts;
 mod needs;
+pub use needs::apt_get;
 mod rescue;
 
 use counts::Counts;
