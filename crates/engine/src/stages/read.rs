@@ -1,1 +1,91 @@
-//! read.
+//! Reading regular files: where their data lies, and positioned reads that know a short file from an error.
+//!
+//! The file's own position is used only to look for holes; content is read at given offsets. A file may change while it
+//! is read: nothing here checks that, the caller compares metadata before and after.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+/// The ranges of a file that hold data, ascending and not touching each other, up to `size` bytes; between them lie
+/// holes. Asks the file system (SEEK_DATA, SEEK_HOLE) as it goes, so it needs no memory however many holes there
+/// are; where that is not supported, the whole file is one range. Two calls a range: only worth it where
+/// [`super::walk::Stat::may_have_holes`].
+///
+/// Moves the position of `file`; nobody else may seek it meanwhile.
+pub fn data_ranges(file: &File, size: u64) -> DataRanges<'_> {
+    DataRanges { file, position: 0, size }
+}
+
+/// Iterator over the data of a file, see [`data_ranges`].
+#[derive(Debug)]
+pub struct DataRanges<'a> {
+    file: &'a File,
+    position: u64,
+    size: u64,
+}
+
+impl Iterator for DataRanges<'_> {
+    type Item = Range<u64>;
+
+    fn next(&mut self) -> Option<Range<u64>> {
+        if self.position >= self.size {
+            return None;
+        }
+        let start = match seek(self.file, SeekFrom::Data(self.position)) {
+            Ok(start) => start,
+            // No data from here to the end.
+            Err(Errno::NXIO) => self.size,
+            // Not supported, or an error that reading will meet again and report.
+            Err(_) => return self.rest(),
+        };
+        if start >= self.size {
+            self.position = self.size;
+            return None;
+        }
+        match seek(self.file, SeekFrom::Hole(start)) {
+            // The check guards against a file system that answers nonsense: each range makes progress.
+            Ok(end) if end > start => {
+                self.position = end.min(self.size);
+                Some(start..self.position)
+            }
+            _ => {
+                self.position = start;
+                self.rest()
+            }
+        }
+    }
+}
+
+impl DataRanges<'_> {
+    fn rest(&mut self) -> Option<Range<u64>> {
+        let rest = self.position..self.size;
+        self.position = self.size;
+        Some(rest)
+    }
+}
+
+/// Fills `buffer` from `offset` on and gives the number of bytes read: less than the buffer holds only where the file
+/// ends, so a file that shrank while it was read is told by the count, not by an error.
+///
+/// # Errors
+/// When the system cannot read; what was read before is lost.
+pub fn read_at(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests;
