@@ -84,6 +84,7 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Snapshots(arguments) => arguments.run(run),
         Command::Ls(arguments) => arguments.run(run),
         Command::Cat(arguments) => arguments.run(run),
+        Command::Restore(arguments) => arguments.run(run),
         Command::Completions(arguments) => arguments.run(run),
         Command::Man(arguments) => arguments.run(run),
     }

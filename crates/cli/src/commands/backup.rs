@@ -20,20 +20,21 @@ use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
 use crate::stream::{Producer, Stoppable};
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall backup -r /backup/repo /srv/models /etc
+    seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
+    pg_dump shop | seawall backup --stdin --stdin-name shop.sql
+    seawall backup --command --stdin-name shop.sql -- pg_dump shop";
+
 /// Make a snapshot of files, of standard input, or of a command's output
 ///
 /// Files that did not change since the last snapshot of the same host and paths are not read again; what is stored
 /// already is not stored again. Files that can't be read are listed and make the exit code 3; the rest is kept.
 ///
-/// Examples:
-///     seawall backup -r /backup/repo /srv/models /etc
-///     seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
-///     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
-///     seawall backup --command --stdin-name shop.sql -- pg_dump shop
-///
 /// With `--command`, a command that fails commits nothing; with a pipe, nobody can tell, so prefer `--command`.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Files and directories
     #[arg(value_name = "PATH", conflicts_with_all = ["stdin", "command"], required_unless_present_any = ["stdin", "command"])]

@@ -10,5 +10,6 @@ pub mod completions;
 pub mod init;
 pub mod ls;
 pub mod man;
+pub mod restore;
 pub mod snapshots;
 pub mod sources;
