@@ -137,7 +137,10 @@ fn fail(command: &str, failure: &Failure, output: &Output) -> Exit {
 /// Help and version are no errors; anything else that the parser refuses is wrong usage.
 fn misunderstood(refused: &clap::Error, json: bool) -> Exit {
     if json && refused.use_stderr() {
-        let message = refused.to_string();
+        let text = refused.to_string();
+        // The first paragraph says what is wrong; the rest is the usage, for people.
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let message = first.trim_start_matches("error: ").replace("\n", " ");
         let failure = Failure { code: "usage", message, hint: None, exit: Exit::Usage };
         return fail("", &failure, &Output::new(true, false, false, false));
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::sources::{LabelArguments, SelectionArguments, existing};
 use crate::failure::Exit;
 use crate::progress::Problems;
-use crate::quantities::{self, bytes, count, counted, duration};
+use crate::quantities::{bytes, count, counted, duration, rate, ratio};
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
 use crate::stream::{Producer, Stoppable};
@@ -221,10 +221,10 @@ fn show(run: &Run, report: &BackupReport, problems: &Problems) -> std::io::Resul
         bytes(report.bytes_read),
         bytes(report.bytes_new),
         bytes(report.bytes_stored),
-        quantities::ratio(report.bytes_new, report.bytes_stored)
+        ratio(report.bytes_new, report.bytes_stored)
     ))?;
     let seconds = report.duration.as_secs_f64();
-    output.report(format!("  in {} ({})", duration(report.duration), quantities::rate(report.bytes_read, seconds)))?;
+    output.report(format!("  in {} ({})", duration(report.duration), rate(report.bytes_read, seconds)))?;
     if problems.count > 0 {
         output.report(format!("  {}, listed above", counted(problems.count, "problem", "problems")))?;
     }
