@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, cat, completions, init, ls, man, restore, snapshots};
+use crate::commands::{backup, cat, completions, diff, init, ls, man, protect, restore, snapshots, verify};
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
 
@@ -98,12 +98,15 @@ pub struct GlobalArguments {
 /// The commands. Their help is the doc comment of their arguments, so the variants have none.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Protect(Box<protect::Arguments>),
     Init(init::Arguments),
     Backup(Box<backup::Arguments>),
     Snapshots(snapshots::Arguments),
     Ls(ls::Arguments),
     Cat(cat::Arguments),
+    Diff(diff::Arguments),
     Restore(Box<restore::Arguments>),
+    Verify(verify::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -113,11 +116,14 @@ impl Command {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Protect(_) => "protect",
             Self::Init(_) => "init",
             Self::Backup(_) => "backup",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",
+            Self::Diff(_) => "diff",
+            Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",

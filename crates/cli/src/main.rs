@@ -79,6 +79,9 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
 
 fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
     match command {
+        Command::Protect(arguments) => arguments.run(run),
+        Command::Diff(arguments) => arguments.run(run),
+        Command::Verify(arguments) => arguments.run(run),
         Command::Init(arguments) => arguments.run(run),
         Command::Backup(arguments) => arguments.run(run),
         Command::Snapshots(arguments) => arguments.run(run),

@@ -185,6 +185,10 @@ impl Monitor for Display {
         }
     }
 
+    fn wants_totals(&self) -> bool {
+        self.shared.bar.is_some()
+    }
+
     fn stopped(&self) -> bool {
         self.shared.stop.requested()
     }
@@ -300,7 +304,8 @@ fn seconds_left(bytes_done: u64, bytes_known: u64, bytes_per_second: f64) -> Opt
 }
 
 fn terminal_columns() -> usize {
-    rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| usize::from(size.ws_col)).max(20)
+    let told = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    if told == 0 { 80 } else { told.max(20) }
 }
 
 fn phase_code(phase: Phase) -> &'static str {
