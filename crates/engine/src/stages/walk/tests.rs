@@ -171,7 +171,7 @@ fn directories_that_move_away_while_the_walk_is_below() {
                 // Levels 20 and below go elsewhere: still reached upwards. Level 9 is replaced by another directory.
                 fs::rename(at(20), root.join("aside/twenty")).unwrap();
                 fs::rename(at(9), root.join("aside/nine")).unwrap();
-                fs::create_dir(at(9)).unwrap();
+                make(&at(9), &["z"]);
             }
             Event::Found(found) if found.name() == b"z" => last_files.push(found.key.depth()),
             Event::Found(_) => {}
