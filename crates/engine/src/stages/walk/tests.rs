@@ -156,6 +156,37 @@ fn three_thousand_levels_with_few_open_directories() {
     assert!(longest > 200_000);
 }
 
+/// The limit is the process's, so the walk runs in a process of its own.
+#[test]
+fn forty_descriptors_are_enough_for_two_hundred_levels() {
+    let (_held, root) = directory();
+    make_deep(&root, 200, "d");
+    let child = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 40 && exec \"$0\" --exact --ignored stages::walk::tests::in_a_process_with_few_descriptors",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .current_dir(&root)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "a part of another test, which runs it"]
+fn in_a_process_with_few_descriptors() {
+    let options = WalkOptions { sources: vec![PathBuf::from(".")], ..WalkOptions::default() };
+    let mut files = 0;
+    let summary = walk(&options, &mut |event| {
+        let Event::Found(found) = event else { panic!("{event:?}") };
+        files += u32::from(found.stat.kind == StatKind::File);
+        ControlFlow::Continue(())
+    });
+    assert_eq!((summary.unwrap().problems, files), (0, 400));
+}
+
 #[test]
 fn directories_that_move_away_while_the_walk_is_below() {
     let (_held, root) = directory();
