@@ -1,1 +1,447 @@
-//! backup.
+//! Backup: the main path, from walking the sources to the one commit.
+//!
+//! walk -> read -> split -> seal (id, dedup, encode, encrypt) -> pack -> store -> publish -> commit
+//!
+//! One thread walks; this thread compares what was found with the parent and writes the tree in order; workers read
+//! changed files and seal their chunks ([`files`], [`seal`]); writer threads make packs durable
+//! ([`crate::repo::session`]). Bounded queues join them under one byte budget. Nothing is visible to readers before the
+//! commit; everything before it may be repeated or abandoned. Trouble with one file goes into the report.
+
+mod assemble;
+mod base;
+mod content;
+mod files;
+mod seal;
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::chunker::Chunker;
+use crate::clock::{Timestamp, monotonic};
+use crate::entry::TreeKey;
+use crate::error::{Error, Result};
+use crate::format::log::SnapshotRecord;
+use crate::format::names::PackName;
+use crate::ids::{SessionId, SnapshotId};
+use crate::monitor::{Monitor, Phase, Problem, Progress};
+use crate::repo::parent::{Parent, SourceName};
+use crate::repo::session::SessionTotals;
+use crate::repo::tree::TreeRoot;
+use crate::repo::{Repository, Session};
+use crate::stages::metadata::Names;
+use crate::stages::walk::{Event, StatKind, WalkOptions, walk};
+use crate::units::MIB;
+
+use assemble::{Assembler, Counts};
+use files::{Queues, Worker};
+
+/// Events that the walk hands over at once.
+const BATCH_EVENTS: usize = 64;
+/// Writer threads: one makes a pack durable while the other is filled.
+const WRITERS: usize = 2;
+
+/// What to back up.
+pub enum Source {
+    /// Files and directories.
+    Paths(WalkOptions),
+    /// A stream that becomes one file: standard input, or a command's output.
+    Stream {
+        /// Name of the file in the snapshot, a relative path.
+        name: Vec<u8>,
+        /// The bytes.
+        reader: Box<dyn Read + Send>,
+        /// Asked at the end of the stream whether it was whole; an error aborts the backup.
+        finish: Box<dyn FnOnce() -> Result<()> + Send>,
+    },
+}
+
+/// Options of [`backup`].
+pub struct BackupOptions {
+    /// What to back up.
+    pub source: Source,
+    /// Host name to record.
+    pub host: String,
+    /// User name to record.
+    pub user: String,
+    /// Tags to record.
+    pub tags: Vec<String>,
+    /// Labels to record, name and value.
+    pub labels: Vec<(String, String)>,
+    /// When the reading began.
+    pub time: Timestamp,
+    /// Name and version of the program, to record.
+    pub program: String,
+    /// Read every file, whatever its times say.
+    pub force_read: bool,
+    /// Only count what would be read.
+    pub dry_run: bool,
+    /// Compare with this snapshot instead of the newest of the same host and paths.
+    pub parent: Option<SnapshotId>,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Bytes for everything in flight.
+    pub budget_bytes: usize,
+}
+
+/// What [`backup`] did.
+#[derive(Debug, Clone, Default)]
+pub struct BackupReport {
+    /// The committed snapshot; none in a dry run.
+    pub snapshot: Option<SnapshotRecord>,
+    /// Number of its log entry.
+    pub number: u64,
+    /// Files that no earlier snapshot had.
+    pub files_new: u64,
+    /// Files that changed since the parent.
+    pub files_changed: u64,
+    /// Files taken over from the parent without reading.
+    pub files_unchanged: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Symbolic links, devices, pipes and sockets.
+    pub others: u64,
+    /// Plain bytes of all files.
+    pub bytes: u64,
+    /// Plain bytes read.
+    pub bytes_read: u64,
+    /// Plain bytes that were new to the repository.
+    pub bytes_new: u64,
+    /// Bytes written to the store.
+    pub bytes_stored: u64,
+    /// Chunks that were new to the repository.
+    pub chunks_new: u64,
+    /// Packs written.
+    pub packs: Vec<PackName>,
+    /// Problems reported.
+    pub problems: u64,
+    /// Crashed sessions whose stored data this run took over.
+    pub adopted: Vec<SessionId>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// What all threads of a run share.
+pub(crate) struct Run<'a, 'r> {
+    pub(crate) repository: &'r Repository,
+    pub(crate) session: &'a Session<'r>,
+    pub(crate) monitor: &'a dyn Monitor,
+    pub(crate) chunker: Chunker,
+    pub(crate) names: Names,
+    pub(crate) queues: Queues,
+    /// Closed when the run is over.
+    pub(crate) ended: Receiver<()>,
+    bytes_read: AtomicU64,
+    problems: AtomicU64,
+    files_known: AtomicU64,
+    bytes_known: AtomicU64,
+}
+
+impl Run<'_, '_> {
+    /// Fails once the user wants to stop or storing has failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.monitor.stopped() {
+            return Err(Error::Interrupted);
+        }
+        self.session.check()
+    }
+
+    pub(crate) fn problem(&self, problem: Problem) {
+        self.problems.fetch_add(1, Ordering::Relaxed);
+        self.monitor.problem(problem);
+    }
+
+    pub(crate) fn read_bytes(&self, bytes: usize) {
+        self.bytes_read.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub(crate) fn progress(&self, files_done: u64, bytes_done: u64) {
+        self.monitor.progress(Progress {
+            files_done,
+            files_known: self.files_known.load(Ordering::Relaxed),
+            bytes_done: bytes_done.max(self.bytes_read.load(Ordering::Relaxed)),
+            bytes_known: self.bytes_known.load(Ordering::Relaxed),
+            bytes_stored: self.session.totals().stored_bytes,
+        });
+    }
+}
+
+/// Backs up `options.source` and commits one snapshot.
+///
+/// # Errors
+/// [`Error::Interrupted`] when the monitor says stop (what was stored is kept for the next run); errors of the store,
+/// the log or the stream. Trouble with single files is not an error: it goes to the monitor and is counted.
+pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
+    monitor.phase(Phase::BackingUp);
+    let started = monotonic();
+    let paths = source_paths(&options.source)?;
+    let name = SourceName::new(&options.host, &paths);
+    let parent = choose_parent(repository, &options, &paths)?;
+    if options.dry_run {
+        return dry_run(repository, &options, &name, parent.as_ref(), monitor);
+    }
+    let session = Session::begin(repository, (options.budget_bytes / 8).clamp(4 * MIB, 32 * MIB))?;
+    for adopted in session.adopted() {
+        monitor.note(&format!("took over what the interrupted session {adopted} had stored"));
+    }
+    let (end, ended) = crossbeam_channel::bounded(0);
+    let threads = options.threads.max(1);
+    let run = Run {
+        repository,
+        session: &session,
+        monitor,
+        chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
+        names: Names::new(),
+        queues: Queues::new(threads, options.budget_bytes / 4),
+        ended,
+        bytes_read: AtomicU64::new(0),
+        problems: AtomicU64::new(0),
+        files_known: AtomicU64::new(0),
+        bytes_known: AtomicU64::new(0),
+    };
+    let task = Task { name, parent, paths, parent_time: options.time };
+    thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| session.write_packs(&session.writer_queue(), &run.ended));
+        }
+        for _ in 0..threads {
+            scope.spawn(|| Worker::new(&run).work());
+        }
+        let result = perform(&run, &task, options, scope, started);
+        if matches!(result, Err(Error::Interrupted)) {
+            // Why: what is stored and listed now need not be read and stored again by the next run.
+            let _ = session.flush();
+        }
+        drop(end);
+        result
+    })
+}
+
+/// What a run works on.
+struct Task {
+    name: SourceName,
+    parent: Option<SnapshotRecord>,
+    paths: Vec<Vec<u8>>,
+    parent_time: Timestamp,
+}
+
+fn perform<'scope>(
+    run: &'scope Run<'scope, '_>,
+    task: &Task,
+    options: BackupOptions,
+    scope: &'scope thread::Scope<'scope, '_>,
+    started: std::time::Instant,
+) -> Result<BackupReport> {
+    let parent = Parent::open(run.repository, &task.name, task.parent.as_ref());
+    let mut assembler = Assembler::new(run, parent, &task.name, task.parent_time, options.force_read);
+    let BackupOptions { source, host, user, tags, labels, time, program, .. } = options;
+    match source {
+        Source::Paths(walk_options) => walk_sources(run, walk_options, &mut assembler, scope)?,
+        Source::Stream { name, mut reader, finish } => {
+            assembler.stream(&stream_key(&name)?, &mut *reader, time)?;
+            finish()?;
+        }
+    }
+    let (root, counts, entries) = assembler.finish()?;
+    run.progress(counts.files(), counts.bytes);
+    let problems = run.problems.load(Ordering::Relaxed);
+    let bytes_read = run.bytes_read.load(Ordering::Relaxed);
+    let (number, snapshot) = run.session.commit(|totals| SnapshotRecord {
+        id: SnapshotId(crate::crypto::random()),
+        time,
+        host,
+        user,
+        paths: task.paths.clone(),
+        tags,
+        root: root.id,
+        entries: root.entries,
+        files: counts.files(),
+        bytes: counts.bytes,
+        labels,
+        program,
+        problems,
+        parent: task.parent.as_ref().map(|parent| parent.id),
+        bytes_read,
+        bytes_stored: totals.stored_bytes,
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })?;
+    if let Some(entries) = entries {
+        entries.commit(&snapshot.id);
+    }
+    Ok(report(run, &counts, root, (number, snapshot), started))
+}
+
+fn report(
+    run: &Run<'_, '_>,
+    counts: &Counts,
+    _root: TreeRoot,
+    (number, snapshot): (u64, SnapshotRecord),
+    started: std::time::Instant,
+) -> BackupReport {
+    let SessionTotals { chunks, plain_bytes, stored_bytes } = run.session.totals();
+    BackupReport {
+        number,
+        files_new: counts.files_new,
+        files_changed: counts.files_changed,
+        files_unchanged: counts.files_unchanged,
+        directories: counts.directories,
+        others: counts.others,
+        bytes: counts.bytes,
+        bytes_read: run.bytes_read.load(Ordering::Relaxed),
+        bytes_new: plain_bytes,
+        bytes_stored: stored_bytes,
+        chunks_new: chunks,
+        packs: run.session.packs(),
+        problems: snapshot.problems,
+        adopted: run.session.adopted().to_vec(),
+        duration: started.elapsed(),
+        snapshot: Some(snapshot),
+    }
+}
+
+/// Walks in a thread of its own and feeds the assembler in batches.
+fn walk_sources<'scope>(
+    run: &'scope Run<'scope, '_>,
+    options: WalkOptions,
+    assembler: &mut Assembler<'scope, '_>,
+    scope: &'scope thread::Scope<'scope, '_>,
+) -> Result<()> {
+    if run.monitor.wants_totals() {
+        let options = options.clone();
+        scope.spawn(move || count_sources(run, &options));
+    }
+    let (send, batches) = crossbeam_channel::bounded::<Vec<Event>>(4);
+    let walker = scope.spawn(move || {
+        let mut batch = Vec::with_capacity(BATCH_EVENTS);
+        let walked = walk(&options, &mut |event| {
+            batch.push(event);
+            if batch.len() < BATCH_EVENTS {
+                return ControlFlow::Continue(());
+            }
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH_EVENTS));
+            if send.send(full).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        // Why: where nobody receives any more, the run has failed already.
+        let _ = send.send(batch);
+        walked
+    });
+    for batch in &batches {
+        for event in batch {
+            assembler.event(event)?;
+        }
+        assembler.advance()?;
+    }
+    walker.join().map_err(|_| Error::Refused("the walk ended unexpectedly".into()))??;
+    Ok(())
+}
+
+/// A walk ahead of the backup, so that progress can name an end.
+fn count_sources(run: &Run<'_, '_>, options: &WalkOptions) {
+    // Why: an error here comes again in the walk that counts.
+    let _ = walk(options, &mut |event| {
+        if let Event::Found(found) = event
+            && found.stat.kind == StatKind::File
+        {
+            run.files_known.fetch_add(1, Ordering::Relaxed);
+            run.bytes_known.fetch_add(found.stat.size, Ordering::Relaxed);
+        }
+        if run.monitor.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+}
+
+/// Compares without reading: how much a backup would read.
+fn dry_run(
+    repository: &Repository,
+    options: &BackupOptions,
+    name: &SourceName,
+    snapshot: Option<&SnapshotRecord>,
+    monitor: &dyn Monitor,
+) -> Result<BackupReport> {
+    let started = monotonic();
+    let Source::Paths(walk_options) = &options.source else {
+        return Err(Error::Usage("a stream can't be backed up as a dry run".into()));
+    };
+    let mut parent = Parent::open(repository, name, snapshot);
+    let mut report = BackupReport::default();
+    walk(walk_options, &mut |event| {
+        match event {
+            Event::Problem(problem) => {
+                report.problems += 1;
+                monitor.problem(problem);
+            }
+            Event::Found(found) => {
+                let known = parent.take(&found.key);
+                let stored = |id: &_| repository.locate(id).is_some();
+                let unchanged = !options.force_read
+                    && known.iter().flatten().any(|known| assemble::is_unchanged(known, &found.stat, &stored));
+                let is_known = known.iter().any(Option::is_some);
+                match found.stat.kind {
+                    StatKind::Directory => report.directories += 1,
+                    StatKind::File => {
+                        report.bytes += found.stat.size;
+                        report.bytes_read += if unchanged { 0 } else { found.stat.size };
+                        report.files_unchanged += u64::from(unchanged);
+                        report.files_changed += u64::from(!unchanged && is_known);
+                        report.files_new += u64::from(!unchanged && !is_known);
+                    }
+                    _ => report.others += 1,
+                }
+            }
+        }
+        if monitor.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if monitor.stopped() {
+        return Err(Error::Interrupted);
+    }
+    report.duration = started.elapsed();
+    Ok(report)
+}
+
+/// The paths that name the source in the snapshot.
+fn source_paths(source: &Source) -> Result<Vec<Vec<u8>>> {
+    use std::os::unix::ffi::OsStrExt;
+    match source {
+        Source::Paths(options) => {
+            let mut paths = Vec::new();
+            for path in &options.sources {
+                let path = std::path::absolute(path).map_err(|error| Error::file(path, "cannot be resolved", error))?;
+                let clean: std::path::PathBuf = path.components().collect();
+                paths.push(clean.as_os_str().as_bytes().to_vec());
+            }
+            paths.sort();
+            paths.dedup();
+            Ok(paths)
+        }
+        Source::Stream { name, .. } => Ok(vec![stream_key(name)?.to_path().as_os_str().as_bytes().to_vec()]),
+    }
+}
+
+fn stream_key(name: &[u8]) -> Result<TreeKey> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = [b"/", name].concat();
+    let key = TreeKey::from_path(std::path::Path::new(std::ffi::OsStr::from_bytes(&path)));
+    key.filter(|key| !key.0.is_empty()).ok_or_else(|| {
+        Error::Usage(format!("{:?} is not a name for a file in the snapshot", String::from_utf8_lossy(name)))
+    })
+}
+
+/// The snapshot to compare with: the one that was asked for, else the newest of the same host and paths.
+fn choose_parent(
+    repository: &Repository,
+    options: &BackupOptions,
+    paths: &[Vec<u8>],
+) -> Result<Option<SnapshotRecord>> {
+    let snapshots = repository.snapshots();
+    let mut records = snapshots.into_iter().rev().map(|snapshot| snapshot.record);
+    match options.parent {
+        Some(id) => match records.find(|record| record.id == id) {
+            Some(record) => Ok(Some(record)),
+            None => Err(Error::NotFound(format!("no snapshot {id}"))),
+        },
+        None => Ok(records.find(|record| record.host == options.host && record.paths == paths)),
+    }
+}

@@ -66,6 +66,10 @@ pub trait Monitor: Sync {
     fn problem(&self, _problem: Problem) {}
     /// A remark that is not a problem (an adopted session, an overlap with another run).
     fn note(&self, _text: &str) {}
+    /// True if totals are worth a second walk of the source, so that progress can name an end.
+    fn wants_totals(&self) -> bool {
+        false
+    }
     /// True once the user wants to stop; the run then ends with [`crate::error::Error::Interrupted`].
     fn stopped(&self) -> bool {
         false

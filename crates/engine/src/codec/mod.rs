@@ -1,1 +1,140 @@
-//! codec/mod.
+//! Codecs: how the plain bytes of a chunk become the body of a blob and come back (`docs/format.md` §6.1, §6.2).
+//!
+//! [`Encoder`] looks at a sample of the chunk and picks the codec: constant, raw, zstd, zstd with an older chunk as
+//! prefix, or byte planes for numbers. [`Decoder`] takes a body from outside, trusts no length in it, and gives exactly
+//! the announced number of bytes or [`Damaged`]. A body does not depend on anything but its bytes and its base; a
+//! chunk's name never depends on the codec, so a chunk may be encoded anew at any time.
+//!
+//! All entropy coding is standard zstd frames. Nothing here encrypts, hashes, or knows files and tensors.
+
+mod decoder;
+mod encoder;
+mod frames;
+mod planes;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+pub use decoder::Decoder;
+pub use encoder::Encoder;
+
+use crate::error::Damaged;
+use crate::ids::ChunkId;
+use crate::units::CHUNK_BYTES_MAX;
+
+/// Codec numbers as they are stored.
+pub mod id {
+    /// The bytes as they are.
+    pub const RAW: u8 = 0;
+    /// One zstd frame.
+    pub const ZSTD: u8 = 1;
+    /// One zstd frame with the base's plain bytes as raw-content prefix.
+    pub const ZSTD_PREFIX: u8 = 2;
+    /// Byte planes of numbers.
+    pub const PLANES: u8 = 3;
+    /// Reserved: byte planes of the difference to a base.
+    pub const PLANES_DIFFERENCE: u8 = 4;
+    /// One byte, repeated.
+    pub const CONSTANT: u8 = 5;
+    /// Reserved: computed from a base.
+    pub const DERIVED: u8 = 6;
+}
+
+/// Name of the structure in [`Damaged`]; whoever knows the object's name says it in its place.
+const OBJECT: &str = "blob body";
+/// Length of the header without a base.
+const PLAIN_HEADER_BYTES: usize = 8;
+
+/// True for codecs whose header names a base chunk.
+#[must_use]
+pub fn has_base(codec: u8) -> bool {
+    matches!(codec, id::ZSTD_PREFIX | id::PLANES_DIFFERENCE | id::DERIVED)
+}
+
+/// How much time to spend for a smaller result. All efforts write bodies that every decoder reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effort {
+    /// As fast as links and disks of tens of gigabits need it.
+    Fast,
+    /// As small as zstd level 3, faster.
+    #[default]
+    Balanced,
+    /// For data that is written once and kept for years.
+    Dense,
+}
+
+/// The start of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyHeader {
+    /// One of [`id`].
+    pub codec: u8,
+    /// Bytes an element: 2, 4 or 8 for planes, 0 for everything else.
+    pub width: u8,
+    /// Bytes before the first whole element, less than `width`.
+    pub head: u8,
+    /// Length of the plain bytes, at most [`CHUNK_BYTES_MAX`].
+    pub plain_len: u32,
+    /// The base, exactly where [`has_base`].
+    pub base: Option<ChunkId>,
+}
+
+impl BodyHeader {
+    /// Reads and checks the header; also gives where the payload starts.
+    ///
+    /// # Errors
+    /// [`Damaged`] when the body is too short, the codec is unknown, or a field is out of its range.
+    pub fn parse(body: &[u8]) -> Result<(Self, usize), Damaged> {
+        let Some((&[codec, width, head, zero, a, b, c, d], rest)) = body.split_first_chunk::<PLAIN_HEADER_BYTES>()
+        else {
+            return Err(damaged(body.len(), "shorter than its header"));
+        };
+        if codec > id::DERIVED {
+            return Err(damaged(0, format!("codec {codec} is unknown")));
+        }
+        let widths_fit = match codec {
+            id::PLANES | id::PLANES_DIFFERENCE => matches!(width, 2 | 4 | 8) && head < width,
+            _ => width == 0 && head == 0,
+        };
+        if !widths_fit || zero != 0 {
+            return Err(damaged(1, format!("element width {width} and head {head} do not fit codec {codec}")));
+        }
+        let plain_len = u32::from_le_bytes([a, b, c, d]);
+        if plain_len as usize > CHUNK_BYTES_MAX {
+            return Err(damaged(4, format!("plain length {plain_len} is over the limit")));
+        }
+        let base = match rest.first_chunk::<{ ChunkId::LEN }>() {
+            _ if !has_base(codec) => None,
+            Some(bytes) => Some(ChunkId(*bytes)),
+            None => return Err(damaged(body.len(), "ends inside the base's id")),
+        };
+        let header = Self { codec, width, head, plain_len, base };
+        Ok((header, header.encoded_len()))
+    }
+
+    /// Appends the header to `out`.
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.codec, self.width, self.head, 0]);
+        out.extend_from_slice(&self.plain_len.to_le_bytes());
+        if let Some(base) = &self.base {
+            out.extend_from_slice(base.as_bytes());
+        }
+    }
+
+    /// Length of the header in bytes.
+    fn encoded_len(&self) -> usize {
+        PLAIN_HEADER_BYTES + self.base.map_or(0, |_| ChunkId::LEN)
+    }
+
+    /// Where the whole elements lie in the plain bytes: after the head, before the tail.
+    fn elements(&self) -> Range<usize> {
+        let (length, head) = (self.plain_len as usize, usize::from(self.head));
+        let whole = length.saturating_sub(head);
+        head.min(length)..length - whole % usize::from(self.width.max(1))
+    }
+}
+
+fn damaged(offset: usize, why: impl Into<String>) -> Damaged {
+    Damaged::new(OBJECT, offset as u64, why)
+}

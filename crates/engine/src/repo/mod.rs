@@ -1,1 +1,21 @@
-//! repo/mod.
+//! The repository: everything that one commit log governs.
+//!
+//! [`repository::Repository`] opens it; [`log`] replays the log, the only authority on what exists; [`index`] answers
+//! where a chunk lies; [`tree`] reads and writes snapshot trees; [`session`] writes packs and segments and commits;
+//! [`cache`] keeps hints on the local disk. A wrong or missing hint costs time, never data.
+
+pub mod adopt;
+pub mod cache;
+pub mod index;
+pub mod log;
+mod map;
+pub mod parent;
+pub mod reader;
+pub mod repository;
+pub mod session;
+pub mod tree;
+
+pub use reader::BlobReader;
+pub use repository::{Repository, Snapshot};
+pub use session::Session;
+pub use tree::{TreeReader, TreeWriter};

@@ -1,7 +1,9 @@
 //! Bytes by name. A store knows no format; the engine needs seven verbs of it.
 //!
 //! Invariants that the engine rests on, proved for each store by [`conformance`]: `create` is atomic put-if-absent;
-//! what `create` or `put` acknowledged is durable and complete; a reader never sees a part of an object.
+//! what `create` or `put` acknowledged is durable and complete; a reader never sees a part of an object. A write that
+//! fails may still have taken place (a lost answer, a failed flush of the directory): its outcome is unknown until the
+//! name is looked up again.
 
 pub mod conformance;
 pub mod local;
@@ -145,4 +147,43 @@ pub trait Store: Send + Sync {
 
     /// What this store can do.
     fn capabilities(&self) -> Capabilities;
+}
+
+/// Longest object name in bytes.
+pub const NAME_BYTES_MAX: usize = 200;
+/// Most components of an object name.
+pub const NAME_COMPONENTS_MAX: usize = 8;
+
+/// Refuses what docs/format.md §1 does not allow as an object's name: so no store ever sees `..`, an empty component or
+/// a character that some file system or bucket treats specially.
+///
+/// # Errors
+/// [`StoreError::BadName`].
+pub fn check_name(name: &str) -> Result<(), StoreError> {
+    let short = name.len() <= NAME_BYTES_MAX && name.split('/').count() <= NAME_COMPONENTS_MAX;
+    if short && name.split('/').all(is_component) { Ok(()) } else { Err(StoreError::BadName(name.to_owned())) }
+}
+
+/// Refuses what is not a whole number of components: a prefix is empty, or a name followed by `/`.
+///
+/// # Errors
+/// [`StoreError::BadName`].
+pub fn check_prefix(prefix: &str) -> Result<(), StoreError> {
+    match prefix.strip_suffix('/') {
+        None if prefix.is_empty() => Ok(()),
+        Some(name) if check_name(name).is_ok() => Ok(()),
+        _ => Err(StoreError::BadName(prefix.to_owned())),
+    }
+}
+
+/// True for one component of a name: `[a-z0-9]+`.
+pub(crate) fn is_component(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+}
+
+/// The part of `range` that an object of `length` bytes has: what a store reads for a `get`.
+pub(crate) fn clip(range: Option<Range<u64>>, length: u64) -> Range<u64> {
+    let Some(range) = range else { return 0..length };
+    let start = range.start.min(length);
+    start..range.end.clamp(start, length)
 }

@@ -1,0 +1,254 @@
+//! What a small part of a chunk tells about the whole: entropy, the width and phase of numbers, kinship with a base.
+//!
+//! Everything here is a guess that costs time or ratio when it is wrong, never data. Cost is a few ten microseconds a
+//! chunk, whatever its length: at most [`SAMPLE_BYTES`] are looked at, in blocks spread evenly.
+
+use std::sync::LazyLock;
+
+/// At most this many bytes of a chunk are counted.
+const SAMPLE_BYTES: usize = 16 << 10;
+/// Length of one block of the sample; a multiple of the widest element, so that lanes stay lanes.
+const BLOCK_BYTES: usize = 512;
+/// Chunks shorter than this are not examined for numbers.
+const NUMERIC_BYTES_MIN: usize = 2048;
+/// Lanes are counted by position modulo the widest element.
+const LANES: usize = 8;
+/// A plane is taken as incompressible over this many bits a byte.
+const RAW_ENTROPY_BITS: f32 = 7.8;
+
+/// `n log2 n` for every count that a sample can have.
+static COUNT_LOG: LazyLock<Vec<f32>> =
+    LazyLock::new(|| (0..=SAMPLE_BYTES).map(|n| if n == 0 { 0.0 } else { n as f32 * (n as f32).log2() }).collect());
+
+/// How often each byte value occurs.
+#[derive(Clone)]
+pub(super) struct Histogram {
+    counts: [u16; 256],
+    total: usize,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: [0; 256], total: 0 }
+    }
+}
+
+impl Histogram {
+    /// Counts a sample of one plane; also gives the share of bytes that equal their left neighbour.
+    pub(super) fn of_plane(plane: &[u8]) -> (Self, f32) {
+        let mut histogram = Self::default();
+        let mut repeats = 0usize;
+        for place in blocks(plane.len(), SAMPLE_BYTES / 2) {
+            let block = &plane[place..(place + BLOCK_BYTES).min(plane.len())];
+            block.iter().for_each(|&byte| histogram.counts[usize::from(byte)] += 1);
+            repeats += block.windows(2).filter(|pair| pair[0] == pair[1]).count();
+            histogram.total += block.len();
+        }
+        let repeats = repeats as f32 / histogram.total.max(1) as f32;
+        (histogram, repeats)
+    }
+
+    /// The sum of several.
+    fn merged<'a>(parts: impl Iterator<Item = &'a Histogram>) -> Self {
+        let mut sum = Self::default();
+        for part in parts {
+            sum.counts.iter_mut().zip(&part.counts).for_each(|(sum, count)| *sum += count);
+            sum.total += part.total;
+        }
+        sum
+    }
+
+    /// Shannon entropy in bits a byte, with Miller and Madow's correction for small samples; 0 to 8.
+    pub(super) fn entropy(&self) -> f32 {
+        if self.total == 0 {
+            return 0.0;
+        }
+        let (mut sum, mut kinds) = (0.0, 0u32);
+        for &count in &self.counts {
+            sum += COUNT_LOG[usize::from(count)];
+            kinds += u32::from(count > 0);
+        }
+        let total = self.total as f32;
+        let correction = (kinds as f32 - 1.0) / (2.0 * std::f32::consts::LN_2 * total);
+        (total.log2() - sum / total + correction).clamp(0.0, 8.0)
+    }
+
+    /// The chance that two bytes drawn independently are equal.
+    pub(super) fn repeat_chance(&self) -> f32 {
+        let total = self.total.max(1) as f32;
+        self.counts.iter().map(|&count| (f32::from(count) / total).powi(2)).sum()
+    }
+
+    /// True where 90 of 100 bytes are text in ASCII; `index` says where a byte was counted.
+    fn is_text(&self, index: impl Fn(u8) -> u8) -> bool {
+        let text = (b' '..=b'~').chain(b"\t\n\r".iter().copied());
+        let count: usize = text.map(|byte| usize::from(self.counts[usize::from(index(byte))])).sum();
+        count * 10 > self.total * 9
+    }
+
+    /// What a plane of these bytes takes, in bits a byte.
+    fn plane_bits(&self) -> f32 {
+        let entropy = self.entropy();
+        if entropy > RAW_ENTROPY_BITS { 8.0 } else { entropy }
+    }
+}
+
+/// Starts of the sample's blocks in `length` bytes: multiples of [`LANES`], at most `budget` bytes together.
+fn blocks(length: usize, budget: usize) -> impl Iterator<Item = usize> {
+    let count = (budget / BLOCK_BYTES).min(length.div_ceil(BLOCK_BYTES)).max(1);
+    let step = (length.saturating_sub(BLOCK_BYTES) / count.max(2).saturating_sub(1)) & !(LANES - 1);
+    (0..if length == 0 { 0 } else { count }).map(move |number| number * step)
+}
+
+/// True where all bytes are equal (and where there are none).
+pub(super) fn is_constant(bytes: &[u8]) -> bool {
+    let Some(&first) = bytes.first() else { return true };
+    // Why: the chunks differ from the first byte almost at once or hardly ever; both are quick this way.
+    bytes.chunks(256).all(|chunk| chunk.iter().fold(0, |seen, &byte| seen | (byte ^ first)) == 0)
+}
+
+/// What the sample says about a chunk.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Profile {
+    /// Entropy of the bytes regardless of their place, in bits a byte.
+    pub byte_bits: f32,
+    /// The bytes are text: hardly any but printable ASCII and white space.
+    pub text: bool,
+    /// The best layout of numbers, if bytes at different places of an element differ in kind.
+    pub numbers: Option<Numbers>,
+}
+
+/// A guess at the layout of numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Numbers {
+    /// Bytes an element: 2, 4 or 8.
+    pub width: u8,
+    /// Bytes before the first whole element.
+    pub head: u8,
+    /// What planes would take, in bits a byte.
+    pub bits: f32,
+}
+
+/// Examines chunks; owns the counters.
+#[derive(Default)]
+pub(super) struct Sampler {
+    /// By position modulo [`LANES`]: each byte rotated into its lower neighbour, which is what it becomes in a plane
+    /// other than plane 0 whatever the phase.
+    lanes: [Histogram; LANES],
+}
+
+impl Sampler {
+    /// Looks at a sample of `plain`.
+    pub(super) fn profile(&mut self, plain: &[u8]) -> Profile {
+        if plain.len() < NUMERIC_BYTES_MIN {
+            let (histogram, _) = Histogram::of_plane(plain);
+            return Profile { byte_bits: histogram.entropy(), text: histogram.is_text(|byte| byte), numbers: None };
+        }
+        self.count_lanes(plain);
+        let all = Histogram::merged(self.lanes.iter());
+        let byte_bits = all.entropy();
+        let mut best: Option<Numbers> = None;
+        for (width, floor) in [(2u8, byte_bits - 0.25), (4, 8.0), (8, 8.0)] {
+            let bits = self.width_bits(usize::from(width));
+            // A wider element must earn its smaller sample; without any lane structure none is taken.
+            let limit = best.map_or(floor.min(byte_bits - 0.25), |best| best.bits - 0.1);
+            if bits < limit {
+                best = Some(Numbers { width, head: 0, bits });
+            }
+        }
+        let numbers = best.map(|numbers| Numbers { head: phase(plain, usize::from(numbers.width)), ..numbers });
+        // A rotated byte of text is twice the byte: text has no high bits to take over from a neighbour.
+        Profile { byte_bits, text: all.is_text(|byte| byte << 1), numbers }
+    }
+
+    fn count_lanes(&mut self, plain: &[u8]) {
+        self.lanes.iter_mut().for_each(|lane| *lane = Histogram::default());
+        for place in blocks(plain.len(), SAMPLE_BYTES) {
+            let block = &plain[place..(place + BLOCK_BYTES).min(plain.len())];
+            let mut below = if place == 0 { 0 } else { plain[place - 1] };
+            for group in block.chunks_exact(LANES) {
+                for (lane, &byte) in self.lanes.iter_mut().zip(group) {
+                    lane.counts[usize::from(byte << 1 | below >> 7)] += 1;
+                    below = byte;
+                }
+            }
+            self.lanes.iter_mut().for_each(|lane| lane.total += block.len() / LANES);
+        }
+    }
+
+    /// What planes of that width would take, in bits a byte.
+    fn width_bits(&self, width: usize) -> f32 {
+        let lane_bits = |lane: usize| match width {
+            8 => self.lanes[lane].plane_bits(),
+            _ => Histogram::merged(self.lanes.iter().skip(lane).step_by(width)).plane_bits(),
+        };
+        (0..width).map(lane_bits).sum::<f32>() / width as f32
+    }
+}
+
+/// Where elements of that width begin: the offset at which the bit that wraps from the top byte into the bottom byte
+/// makes the bytes least predictable costs most, so each phase is tried on the one plane that it changes.
+fn phase(plain: &[u8], width: usize) -> u8 {
+    let mut wrapped = vec![Histogram::default(); width];
+    let mut straight = vec![Histogram::default(); width];
+    for place in blocks(plain.len() - width, SAMPLE_BYTES) {
+        let end = (place + BLOCK_BYTES).min(plain.len() - width);
+        for at in place.max(LANES)..end {
+            let lane = at % width;
+            wrapped[lane].counts[usize::from(plain[at] << 1 | plain[at + width - 1] >> 7)] += 1;
+            wrapped[lane].total += 1;
+            straight[lane].counts[usize::from(plain[at] << 1 | plain[at - 1] >> 7)] += 1;
+            straight[lane].total += 1;
+        }
+    }
+    let cost = |lane: usize| wrapped[lane].plane_bits() - straight[lane].plane_bits();
+    let mut best = 0;
+    for lane in 1..width {
+        if cost(lane) < cost(best) - 0.02 {
+            best = lane;
+        }
+    }
+    best as u8
+}
+
+/// Length of what is compared with a base at one place.
+const WINDOW_BYTES: usize = 16;
+/// The base is known by one window in every this many bytes.
+const STRIDE_BYTES: usize = 64;
+
+/// Tells whether a chunk shares stretches with a base; owns the table.
+#[derive(Default)]
+pub(super) struct Kinship {
+    marks: Vec<u32>,
+}
+
+impl Kinship {
+    /// The share of probed places of `plain` (0 to 1) around which a stretch of 79 bytes or more also stands in `base`.
+    pub(super) fn share(&mut self, plain: &[u8], base: &[u8]) -> f32 {
+        let slots = (base.len() / STRIDE_BYTES * 4).next_power_of_two().max(256);
+        self.marks.clear();
+        self.marks.resize(slots, 0);
+        for window in base.chunks_exact(STRIDE_BYTES).filter_map(|chunk| chunk.first_chunk()) {
+            let mark = mark(window);
+            self.marks[mark as usize & (slots - 1)] = mark;
+        }
+        let probes = (plain.len() / 1024).clamp(1, 64);
+        let step = plain.len() / probes;
+        let found = (0..probes).filter(|probe| {
+            let stretch = &plain[probe * step..(probe * step + STRIDE_BYTES + WINDOW_BYTES - 1).min(plain.len())];
+            stretch.windows(WINDOW_BYTES).filter_map(|window| window.first_chunk()).any(|window| {
+                let mark = mark(window);
+                self.marks[mark as usize & (slots - 1)] == mark
+            })
+        });
+        found.count() as f32 / probes as f32
+    }
+}
+
+/// A fingerprint of sixteen bytes; never zero.
+fn mark(window: &[u8; WINDOW_BYTES]) -> u32 {
+    let value = u128::from_le_bytes(*window);
+    let mixed = (value as u64 ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xff51_afd7_ed55_8ccd)
+        ^ ((value >> 64) as u64).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (mixed ^ mixed >> 29).wrapping_mul(0x94d0_49bb_1331_11eb).rotate_left(32) as u32 | 1 << 31
+}

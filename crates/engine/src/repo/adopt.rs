@@ -1,0 +1,96 @@
+//! Adoption: what a crashed session made durable is found again, so that nothing is sent twice.
+//!
+//! Only sessions that this user began and whose process is gone are looked at. Their segments are taken as they are if
+//! every pack that they list is there; packs that no segment lists are read from their footers. LIST is only a hint
+//! here: what it leaves out is stored again.
+
+use std::collections::HashSet;
+
+use crate::crypto::object_hash;
+use crate::error::Result;
+use crate::format::log::SegmentRecord;
+use crate::format::names::{PackName, SegmentName};
+use crate::format::pack::{BlobKind, BlobRecord, decode_footer, decode_trailer};
+use crate::ids::SessionId;
+use crate::repo::index::Segment;
+use crate::repo::repository::Repository;
+use crate::store::Store;
+
+const TRAILER_BYTES: u64 = 64;
+const HEADER_KIND_OFFSET: u64 = 8;
+
+/// What there is to adopt.
+#[derive(Default)]
+pub(crate) struct Adopted {
+    pub(crate) sessions: Vec<SessionId>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) packs: Vec<(PackName, BlobKind, Vec<BlobRecord>)>,
+}
+
+/// Looks at every abandoned session of this user.
+pub(crate) fn adopt(repository: &Repository) -> Result<Adopted> {
+    let mut adopted = Adopted::default();
+    for session in repository.cache().abandoned_sessions() {
+        if repository.log().state().finished_sessions.contains(&session) {
+            repository.cache().unmark_session(&session);
+            continue;
+        }
+        adopt_session(repository, session, &mut adopted)?;
+        adopted.sessions.push(session);
+    }
+    Ok(adopted)
+}
+
+fn adopt_session(repository: &Repository, session: SessionId, adopted: &mut Adopted) -> Result<()> {
+    let store = repository.store();
+    let mut names = Vec::new();
+    store.list(&format!("index/{session}/"), &mut |info| names.extend(SegmentName::parse(&info.name)))?;
+    let mut listed = HashSet::new();
+    for name in names {
+        let Some(segment) = open_segment(repository, name) else { continue };
+        let packs = segment.view().map(|view| view.packs().collect::<Vec<_>>()).unwrap_or_default();
+        if packs.iter().all(|pack| store.head(&pack.object()).is_ok()) {
+            listed.extend(packs);
+            adopted.segments.push(segment);
+        }
+    }
+    let mut packs = Vec::new();
+    store.list(&format!("pack/{session}/"), &mut |info| {
+        packs.extend(PackName::parse(&info.name).map(|name| (name, info.length)));
+    })?;
+    for (name, length) in packs {
+        if !listed.contains(&name) {
+            // Why: a pack that can't be read is left for the collector; its chunks are stored again.
+            adopted.packs.extend(read_pack(repository, name, length).map(|(kind, records)| (name, kind, records)));
+        }
+    }
+    Ok(())
+}
+
+fn open_segment(repository: &Repository, name: SegmentName) -> Option<Segment> {
+    let sealed = repository.store().get(&name.object(), None).ok()?;
+    let key = &repository.keys().index_key;
+    let plain = crate::crypto::envelope::open(key, &name.object(), &sealed).ok()?;
+    let records = u64::try_from(crate::format::segment::SegmentView::parse(&plain).ok()?.len()).ok()?;
+    let bytes = u64::try_from(sealed.len()).ok()?;
+    let record = SegmentRecord { name, hash: object_hash(&sealed), records, bytes };
+    Segment::keep(repository.cache(), record, plain).ok()
+}
+
+/// The kind and the blobs of a stored pack, from its header and footer.
+pub(crate) fn read_pack(repository: &Repository, name: PackName, length: u64) -> Option<(BlobKind, Vec<BlobRecord>)> {
+    let store: &dyn Store = repository.store();
+    let object = name.object();
+    let tail = store.get(&object, Some(length.checked_sub(TRAILER_BYTES)?..length)).ok()?;
+    let trailer = decode_trailer(&name, length, &tail).ok()?;
+    let start = u64::from(trailer.footer_offset);
+    let footer = store.get(&object, Some(start..start + u64::from(trailer.footer_len))).ok()?;
+    let records = decode_footer(&repository.keys().index_key, &name, &footer).ok()?;
+    let kind = store.get(&object, Some(HEADER_KIND_OFFSET..HEADER_KIND_OFFSET + 1)).ok()?;
+    let kind = match kind.first()? {
+        0 => BlobKind::Data,
+        1 => BlobKind::Tree,
+        _ => return None,
+    };
+    Some((kind, records))
+}

@@ -1,0 +1,152 @@
+//! The local cache: hints that make the next run faster. Deleting it at any time is safe.
+//!
+//! Layout below the directory that the caller names: `<repository id>/segments/<hash>` (opened index segments),
+//! `log` (verified log entries), `sessions/<id>` (sessions that this user began, locked while they live),
+//! `entries/…` (the entries of the newest snapshot of a source, see [`super::parent`]).
+//! The directory holds file names and tiny files of the protected sources in clear, so it is made with mode 0700.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::ids::{ObjectHash, RepositoryId, SessionId};
+
+/// The local cache of one repository; may be absent.
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    directory: Option<PathBuf>,
+}
+
+/// A session's mark in the cache. The lock is held while this lives; it only tells whether a session's process still
+/// runs, safety does not depend on it.
+#[derive(Debug)]
+pub struct SessionMark {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Cache {
+    /// The cache of `repository` below `base`; without `base`, or where it can't be made, there is none.
+    #[must_use]
+    pub fn new(base: Option<&Path>, repository: &RepositoryId) -> Self {
+        let Some(base) = base else { return Self::default() };
+        let directory = base.join(repository.to_string());
+        let made = ["segments", "sessions", "entries"]
+            .iter()
+            .all(|part| DirBuilder::new().recursive(true).mode(0o700).create(directory.join(part)).is_ok());
+        Self { directory: made.then_some(directory) }
+    }
+
+    /// True where nothing can be kept.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.directory.is_none()
+    }
+
+    /// Where the opened segment with this stored hash is kept.
+    #[must_use]
+    pub fn segment_path(&self, hash: &ObjectHash) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("segments").join(hash.to_string()))
+    }
+
+    /// The directory of entry files.
+    #[must_use]
+    pub fn entries_directory(&self) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("entries"))
+    }
+
+    /// The file of verified log entries.
+    #[must_use]
+    pub fn log_path(&self) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("log"))
+    }
+
+    /// Marks `session` as begun by this process.
+    #[must_use]
+    pub fn mark_session(&self, session: &SessionId) -> Option<SessionMark> {
+        let path = self.directory.as_ref()?.join("sessions").join(session.to_string());
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(SessionMark { path, _lock: file })
+    }
+
+    /// Sessions that were begun here, were not finished, and whose process is gone.
+    #[must_use]
+    pub fn abandoned_sessions(&self) -> Vec<SessionId> {
+        let Some(directory) = &self.directory else { return Vec::new() };
+        let Ok(listing) = fs::read_dir(directory.join("sessions")) else { return Vec::new() };
+        let abandoned = listing.flatten().filter(|item| lock_if_free(&item.path()).is_some());
+        let mut sessions: Vec<_> =
+            abandoned.filter_map(|item| SessionId::from_hex(item.file_name().to_str()?).ok()).collect();
+        sessions.sort();
+        sessions
+    }
+
+    /// Forgets the mark of a session that was adopted.
+    pub fn unmark_session(&self, session: &SessionId) {
+        if let Some(directory) = &self.directory {
+            // Why: a mark that stays only makes a later run look at that session again.
+            let _ = fs::remove_file(directory.join("sessions").join(session.to_string()));
+        }
+    }
+}
+
+impl SessionMark {
+    /// The session ended with its commit, or had nothing to leave behind.
+    pub fn finish(self) {
+        // Why: a mark that stays only makes a later run look at this session again.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Opens and locks `path` if nobody else holds its lock.
+pub(crate) fn lock_if_free(path: &Path) -> Option<File> {
+    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(file)
+}
+
+/// Writes a cache file under a temporary name through `write`, then renames it to `path`.
+///
+/// # Errors
+/// Whatever the file system reports; the caller goes on without the cache.
+pub(crate) fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut io::BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = path.with_extension(format!("tmp{}", std::process::id()));
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut writer = io::BufWriter::new(file);
+    let written = write(&mut writer).and_then(|()| writer.flush()).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_abandoned_only_once_its_mark_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::new(Some(directory.path()), &RepositoryId([1; 16]));
+        let session = SessionId([7; 16]);
+        let mark = cache.mark_session(&session).unwrap();
+        assert_eq!(cache.abandoned_sessions(), []);
+        drop(mark);
+        assert_eq!(cache.abandoned_sessions(), [session]);
+        cache.unmark_session(&session);
+        assert_eq!(cache.abandoned_sessions(), []);
+    }
+
+    #[test]
+    fn without_a_directory_everything_is_absent() {
+        let cache = Cache::new(None, &RepositoryId([1; 16]));
+        assert!(cache.is_absent() && cache.log_path().is_none() && cache.mark_session(&SessionId([0; 16])).is_none());
+    }
+}

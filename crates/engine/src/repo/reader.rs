@@ -1,0 +1,116 @@
+//! Reads blobs back: fetch, open, decode with its base, compare the id. Fail closed.
+//!
+//! One reader per thread: it owns the decoder and a small cache of decoded bases. A base is never encoded with a base
+//! itself, so a read touches at most two blobs.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::codec::{BodyHeader, Decoder};
+use crate::crypto::blob::PackCipher;
+use crate::error::{Damaged, Error, Result};
+use crate::format::names::PackName;
+use crate::format::pack::open_blob;
+use crate::format::segment::Location;
+use crate::ids::ChunkId;
+use crate::repo::repository::Repository;
+use crate::units::MIB;
+
+/// Length of a blob's header in bytes.
+pub const BLOB_HEADER_BYTES: u64 = 48;
+/// Decoded bases that one reader keeps, in bytes.
+const BASE_CACHE_BYTES: usize = 8 * MIB;
+
+/// Decodes blobs of one repository.
+pub struct BlobReader<'r> {
+    repository: &'r Repository,
+    decoder: Decoder,
+    cipher: Option<(PackName, Arc<PackCipher>)>,
+    bases: VecDeque<(ChunkId, Arc<Vec<u8>>)>,
+    bases_bytes: usize,
+}
+
+impl<'r> BlobReader<'r> {
+    pub(crate) fn new(repository: &'r Repository) -> Self {
+        Self { repository, decoder: Decoder::new(), cipher: None, bases: VecDeque::new(), bases_bytes: 0 }
+    }
+
+    /// Fetches and decodes the chunk `id` into `out`.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it is missing, damaged or not what its id says.
+    pub fn read(&mut self, id: &ChunkId, out: &mut Vec<u8>) -> Result<()> {
+        let location = self.repository.locate_or_refresh(id)?;
+        let mut blob = self.repository.fetch(&location)?;
+        self.decode(id, &location, &mut blob, out)
+    }
+
+    /// Decodes a blob, header and sealed bytes as they lie in the pack, into `out`. `blob` is changed.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn decode(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8], out: &mut Vec<u8>) -> Result<()> {
+        self.decode_at(id, location, blob, out, true)
+    }
+
+    fn decode_at(
+        &mut self,
+        id: &ChunkId,
+        location: &Location,
+        blob: &mut [u8],
+        out: &mut Vec<u8>,
+        base_allowed: bool,
+    ) -> Result<()> {
+        let object = || location.pack.object();
+        let damaged = |why: &str| Error::from(Damaged::new(object(), u64::from(location.offset), why));
+        let cipher = self.cipher(&location.pack)?;
+        let body = open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?;
+        let body = &blob[body];
+        let (header, _) = BodyHeader::parse(body).map_err(|error| damaged(&error.why))?;
+        if header.plain_len != location.plain_len {
+            return Err(damaged("the blob's length is not the one in the index"));
+        }
+        let base = match header.base {
+            None => None,
+            Some(_) if !base_allowed => return Err(damaged("a base that has a base itself")),
+            Some(base) => Some(self.base(&base)?),
+        };
+        let base = base.as_deref().map(Vec::as_slice);
+        self.decoder.decode(body, base, out).map_err(|error| damaged(&error.why))?;
+        if self.repository.id_key().chunk_id(out) != *id {
+            return Err(damaged("the decoded bytes do not have the chunk's id"));
+        }
+        Ok(())
+    }
+
+    /// The plain bytes of a chunk that has no base itself, kept for the next question.
+    pub(crate) fn base(&mut self, id: &ChunkId) -> Result<Arc<Vec<u8>>> {
+        if let Some((_, bytes)) = self.bases.iter().find(|(known, _)| known == id) {
+            return Ok(Arc::clone(bytes));
+        }
+        let location = self.repository.locate_or_refresh(id)?;
+        let mut blob = self.repository.fetch(&location)?;
+        let mut plain = Vec::new();
+        self.decode_at(id, &location, &mut blob, &mut plain, false)?;
+        let plain = Arc::new(plain);
+        self.bases_bytes += plain.len();
+        self.bases.push_back((*id, Arc::clone(&plain)));
+        while self.bases_bytes > BASE_CACHE_BYTES {
+            let Some((_, dropped)) = self.bases.pop_front() else { break };
+            self.bases_bytes -= dropped.len();
+        }
+        Ok(plain)
+    }
+
+    fn cipher(&mut self, pack: &PackName) -> Result<Arc<PackCipher>> {
+        match &self.cipher {
+            Some((name, cipher)) if name == pack => Ok(Arc::clone(cipher)),
+            _ => {
+                let key = self.repository.session_key(&pack.session)?;
+                let cipher = Arc::new(PackCipher::new(&key, pack));
+                self.cipher = Some((*pack, Arc::clone(&cipher)));
+                Ok(cipher)
+            }
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! A repository, opened: keys, log, index, and the way to read chunks and trees.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::clock::Timestamp;
+use crate::crypto::passphrase::Cost;
+use crate::crypto::{IdKey, Secret32, object_hash, random, wrap};
+use crate::entry::{Content, Extent};
+use crate::error::{Damaged, Error, Result};
+use crate::format::log::SegmentRecord;
+use crate::format::marker::Marker;
+use crate::format::names::{MARKER, parse_slot, session_object, slot_object};
+use crate::format::node::decode_extents;
+use crate::format::segment::Location;
+use crate::format::session as session_format;
+use crate::format::slot::{self, KeyRing, Role, Unlock};
+use crate::ids::{ChunkId, RepositoryId, SessionId, SlotId};
+use crate::repo::cache::Cache;
+use crate::repo::index::{Index, Segment};
+use crate::repo::log::{self, Log, LogState};
+use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
+use crate::repo::tree::TreeReader;
+use crate::store::{Created, Store, StoreError};
+
+pub use crate::repo::log::Snapshot;
+
+/// An extent list is nested no deeper.
+const INDIRECT_DEPTH_MAX: u8 = 8;
+
+/// An open repository. Shared by reference among threads.
+pub struct Repository {
+    store: Arc<dyn Store>,
+    marker: Marker,
+    ring: KeyRing,
+    id_key: IdKey,
+    cache: Cache,
+    log: Mutex<Log>,
+    index: RwLock<Index>,
+    session_keys: RwLock<HashMap<SessionId, Secret32>>,
+}
+
+impl Repository {
+    /// Makes a repository in an empty store, with one key slot for each of `slots` (how it opens, label), and opens it.
+    ///
+    /// # Errors
+    /// [`Error::RepositoryExists`] where there is one already; [`Error::Refused`] where the store has no atomic
+    /// put-if-absent.
+    pub fn init(store: Arc<dyn Store>, slots: &[(Unlock, String)], cache: Option<PathBuf>) -> Result<Self> {
+        if slots.is_empty() {
+            return Err(Error::Usage("a repository needs at least one key".into()));
+        }
+        if !store.capabilities().atomic_create {
+            return Err(Error::Refused(format!("{} can't create an object atomically", store.location())));
+        }
+        match store.head(MARKER) {
+            Ok(_) => return Err(Error::RepositoryExists(store.location())),
+            Err(StoreError::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ring = KeyRing::generate(RepositoryId(random()));
+        let now = Timestamp::now();
+        // Invariant: the marker is written last, so that a half-made repository is not taken for one.
+        for (unlock, label) in slots {
+            let id = SlotId(random());
+            let sealed = slot::seal(&ring, unlock, &id, label, now.seconds, Cost::DEFAULT)?;
+            store.put(&slot_object(&id), &sealed)?;
+        }
+        let marker = Marker::new(ring.repository, false).encode();
+        let label = slots.first().map_or("", |(_, label)| label);
+        log::initialise(&*store, &ring, object_hash(&marker), label, milliseconds(now))?;
+        if store.create(MARKER, &marker)? == Created::AlreadyThere {
+            return Err(Error::RepositoryExists(store.location()));
+        }
+        Self::open_with(store, &marker, ring, cache)
+    }
+
+    /// Opens a repository with the first key slot that `unlock` opens. `cache` is the directory for all of this user's
+    /// caches; without it nothing is kept between runs.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Unsupported`], [`Error::Rollback`], [`Error::Damaged`].
+    pub fn open(store: Arc<dyn Store>, unlock: &Unlock, cache: Option<PathBuf>) -> Result<Self> {
+        let marker = match store.get(MARKER, None) {
+            Ok(bytes) => bytes,
+            Err(StoreError::Missing(_)) => return Err(Error::NoRepository(store.location())),
+            Err(error) => return Err(error.into()),
+        };
+        Marker::decode(&marker)?;
+        let ring = Self::unlock(&*store, unlock)?;
+        Self::open_with(store, &marker, ring, cache)
+    }
+
+    fn unlock(store: &dyn Store, unlock: &Unlock) -> Result<KeyRing> {
+        let mut slots = Vec::new();
+        store.list("key/", &mut |info| slots.extend(parse_slot(&info.name)))?;
+        slots.sort();
+        let mut damage = None;
+        for id in &slots {
+            match store
+                .get(&slot_object(id), None)
+                .map_err(Error::from)
+                .and_then(|sealed| slot::open(&sealed, id, unlock))
+            {
+                Ok(Some(ring)) => return Ok(ring),
+                Ok(None) => {}
+                Err(error) => damage = Some(error),
+            }
+        }
+        Err(damage.unwrap_or(Error::WrongKey))
+    }
+
+    fn open_with(store: Arc<dyn Store>, marker_bytes: &[u8], ring: KeyRing, cache: Option<PathBuf>) -> Result<Self> {
+        let marker = Marker::decode(marker_bytes)?;
+        if marker.repository != ring.repository {
+            return Err(Damaged::new(MARKER, 0, "the marker is of another repository than the key").into());
+        }
+        let cache = Cache::new(cache.as_deref(), &ring.repository);
+        let log = Log::open(&*store, ring.repository, &ring, cache.clone())?;
+        if log.state().marker != Some(object_hash(marker_bytes)) {
+            return Err(Damaged::new(MARKER, 0, "the marker was changed after init").into());
+        }
+        let repository = Self {
+            store,
+            marker,
+            id_key: IdKey::new(&ring.id_key),
+            ring,
+            cache,
+            log: Mutex::new(log),
+            index: RwLock::new(Index::default()),
+            session_keys: RwLock::new(HashMap::new()),
+        };
+        repository.open_new_segments();
+        Ok(repository)
+    }
+
+    /// The repository's id.
+    #[must_use]
+    pub fn id(&self) -> RepositoryId {
+        self.ring.repository
+    }
+
+    /// Where the bytes lie.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// What the key that opened it allows.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.ring.role
+    }
+
+    /// The keys.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.ring
+    }
+
+    /// The marker.
+    #[must_use]
+    pub fn marker(&self) -> &Marker {
+        &self.marker
+    }
+
+    /// Makes chunk ids.
+    #[must_use]
+    pub fn id_key(&self) -> &IdKey {
+        &self.id_key
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Snapshots in log order, oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.log().state().snapshots.clone()
+    }
+
+    /// Number of log entries.
+    #[must_use]
+    pub fn log_entries(&self) -> u64 {
+        self.log().state().next
+    }
+
+    /// Published segments in log order.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentRecord> {
+        self.log().state().segments.clone()
+    }
+
+    /// Reads what others have appended since.
+    ///
+    /// # Errors
+    /// When the log's new entries are damaged or the store fails.
+    pub fn refresh(&self) -> Result<()> {
+        self.log().refresh(&*self.store, &self.ring)?;
+        self.open_new_segments();
+        Ok(())
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn append(&self, check: &mut dyn FnMut(&LogState) -> Result<crate::format::log::Act>) -> Result<u64> {
+        let number = self.log().append(&*self.store, &self.ring, milliseconds(Timestamp::now()), check)?;
+        self.open_new_segments();
+        Ok(number)
+    }
+
+    /// Opens the published segments that are not open yet. A segment that can't be opened is left out: what only it
+    /// lists then counts as missing, which a reader reports with the chunk, and `verify` with the segment.
+    fn open_new_segments(&self) {
+        let wanted = self.segments();
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        for record in &wanted {
+            if index.segments().iter().any(|open| open.record().name == record.name) {
+                continue;
+            }
+            if let Ok(segment) = Segment::open(&*self.store, &self.ring.index_key, &self.cache, record) {
+                index.push(Arc::new(segment));
+            }
+        }
+    }
+
+    /// Adds a segment that this process wrote and published.
+    pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
+        self.index.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+    }
+
+    pub(crate) fn index(&self) -> Index {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Calls `each` for every record of every published segment; a chunk that several segments list comes several times.
+    ///
+    /// # Errors
+    /// When a segment can't be opened.
+    pub fn each_location(&self, each: &mut dyn FnMut(ChunkId, Location)) -> Result<()> {
+        for record in self.segments() {
+            let segment = Segment::open(&*self.store, &self.ring.index_key, &self.cache, &record)?;
+            let Some(view) = segment.view() else { continue };
+            for number in 0..view.len() {
+                let (id, location) = view
+                    .record(number)
+                    .ok_or_else(|| Damaged::new(record.name.object(), 0, "a record points outside the segment"))?;
+                each(id, location);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a chunk lies, as far as the log was read.
+    #[must_use]
+    pub fn locate(&self, id: &ChunkId) -> Option<Location> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).locate(id)
+    }
+
+    /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when no published segment lists the chunk.
+    pub fn locate_or_refresh(&self, id: &ChunkId) -> Result<Location> {
+        if let Some(location) = self.locate(id) {
+            return Ok(location);
+        }
+        self.refresh()?;
+        self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
+    }
+
+    /// The stored bytes of a blob: header and sealed body.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the pack is missing or too short.
+    pub fn fetch(&self, location: &Location) -> Result<Vec<u8>> {
+        let start = u64::from(location.offset);
+        let end = start + BLOB_HEADER_BYTES + u64::from(location.sealed_len);
+        let object = location.pack.object();
+        match self.store.get(&object, Some(start..end)) {
+            Ok(bytes) if u64::try_from(bytes.len()) == Ok(end - start) => Ok(bytes),
+            Ok(_) => Err(Damaged::new(object, start, "the pack is shorter than the index says").into()),
+            Err(StoreError::Missing(_)) => Err(Damaged::new(object, 0, "the pack is missing").into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A reader of blobs, one for each thread.
+    #[must_use]
+    pub fn blob_reader(&self) -> BlobReader<'_> {
+        BlobReader::new(self)
+    }
+
+    /// Reads one chunk.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it is missing, damaged or not what its id says.
+    pub fn read_chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        self.blob_reader().read(id, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// The tree under a root node.
+    #[must_use]
+    pub fn tree(&self, root: &ChunkId) -> TreeReader<'_> {
+        TreeReader::new(*root, |id| self.read_chunk(id))
+    }
+
+    /// The extents of a file's content in order. Inline content has none. Holds one list a level.
+    #[must_use]
+    pub fn extents<'r>(&'r self, content: &Content) -> Extents<'r> {
+        let mut extents = Extents { repository: self, lists: Vec::new(), start: None };
+        match content {
+            Content::Inline(_) => {}
+            Content::Extents(list) => extents.lists.push((0, list.clone().into_iter())),
+            Content::Indirect { depth, id, .. } => extents.start = Some((*depth, *id)),
+        }
+        extents
+    }
+
+    /// True if the key that opened the repository may read data back.
+    #[must_use]
+    pub fn can_read_data(&self) -> bool {
+        self.ring.data_secret.is_some()
+    }
+
+    /// The data key of a session.
+    pub(crate) fn session_key(&self, session: &SessionId) -> Result<Secret32> {
+        let known = self.session_keys.read().unwrap_or_else(PoisonError::into_inner).get(session).cloned();
+        if let Some(key) = known {
+            return Ok(key);
+        }
+        let secret = self.ring.data_secret.as_ref().ok_or(Error::NotAllowed("read data back"))?;
+        let generation = self.ring.generation;
+        let object = session_object(session, generation);
+        let bytes = match self.store.get(&object, None) {
+            Err(StoreError::Missing(_)) => return Err(Damaged::new(object, 0, "the session's key is missing").into()),
+            other => other?,
+        };
+        let record = session_format::decode(session, generation, &bytes)?;
+        let key = wrap::open_session_key(
+            secret,
+            &self.ring.repository,
+            session,
+            generation,
+            &record.encapsulated,
+            &record.ciphertext,
+        )
+        .ok_or_else(|| Damaged::new(object, 0, "the session's key does not open"))?;
+        self.remember_session_key(*session, key.clone());
+        Ok(key)
+    }
+
+    pub(crate) fn remember_session_key(&self, session: SessionId, key: Secret32) {
+        self.session_keys.write().unwrap_or_else(PoisonError::into_inner).insert(session, key);
+    }
+}
+
+/// Iterator over the extents of a file; see [`Repository::extents`].
+pub struct Extents<'r> {
+    repository: &'r Repository,
+    lists: Vec<(u8, std::vec::IntoIter<Extent>)>,
+    start: Option<(u8, ChunkId)>,
+}
+
+impl Extents<'_> {
+    fn enter(&mut self, depth: u8, id: &ChunkId) -> Result<()> {
+        if depth == 0 || depth > INDIRECT_DEPTH_MAX {
+            return Err(Damaged::new(format!("extent list {id}"), 0, "nested too deep").into());
+        }
+        let bytes = self.repository.read_chunk(id)?;
+        let list = decode_extents(&bytes)
+            .map_err(|error| Damaged::new(format!("extent list {id}"), error.offset, error.why))?;
+        self.lists.push((depth - 1, list.into_iter()));
+        Ok(())
+    }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = Result<Extent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some((depth, id)) = self.start.take()
+            && let Err(error) = self.enter(depth, &id)
+        {
+            return Some(Err(error));
+        }
+        loop {
+            let (depth, list) = self.lists.last_mut()?;
+            let depth = *depth;
+            match (list.next(), depth) {
+                (None, _) => {
+                    self.lists.pop();
+                }
+                (Some(extent), 0) => return Some(Ok(extent)),
+                (Some(Extent::Chunk { id, .. }), _) => {
+                    if let Err(error) = self.enter(depth, &id) {
+                        return Some(Err(error));
+                    }
+                }
+                (Some(hole @ Extent::Hole { .. }), _) => return Some(Ok(hole)),
+            }
+        }
+    }
+}
+
+/// Unix milliseconds of a time.
+fn milliseconds(time: Timestamp) -> i64 {
+    time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000))
+}

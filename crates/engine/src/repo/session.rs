@@ -1,0 +1,401 @@
+//! A writing session: packs, segments, and the one commit.
+//!
+//! Sealed blobs go into one open pack a kind; full packs go to writer threads, which make them durable and only then
+//! list them in the next segment. Nothing is visible to readers before [`Session::commit`]; everything before it may be
+//! abandoned, or adopted by a later session.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::clock::monotonic;
+use crate::crypto::blob::PackCipher;
+use crate::crypto::{Secret32, envelope, object_hash, random, wrap};
+use crate::error::{Error, Result};
+use crate::format::log::{Act, SegmentRecord, SnapshotRecord};
+use crate::format::names::{PackName, SegmentName, session_object};
+use crate::format::pack::{BlobKind, BlobRecord, PackWriter};
+use crate::format::segment::{SegmentBuilder, SegmentView};
+use crate::format::session as session_format;
+use crate::ids::{ChunkId, SessionId};
+use crate::repo::adopt::{Adopted, adopt};
+use crate::repo::cache::SessionMark;
+use crate::repo::index::{Index, Segment};
+use crate::repo::repository::Repository;
+use crate::units::{MIB, PACK_BYTES_MAX};
+
+/// A segment is written at the latest after this many seconds, stored bytes or records.
+const SEGMENT_SECONDS: u64 = 30;
+const SEGMENT_BYTES: u64 = 512 * MIB as u64;
+const SEGMENT_RECORDS: usize = 200_000;
+/// Tree packs stay smaller: a listing reads them whole.
+const TREE_PACK_BYTES_MAX: usize = 16 * MIB;
+/// Length of a blob's frame: its header and the tag.
+const BLOB_FRAME_BYTES: usize = 64;
+
+/// A full pack on its way to a writer thread.
+pub struct FullPack {
+    name: PackName,
+    kind: BlobKind,
+    writer: PackWriter,
+}
+
+/// What a session stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionTotals {
+    /// Chunks that were new.
+    pub chunks: u64,
+    /// Their plain bytes.
+    pub plain_bytes: u64,
+    /// Bytes of packs and segments written.
+    pub stored_bytes: u64,
+}
+
+/// Segments to publish, and what is not in a segment yet.
+struct Unpublished {
+    builder: SegmentBuilder,
+    unlisted: Vec<ChunkId>,
+    unlisted_bytes: u64,
+    since: Instant,
+    segments: Vec<SegmentRecord>,
+    packs: Vec<PackName>,
+}
+
+/// See the module's page.
+pub struct Session<'r> {
+    repository: &'r Repository,
+    id: SessionId,
+    key: OnceLock<Secret32>,
+    mark: Mutex<Option<SessionMark>>,
+    pack_bytes: usize,
+    next_pack: AtomicU64,
+    next_segment: AtomicU64,
+    open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
+    claimed: Mutex<HashSet<ChunkId>>,
+    published: Index,
+    own: RwLock<Index>,
+    unpublished: Mutex<Unpublished>,
+    adopted: Vec<SessionId>,
+    queue: (Sender<FullPack>, Receiver<FullPack>),
+    in_flight: (Mutex<u64>, Condvar),
+    failure: Mutex<Option<Error>>,
+    chunks: AtomicU64,
+    plain_bytes: AtomicU64,
+    stored_bytes: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'r> Session<'r> {
+    /// Begins a session. `pack_bytes` is the wanted length of a data pack. Packs and segments that this user's crashed
+    /// sessions left are adopted.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn begin(repository: &'r Repository, pack_bytes: usize) -> Result<Self> {
+        let mut session = Self {
+            repository,
+            id: SessionId(random()),
+            key: OnceLock::new(),
+            mark: Mutex::new(None),
+            pack_bytes: pack_bytes.min(usize::try_from(PACK_BYTES_MAX / 2).unwrap_or(usize::MAX)),
+            next_pack: AtomicU64::new(0),
+            next_segment: AtomicU64::new(0),
+            open_packs: [Mutex::new(None), Mutex::new(None)],
+            claimed: Mutex::new(HashSet::new()),
+            published: repository.index(),
+            unpublished: Mutex::new(Unpublished {
+                builder: SegmentBuilder::new(),
+                unlisted: Vec::new(),
+                unlisted_bytes: 0,
+                since: monotonic(),
+                segments: Vec::new(),
+                packs: Vec::new(),
+            }),
+            own: RwLock::new(Index::default()),
+            adopted: Vec::new(),
+            queue: crossbeam_channel::bounded(1),
+            in_flight: (Mutex::new(0), Condvar::new()),
+            failure: Mutex::new(None),
+            chunks: AtomicU64::new(0),
+            plain_bytes: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+        };
+        session.adopt_abandoned()?;
+        Ok(session)
+    }
+
+    fn adopt_abandoned(&mut self) -> Result<()> {
+        let Adopted { sessions, segments, packs } = adopt(self.repository)?;
+        let mut unpublished = lock(&self.unpublished);
+        for segment in segments {
+            unpublished.segments.push(segment.record().clone());
+            self.own.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(segment));
+        }
+        for (name, kind, records) in packs {
+            for record in &records {
+                unpublished.builder.push(name, kind, record);
+            }
+        }
+        drop(unpublished);
+        self.adopted = sessions;
+        if !lock(&self.unpublished).builder.is_empty() {
+            self.write_segment()?;
+        }
+        Ok(())
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Crashed sessions whose packs this one took over.
+    #[must_use]
+    pub fn adopted(&self) -> &[SessionId] {
+        &self.adopted
+    }
+
+    /// What was stored so far.
+    #[must_use]
+    pub fn totals(&self) -> SessionTotals {
+        SessionTotals {
+            chunks: self.chunks.load(Ordering::Relaxed),
+            plain_bytes: self.plain_bytes.load(Ordering::Relaxed),
+            stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Packs that this session wrote.
+    #[must_use]
+    pub fn packs(&self) -> Vec<PackName> {
+        lock(&self.unpublished).packs.clone()
+    }
+
+    /// True if the chunk is stored: published, adopted, or durable in this session (rule W1), or on its way here.
+    #[must_use]
+    pub fn contains(&self, id: &ChunkId) -> bool {
+        self.is_listed(id) || lock(&self.claimed).contains(id)
+    }
+
+    /// True if the caller has to store the chunk now; nobody else will.
+    #[must_use]
+    pub fn claim(&self, id: &ChunkId) -> bool {
+        !self.is_listed(id) && lock(&self.claimed).insert(*id)
+    }
+
+    fn is_listed(&self, id: &ChunkId) -> bool {
+        self.published.locate(id).is_some()
+            || self.own.read().unwrap_or_else(PoisonError::into_inner).locate(id).is_some()
+    }
+
+    /// Adds a claimed chunk's encoded body to the open pack of its kind. Blocks while the writers are behind.
+    ///
+    /// # Errors
+    /// When a writer failed before.
+    pub fn store(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
+        self.check()?;
+        let (place, limit) = match kind {
+            BlobKind::Data => (&self.open_packs[0], self.pack_bytes),
+            BlobKind::Tree => (&self.open_packs[1], self.pack_bytes.min(TREE_PACK_BYTES_MAX)),
+        };
+        let mut open = lock(place);
+        let is_full = |(_, writer): &(PackName, PackWriter)| writer.len() + body.len() + BLOB_FRAME_BYTES > limit;
+        if open.as_ref().is_some_and(is_full) {
+            self.send(kind, open.take());
+        }
+        if open.is_none() {
+            *open = Some(self.new_pack(kind, limit)?);
+        }
+        if let Some((_, writer)) = open.as_mut() {
+            writer.push(id, body);
+        }
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.plain_bytes.fetch_add(u64::try_from(plain_bytes).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn new_pack(&self, kind: BlobKind, capacity: usize) -> Result<(PackName, PackWriter)> {
+        let key = self.data_key()?;
+        let name = PackName { session: self.id, counter: self.next_pack.fetch_add(1, Ordering::Relaxed) };
+        let cipher = PackCipher::new(&key, &name);
+        Ok((name, PackWriter::new(name, kind, self.repository.id(), cipher, capacity)))
+    }
+
+    /// The session's data key; made, wrapped and stored when the first pack is begun.
+    fn data_key(&self) -> Result<Secret32> {
+        // Invariant: the mark's lock is held meanwhile, so only one thread makes the key.
+        let mut mark = lock(&self.mark);
+        if let Some(key) = self.key.get() {
+            return Ok(key.clone());
+        }
+        *mark = self.repository.cache().mark_session(&self.id);
+        let key = Secret32::random();
+        let ring = self.repository.keys();
+        let (encapsulated, ciphertext) =
+            wrap::seal_session_key(&ring.data_public, &ring.repository, &self.id, ring.generation, &key);
+        let record = session_format::encode(self.id, ring.generation, &encapsulated, &ciphertext);
+        self.repository.store().put(&session_object(&self.id, ring.generation), &record)?;
+        self.repository.remember_session_key(self.id, key.clone());
+        Ok(self.key.get_or_init(|| key).clone())
+    }
+
+    fn send(&self, kind: BlobKind, pack: Option<(PackName, PackWriter)>) {
+        if let Some((name, writer)) = pack {
+            *lock(&self.in_flight.0) += 1;
+            self.queue.0.send(FullPack { name, kind, writer }).expect("the session holds a receiver");
+        }
+    }
+
+    /// The queue of full packs; every writer thread takes a clone, and runs [`Self::write_packs`] with it.
+    #[must_use]
+    pub fn writer_queue(&self) -> Receiver<FullPack> {
+        self.queue.1.clone()
+    }
+
+    /// Makes packs durable until `ended` says that nothing more comes: the work of a writer thread.
+    pub fn write_packs(&self, queue: &Receiver<FullPack>, ended: &Receiver<()>) {
+        loop {
+            crossbeam_channel::select_biased! {
+                recv(queue) -> pack => match pack {
+                    Ok(pack) => self.write_counted(pack),
+                    Err(_) => return,
+                },
+                recv(ended) -> _ => return,
+            }
+        }
+    }
+
+    fn write_counted(&self, pack: FullPack) {
+        if self.check().is_ok()
+            && let Err(error) = self.write_pack(pack)
+        {
+            lock(&self.failure).get_or_insert(error);
+        }
+        *lock(&self.in_flight.0) -= 1;
+        self.in_flight.1.notify_all();
+    }
+
+    fn write_pack(&self, pack: FullPack) -> Result<()> {
+        let (bytes, records) = pack.writer.finish(&self.repository.keys().index_key);
+        self.repository.store().put(&pack.name.object(), &bytes)?;
+        let length = u64::try_from(bytes.len()).unwrap_or(0);
+        drop(bytes);
+        self.stored_bytes.fetch_add(length, Ordering::Relaxed);
+        if self.list_pack(pack.name, pack.kind, &records, length) {
+            self.write_segment()?;
+        }
+        Ok(())
+    }
+
+    /// Notes a durable pack for the next segment; true if that is due.
+    fn list_pack(&self, name: PackName, kind: BlobKind, records: &[BlobRecord], length: u64) -> bool {
+        let mut unpublished = lock(&self.unpublished);
+        for record in records {
+            unpublished.builder.push(name, kind, record);
+            unpublished.unlisted.push(record.id);
+        }
+        unpublished.packs.push(name);
+        unpublished.unlisted_bytes += length;
+        unpublished.unlisted_bytes >= SEGMENT_BYTES
+            || unpublished.builder.len() >= SEGMENT_RECORDS
+            || unpublished.since.elapsed().as_secs() >= SEGMENT_SECONDS
+    }
+
+    /// Writes a segment of all durable packs that none lists yet.
+    fn write_segment(&self) -> Result<()> {
+        let (builder, listed) = {
+            let mut unpublished = lock(&self.unpublished);
+            unpublished.unlisted_bytes = 0;
+            unpublished.since = monotonic();
+            let listed = std::mem::take(&mut unpublished.unlisted);
+            (std::mem::replace(&mut unpublished.builder, SegmentBuilder::new()), listed)
+        };
+        if builder.is_empty() {
+            return Ok(());
+        }
+        let name = SegmentName { session: self.id, counter: self.next_segment.fetch_add(1, Ordering::Relaxed) };
+        let plain = builder.finish();
+        let records = u64::try_from(SegmentView::parse(&plain)?.len()).unwrap_or(0);
+        let sealed = envelope::seal(&self.repository.keys().index_key, &name.object(), &plain);
+        let bytes = u64::try_from(sealed.len()).unwrap_or(0);
+        let record = SegmentRecord { name, hash: object_hash(&sealed), records, bytes };
+        self.repository.store().put(&name.object(), &sealed)?;
+        self.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let segment = Segment::keep(self.repository.cache(), record.clone(), plain)?;
+        lock(&self.unpublished).segments.push(record);
+        self.own.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(segment));
+        let mut claimed = lock(&self.claimed);
+        listed.iter().for_each(|id| {
+            claimed.remove(id);
+        });
+        Ok(())
+    }
+
+    /// The first failure of a writer thread, once; later calls give a plain refusal.
+    ///
+    /// # Errors
+    /// When a writer failed.
+    pub fn check(&self) -> Result<()> {
+        let mut failure = lock(&self.failure);
+        match failure.take() {
+            None => Ok(()),
+            Some(error) => {
+                *failure = Some(Error::Refused("storing failed before".into()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes everything durable that was stored so far and lists it in a segment, without publishing it.
+    ///
+    /// # Errors
+    /// When storing fails.
+    pub fn flush(&self) -> Result<()> {
+        for (kind, place) in [BlobKind::Data, BlobKind::Tree].into_iter().zip(&self.open_packs) {
+            let open = lock(place).take();
+            self.send(kind, open);
+        }
+        let mut in_flight = lock(&self.in_flight.0);
+        while *in_flight > 0 {
+            in_flight = self.in_flight.1.wait(in_flight).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(in_flight);
+        self.check()?;
+        self.write_segment()
+    }
+
+    /// Flushes, then publishes the segments and the snapshot in one log entry. Gives the entry's number.
+    ///
+    /// # Errors
+    /// When storing or appending fails; then nothing is published.
+    pub fn commit(&self, finish: impl FnOnce(SessionTotals) -> SnapshotRecord) -> Result<(u64, SnapshotRecord)> {
+        self.flush()?;
+        let snapshot = finish(self.totals());
+        let segments = lock(&self.unpublished).segments.clone();
+        for segment in self.own.read().unwrap_or_else(PoisonError::into_inner).segments() {
+            self.repository.add_segment(Arc::clone(segment));
+        }
+        let number = self.repository.append(&mut |_| {
+            Ok(Act::Commit {
+                session: self.id,
+                segments: segments.clone(),
+                snapshot: Box::new(snapshot.clone()),
+                adopted: self.adopted.clone(),
+            })
+        })?;
+        if let Some(mark) = lock(&self.mark).take() {
+            mark.finish();
+        }
+        for session in &self.adopted {
+            self.repository.cache().unmark_session(session);
+        }
+        Ok((number, snapshot))
+    }
+}
