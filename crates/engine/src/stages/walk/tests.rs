@@ -177,6 +177,9 @@ fn forty_descriptors_are_enough_for_two_hundred_levels() {
 #[test]
 #[ignore = "a part of another test, which runs it"]
 fn in_a_process_with_few_descriptors() {
+    if !Path::new("d/d/z").exists() {
+        return println!("nothing to do but in the directory that the other test makes");
+    }
     let options = WalkOptions { sources: vec![PathBuf::from(".")], ..WalkOptions::default() };
     let mut files = 0;
     let summary = walk(&options, &mut |event| {
