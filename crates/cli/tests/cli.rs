@@ -12,5 +12,7 @@ mod flow;
 mod json;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/kill.rs"]
+mod kill;
 #[path = "cli/world.rs"]
 mod world;
