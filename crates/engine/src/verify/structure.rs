@@ -147,6 +147,7 @@ impl Structure {
                 structure.index.push(Arc::clone(segment));
             }
         }
+        structure.check_bases(check)?;
         structure.check_sessions(check);
         structure.find_packs(check, &segments)?;
         Ok(structure)
@@ -191,6 +192,26 @@ impl Structure {
         facts.records += 1;
         let end = u64::from(location.offset) + BLOB_HEADER_BYTES + u64::from(location.sealed_len);
         facts.end = facts.end.max(end);
+    }
+
+    /// A base must be listed, and have no base itself.
+    fn check_bases(&self, check: &Check<'_>) -> Result<()> {
+        for segment in self.index.segments() {
+            check.go_on()?;
+            let Some(view) = segment.view() else { continue };
+            for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
+                let Some(base) = location.base else { continue };
+                match self.index.locate(&base) {
+                    None => self.unlisted(check, id),
+                    Some(place) if place.base.is_some() => {
+                        let object = segment.record().name.object();
+                        check.findings.chunk(&object, "a base that has a base itself", id);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens the key of every session that wrote a pack.
