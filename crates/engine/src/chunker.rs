@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use crate::crypto::Secret32;
 use crate::units::{KIB, MIB};
 
 /// Label under which the gear table is derived from the chunker key.
@@ -58,7 +59,13 @@ pub struct Chunker {
 }
 
 impl Chunker {
-    /// Derives the gear table from the bytes of the repository's chunker key.
+    /// Derives the gear table from the repository's chunker key.
+    #[must_use]
+    pub fn new(key: &Secret32) -> Self {
+        Self::from_key(key.as_bytes())
+    }
+
+    /// As [`Self::new`], from the key's bytes.
     #[must_use]
     pub fn from_key(key: &[u8; 32]) -> Self {
         let mut stream = blake3::Hasher::new_keyed(key).update(GEAR_LABEL).finalize_xof();

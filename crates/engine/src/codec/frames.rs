@@ -35,8 +35,6 @@ pub(super) struct Search {
     pub chain_log: u32,
     /// Shortest match to look for.
     pub min_match: u32,
-    /// Acceleration in the fast strategies.
-    pub target_length: u32,
 }
 
 impl Settings {
@@ -58,7 +56,6 @@ impl Settings {
             context.set_parameter(CParameter::HashLog(search.hash_log))?;
             context.set_parameter(CParameter::ChainLog(search.chain_log))?;
             context.set_parameter(CParameter::MinMatch(search.min_match))?;
-            context.set_parameter(CParameter::TargetLength(search.target_length))?;
         }
         Ok(())
     }
