@@ -12,11 +12,11 @@ pub struct Counts {
 impl Counts {
     /// Adds what a closing line tells; any other line tells nothing.
     pub fn read(&mut self, line: &str) {
-        let line = line.trim_start();
         self.read_unittest(line);
+        // Indented, it is the output of one failed test, which nextest shows and counts itself.
         let results = if let Some(rest) = line.strip_prefix("test result:") {
             rest.split_once(". ").map(|(_, counts)| counts)
-        } else if line.starts_with("Summary [") {
+        } else if line.trim_start().starts_with("Summary [") {
             line.split_once(" run: ").map(|(_, counts)| counts)
         } else {
             None
@@ -62,6 +62,7 @@ mod tests {
             ("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s", 5, 0),
             ("test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out", 4, 1),
             ("        PASS [   0.004s] seawall-engine ids::tests::round_trip", 0, 0),
+            ("    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 23 filtered out", 0, 0),
             ("7 passed, 7 failed", 0, 0),
             ("Ran 9 tests in 1.2s\n\nOK (skipped=1)", 9, 0),
             ("Ran 9 tests in 1.2s\n\nFAILED (failures=1, errors=2, skipped=1)", 6, 3),
