@@ -21,6 +21,8 @@ pub fn run(root: &Path) -> Result<Outcome> {
         return Ok(Outcome::Skipped("python3 is not installed".into()));
     }
     let python = environment(root)?;
+    let unittest = ["-m", "unittest", "discover", "--quiet", "--start-directory"];
+    process::run(Command::new(&python).args(unittest).arg(root.join("tools")))?;
     process::run(Command::new("cargo").current_dir(root).args([
         "build",
         "--quiet",
@@ -66,8 +68,8 @@ fn round_trip(root: &Path, python: &Path, place: &Path) -> Result<()> {
     let restored = place.join("restored");
     let reader = root.join("tools/rescue.py");
     let mut rescue = Command::new(python);
-    rescue.arg(reader).arg("restore").arg(place.join("repository")).arg("--key-file").arg(place.join("key"));
-    process::run(rescue.args(["latest", "--target"]).arg(&restored))?;
+    rescue.arg(reader).arg("-r").arg(place.join("repository")).arg("--key-file").arg(place.join("key"));
+    process::run(rescue.args(["restore", "latest", "--target"]).arg(&restored))?;
     same(&tree, &restored.join(tree.strip_prefix("/").context("the tree has an absolute path")?))
 }
 
