@@ -51,7 +51,7 @@ fn body(repository: &str, location: &str, host: &str, made: &str) -> String {
 SEAWALL RECOVERY KIT
 
 Whoever has this file and the repository can read everything that is in it.
-Without this file (or a copy of its first two lines) nobody can, not even you.
+Without this file, a copy of its first two lines or another key, nobody can, not even you.
 
     repository   {repository}
     location     {location}

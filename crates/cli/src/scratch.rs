@@ -16,7 +16,8 @@ use seawall_engine::error::{Error, Result};
 
 /// Names read at once; bounds memory in a directory of millions.
 const NAMES_MAX: usize = 16_384;
-const PREFIX: &str = "seawall-scratch-";
+/// How names of scratch folders begin.
+pub const PREFIX: &str = "seawall-scratch-";
 
 /// A folder of mode 0700 that is removed with everything in it when dropped.
 pub struct Scratch {

@@ -13,15 +13,16 @@ use crate::snapshot_name::SnapshotPath;
 /// Holes are written in pieces of this many zero bytes.
 const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall cat latest:/etc/fstab
+    seawall cat 2026-11-22:/srv/db.sql | psql";
+
 /// Write one file of a snapshot to standard output
 ///
 /// With `--json` the summary goes to standard error.
-///
-/// Examples:
-///     seawall cat latest:/etc/fstab
-///     seawall cat 2026-11-22:/srv/db.sql | psql
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The file
     #[arg(value_name = "SNAPSHOT:PATH")]

@@ -13,16 +13,17 @@ use crate::quantities;
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::SnapshotPath;
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall ls latest:/srv/models
+    seawall ls -l -R 1a2b3c4d:/etc";
+
 /// List what a snapshot holds
 ///
 /// A directory's entries, or the entry itself where it is no directory. Reads only the part of the tree that is asked
 /// for. Without PATH the listing begins at the root of the file system.
-///
-/// Examples:
-///     seawall ls latest:/srv/models
-///     seawall ls -l -R 1a2b3c4d:/etc
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// The snapshot, and the path in it
     #[arg(value_name = "SNAPSHOT[:PATH]")]
