@@ -129,7 +129,7 @@ impl Encoder {
             (Some(numbers), Some(trial)) if numbers.bits < 0.95 * trial => {
                 self.encode_planes(plain, numbers, out);
                 // Why: planes know no matches. Where the trial found some, zstd over the whole chunk may find more.
-                if trial < 0.95 * profile.byte_bits && numbers.bits > 0.7 * trial {
+                if trial < 0.95 * profile.byte_bits && numbers.bits > 0.8 * trial {
                     let mut framed = std::mem::take(&mut self.other);
                     self.encode_frame(plain, profile.text, &mut framed);
                     if framed.len() < out.len() {
