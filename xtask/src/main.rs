@@ -1,2 +1,62 @@
-//! Placeholder replaced by the command line.
-fn main() {}
+//! `cargo xtask`: the project's own tools, run from anywhere inside the work tree.
+//!
+//!     cargo xtask test     format, lints, tidy, all tests, the independent reader
+//!     cargo xtask tidy     the house rules that a compiler does not check
+//!     cargo xtask bench    side by side with restic, rustic and borg on data that anybody can have
+//!
+//! It imports no crate of the product: what it measures and checks, it runs as a user would.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bench;
+mod process;
+mod surroundings;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test                    format, lints, tidy, all tests, the independent reader; installs what they need when
+                          root on Debian; with CI=true nothing may be skipped
+  tidy                    only the house rules: lengths, headers, imports, words, links, licences, the format page
+  bench [OPTIONS]         compare with restic, rustic and borg; see docs/benchmarks.md
+      --quick             small data, one round: shows that everything runs, not a measurement
+      --rounds N          rounds (3); the order of the tools rotates from round to round
+      --only NAME         only this workload: server, dataset, checkpoints, bf16 or models (may be repeated)
+      --data DIR          where data, tools and repositories are kept (target/bench)
+      --without TOOL      leave a tool out: seawall, restic, rustic or borg (may be repeated)
+      --prepare           only make the data and install the rivals
+      --publish           write the tables and raw rows to docs/benchmarks.md and docs/benchmarks.json
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one command; `false` when it ran and found something wrong.
+fn run(arguments: &[String]) -> Result<bool> {
+    let root = surroundings::project_root()?;
+    match arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
+        Some(("test", [])) => test::run(&root),
+        Some(("tidy", [])) => tidy::run(&root),
+        Some(("bench", rest)) => bench::run(&root, &bench::Options::parse(&root, rest)?),
+        Some(("help" | "--help" | "-h", _)) | None => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        Some((command, _)) => bail!("cannot run `{command}` with these arguments\n\n{HELP}"),
+    }
+}

@@ -1,2 +1,146 @@
-//! Placeholder replaced by the command line.
-fn main() {}
+//! `seawall`: the one binary. This file is its map: parse, run one command, end with the right code.
+//!
+//! Arguments are parsed low (`arguments`), then checked (`settings`); each command lives in its own file under
+//! `commands` and gets a `Run`. Errors travel up as they are and become text, hint and exit code here, in one place.
+
+mod arguments;
+mod commands;
+mod environment;
+mod failure;
+mod keys;
+mod kit;
+mod location;
+mod moments;
+mod output;
+mod progress;
+mod quantities;
+mod run;
+mod scratch;
+mod settings;
+mod snapshot_name;
+mod stop;
+mod stream;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use serde::Serialize;
+
+use arguments::{Arguments, Command};
+use environment::Environment;
+use failure::{Exit, Failure, is_closed_output};
+use output::Output;
+use run::{Outcome, Run};
+use settings::Settings;
+use stop::Stop;
+
+/// The last line with `--json`.
+#[derive(Serialize)]
+struct Summary<'a> {
+    command: &'a str,
+    code: &'a str,
+    exit: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+    #[serde(flatten)]
+    fields: serde_json::Value,
+}
+
+fn main() -> ExitCode {
+    let written: Vec<OsString> = std::env::args_os().collect();
+    let json = written.iter().any(|argument| argument == "--json");
+    let exit = match Arguments::try_parse_from(written) {
+        Ok(arguments) => run(arguments),
+        Err(refused) => misunderstood(&refused, json),
+    };
+    ExitCode::from(exit.code())
+}
+
+fn run(arguments: Arguments) -> Exit {
+    let name = arguments.command.name();
+    let global = &arguments.global;
+    let output = Arc::new(Output::new(global.json, global.quiet, global.verbose, arguments.command.writes_bytes()));
+    let outcome = perform(arguments, &output);
+    conclude(name, outcome, &output)
+}
+
+fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome> {
+    // Signals are blocked before any thread exists, so that every thread inherits it.
+    let stop = Stop::install()?;
+    let environment = Environment::read();
+    let settings = Settings::check(&arguments.global, &environment)?;
+    let zone = jiff::tz::TimeZone::system();
+    dispatch(arguments.command, &Run { environment, settings, output: Arc::clone(output), stop, zone })
+}
+
+fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Init(arguments) => arguments.run(run),
+        Command::Backup(arguments) => arguments.run(run),
+        Command::Snapshots(arguments) => arguments.run(run),
+        Command::Ls(arguments) => arguments.run(run),
+        Command::Cat(arguments) => arguments.run(run),
+        Command::Completions(arguments) => arguments.run(run),
+        Command::Man(arguments) => arguments.run(run),
+    }
+}
+
+/// Says how it ended, as text or as the summary line.
+fn conclude(command: &str, outcome: anyhow::Result<Outcome>, output: &Output) -> Exit {
+    let outcome = outcome.and_then(|outcome| {
+        let code = match outcome.exit {
+            Exit::Done => "ok",
+            Exit::Problems => "problems",
+            Exit::Damage => "damaged",
+            _ => "failed",
+        };
+        let exit = outcome.exit;
+        let fields = outcome.summary;
+        output.record("summary", Summary { command, code, exit: exit.code(), error: None, hint: None, fields })?;
+        output.flush()?;
+        Ok(exit)
+    });
+    match outcome {
+        Ok(exit) => exit,
+        Err(error) if is_closed_output(&error) => Exit::Done,
+        Err(error) => fail(command, &Failure::from(&error), output),
+    }
+}
+
+fn fail(command: &str, failure: &Failure, output: &Output) -> Exit {
+    if output.json() {
+        let summary = Summary {
+            command,
+            code: failure.code,
+            exit: failure.exit.code(),
+            error: Some(&failure.message),
+            hint: failure.hint,
+            fields: serde_json::Value::Object(serde_json::Map::new()),
+        };
+        // Nobody is left to tell if even this can't be written; the exit code still says it.
+        let _ = output.record("summary", summary);
+    } else {
+        eprintln!("seawall: error: {}", output::printable(failure.message.as_bytes()));
+        if let Some(hint) = failure.hint {
+            eprintln!("seawall: hint: {hint}");
+        }
+    }
+    let _ = output.flush();
+    failure.exit
+}
+
+/// Help and version are no errors; anything else that the parser refuses is wrong usage.
+fn misunderstood(refused: &clap::Error, json: bool) -> Exit {
+    if json && refused.use_stderr() {
+        let message = refused.to_string();
+        let failure = Failure { code: "usage", message, hint: None, exit: Exit::Usage };
+        return fail("", &failure, &Output::new(true, false, false, false));
+    }
+    // A closed pipe (`seawall --help | head`) is no failure.
+    let _ = refused.print();
+    if refused.use_stderr() { Exit::Usage } else { Exit::Done }
+}

@@ -1,1 +1,198 @@
-//! restore.
+//! Restore: from a snapshot's tree back into a file system, beneath one directory.
+//!
+//!     walk the tree -> plan files -> fetch ranges of packs -> open, decode -> write -> links, directories -> flags
+//!
+//! Pass 1 ([`write`]) walks the tree in key order, makes directories (open to nobody else yet) and everything small,
+//! and plans the content of files; worker threads ([`fetch`]) read packs in long ranges, in order of place, and
+//! write. Pass 2 ([`finish`]) walks again: second names of hard links, and each directory's own metadata once nothing
+//! in it changes any more. Pass 3, only where needed, puts on append-only and immutable.
+//!
+//! Nothing outside the target is written, whatever the tree says: see [`crate::stages::target`]. Trouble with one path
+//! is a problem in the report; a full disk ends the run. Memory is bounded by the budget; only the first names of hard
+//! links are remembered.
+
+mod cursor;
+mod fetch;
+mod finish;
+mod origin;
+mod run;
+mod selection;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::entry::TreeKey;
+use crate::error::{Error, Result};
+use crate::ids::ChunkId;
+use crate::monitor::{Monitor, Phase};
+use crate::repo::Repository;
+use crate::stages::target::Directory;
+pub use crate::stages::target::metadata::OwnerBy;
+use origin::{FromRepository, Origin};
+use run::Run;
+
+/// What happens where something stands already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overwrite {
+    /// What stands there stays as it is.
+    Never,
+    /// A regular file of the same size and modification time keeps its content and gets its metadata; everything else
+    /// is replaced. A directory is never replaced by something else, nor the reverse: that is a problem.
+    #[default]
+    IfChanged,
+    /// Everything is replaced, a directory in the place of a file with all that it holds.
+    Always,
+}
+
+/// What to restore, whereto and how.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// Path inside the snapshot; the root is everything. Of a directory, the content goes directly into the target and
+    /// the directory's own metadata onto it; anything else goes into the target under its own name.
+    pub from: TreeKey,
+    /// The directory to restore into; made where it is missing. Links in this path are followed.
+    pub target: PathBuf,
+    /// Patterns (as in [`crate::stages::exclude::ExcludeOptions`]) on paths in the snapshot: if there are any, only what
+    /// matches and what lies below it is restored, with the directories above it.
+    pub include: Vec<String>,
+    /// Patterns of what is left out, with all below it. It is not deleted either.
+    pub exclude: Vec<String>,
+    /// What happens where something stands already.
+    pub overwrite: Overwrite,
+    /// Remove what the snapshot does not have from the directories that are restored whole.
+    pub delete: bool,
+    /// Change nothing, only say what would be done.
+    pub dry_run: bool,
+    /// By what owners are found here.
+    pub owner: OwnerBy,
+    /// Bytes that may be in flight.
+    pub budget_bytes: usize,
+    /// Threads that fetch, decode and write; 0 for as many as there are processors.
+    pub threads: usize,
+    /// Return only when everything is on the disk.
+    pub sync: bool,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        Self {
+            from: TreeKey::default(),
+            target: PathBuf::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            overwrite: Overwrite::default(),
+            delete: false,
+            dry_run: false,
+            owner: OwnerBy::default(),
+            budget_bytes: 256 << 20,
+            threads: 0,
+            sync: false,
+        }
+    }
+}
+
+/// What a dry run would do to one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Make it.
+    Create,
+    /// Replace it.
+    Update,
+    /// Remove it.
+    Delete,
+}
+
+/// One thing that a dry run would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// What.
+    pub act: Act,
+    /// To which path of the snapshot (for [`Act::Delete`]: to which path it would have).
+    pub path: PathBuf,
+}
+
+/// What was done; of a dry run, what would be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Regular files written, further names of hard links among them.
+    pub files: u64,
+    /// Directories made or brought into their state.
+    pub directories: u64,
+    /// Links, pipes, sockets and devices made.
+    pub others: u64,
+    /// Plain bytes of content written (of a dry run: size of the files).
+    pub bytes: u64,
+    /// Files and others that stood there with the same content.
+    pub unchanged: u64,
+    /// Left as they were because of [`Overwrite::Never`].
+    pub skipped: u64,
+    /// Removed.
+    pub deleted: u64,
+    /// What a dry run would do, in order; at most [`ACTIONS_MAX`].
+    pub actions: Vec<Action>,
+    /// How many actions there were in all.
+    pub actions_total: u64,
+    /// Problems told to the monitor.
+    pub problems: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// A dry run lists no more actions than this; it counts them all.
+pub const ACTIONS_MAX: usize = 10_000;
+
+/// Restores from the tree `root`.
+///
+/// # Errors
+/// When the tree can't be read, the target can't be made, its disk is full, or nothing is at the path asked for.
+/// Trouble with one path is no error but a problem, told to the monitor and counted in the report.
+pub fn restore(
+    repository: &Repository,
+    root: &ChunkId,
+    options: &RestoreOptions,
+    monitor: &dyn Monitor,
+) -> Result<RestoreReport> {
+    restore_from(&FromRepository::new(repository, root), options, monitor)
+}
+
+fn restore_from(origin: &dyn Origin, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<RestoreReport> {
+    let started = clock::monotonic();
+    let run = Run::new(origin, options, monitor)?;
+    let target = open_target(options)?;
+    monitor.phase(Phase::Restoring);
+    if let Some(target) = &target {
+        run.note_space(target);
+    }
+    let written = write::write(&run, target.clone())?;
+    if let Some(target) = target.filter(|_| !options.dry_run) {
+        monitor.phase(Phase::Finishing);
+        finish::finish(&run, &target, &written)?;
+        if written.locks {
+            finish::lock(&run, &target, &written)?;
+        }
+        if options.sync {
+            rustix::fs::syncfs(target.handle()).map_err(|error| Error::file(&options.target, "cannot sync", error))?;
+        }
+    }
+    Ok(run.into_report(started.elapsed()))
+}
+
+/// The target; `None` in a dry run where it does not exist yet.
+fn open_target(options: &RestoreOptions) -> Result<Option<Arc<Directory>>> {
+    let target = &options.target;
+    if options.dry_run && !target.exists() {
+        return Ok(None);
+    }
+    if !options.dry_run {
+        std::fs::create_dir_all(target).map_err(|error| Error::file(target, "cannot make the target", error))?;
+    }
+    let directory =
+        Directory::open_root(target).map_err(|error| Error::file(target, "cannot open the target", error))?;
+    Ok(Some(Arc::new(directory)))
+}

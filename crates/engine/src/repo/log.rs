@@ -184,11 +184,24 @@ impl Log {
                 act: check(&self.state)?,
             };
             let bytes = entries::seal(&entry, &ring.log_key, &signer);
-            if store.create(&log_object(number), &bytes)? == Created::Created {
+            if self.create(store, number, &bytes)? {
                 self.state.apply(&bytes, ring, false)?;
                 self.remember(number, &[bytes]);
                 return Ok(number);
             }
+        }
+    }
+
+    /// Puts an entry at its number; false if another entry is there. An answer that was lost is asked for again.
+    fn create(&self, store: &dyn Store, number: u64, bytes: &[u8]) -> Result<bool> {
+        let object = log_object(number);
+        match store.create(&object, bytes) {
+            Ok(Created::Created) => Ok(true),
+            Ok(Created::AlreadyThere) => Ok(store.get(&object, None)? == bytes),
+            Err(error) => match store.get(&object, None) {
+                Ok(stored) => Ok(stored == bytes),
+                Err(_) => Err(error.into()),
+            },
         }
     }
 

@@ -1,6 +1,8 @@
 //! The stages of the main path that touch the CPU or a file system, never a store.
 
 pub mod exclude;
+#[cfg(test)]
+mod fixture;
 pub mod metadata;
 pub mod read;
 pub mod target;

@@ -229,19 +229,18 @@ impl<'w> Walker<'w> {
             Ok(stat) => stat,
             Err(error) => return self.report_errno(error, "cannot be examined"),
         };
-        let is_directory = stat.kind == StatKind::Directory;
-        if wanted && !named {
-            let excluded = hint.is_none() && self.is_excluded(is_directory);
-            wanted = !excluded && !self.options.excludes.is_too_large(&stat);
-        }
+        wanted = wanted && (named || !self.is_excluded_by_stat(&stat, hint.is_none()));
         if !wanted && node.is_none() {
             self.summary.excluded += 1;
             return Ok(());
         }
-        self.find(&directory, stat, !wanted)?;
-        if !is_directory {
-            return Ok(());
+        if stat.kind != StatKind::Directory {
+            if node.is_some_and(SourceNode::has_children) {
+                self.report_errno(Errno::NOTDIR, "no longer leads to its source")?;
+            }
+            return if wanted { self.find(&directory, stat, false) } else { Ok(()) };
         }
+        self.find(&directory, stat, !wanted)?;
         let stay_on = if named { above.stay_on.map(|_| stat.device) } else { above.stay_on };
         self.descend(&directory, listed.name, Descent { sources: node, whole: wanted, stay_on })
     }
@@ -264,6 +263,12 @@ impl<'w> Walker<'w> {
         self.path.clear();
         self.path.extend(self.key.iter().map(|&byte| if byte == 0 { b'/' } else { byte }));
         self.options.excludes.is_excluded(&self.path, directory)
+    }
+
+    /// Whether the size, or a pattern that had to wait for the kind, excludes the current name.
+    fn is_excluded_by_stat(&mut self, stat: &Stat, kind_was_unknown: bool) -> bool {
+        self.options.excludes.is_too_large(stat)
+            || (kind_was_unknown && self.is_excluded(stat.kind == StatKind::Directory))
     }
 
     /// Opens a directory, lists it and puts it on the stack. The current key is that directory's.

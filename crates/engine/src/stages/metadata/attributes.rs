@@ -125,7 +125,7 @@ fn read_value(reached: &Reached<'_>, name: &CStr, room: &mut [u8]) -> Result<Vec
 }
 
 /// Asks again with four times the room as long as the system says that it does not suffice.
-fn grow(mut ask: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+pub(super) fn grow(mut ask: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
     let mut room = vec![0; ROOM_BYTES * 4];
     loop {
         match ask(&mut room) {

@@ -2,7 +2,7 @@
 //!
 //! A [`Directory`] is an open descriptor that later stages use to reach the names in it, one component at a time, so
 //! that no path is ever resolved twice, none is too long, and no symbolic link that somebody swaps in is followed.
-//! A [`Listing`] holds the names of one directory, sorted as bytes, in one block of memory: about 5 bytes an entry
+//! A [`Listing`] holds the names of one directory, sorted as bytes, in one block of memory: about 8 bytes an entry
 //! beside the names themselves.
 //!
 //! Neither decides what is walked; that is the walker's business.
@@ -91,7 +91,7 @@ pub(crate) fn open_quietly(parent: impl AsFd, name: &CStr, flags: OFlags) -> Res
 /// Names of one directory in ascending byte order.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// Per name: a byte for the kind that the directory claims, the name, NUL.
+    /// Per name: a byte for the kind that the directory claims, the length of the name (2 bytes), the name, NUL.
     arena: Vec<u8>,
     /// Where in the arena each entry begins, in the order of names.
     order: Vec<u32>,
@@ -118,9 +118,9 @@ impl Listing {
 
     /// The name at a place below [`Self::len`].
     pub(super) fn get(&self, place: usize) -> Listed<'_> {
-        let entry = &self.arena[self.order[place] as usize..];
-        let name = CStr::from_bytes_until_nul(&entry[1..]).expect("every name in the arena ends with NUL");
-        let directory = match entry[0] {
+        let start = self.order[place];
+        let name = CStr::from_bytes_with_nul(with_nul_at(&self.arena, start)).expect("pushed from a CStr");
+        let directory = match self.arena[start as usize] {
             HINT_DIRECTORY => Some(true),
             HINT_OTHER => Some(false),
             _ => None,
@@ -170,7 +170,9 @@ impl Listing {
     /// Fails with EOVERFLOW where the names of one directory take more than 4 GiB (some 100 million).
     fn push(&mut self, name: &CStr, hint: u8) -> Result<(), Errno> {
         let start = u32::try_from(self.arena.len()).map_err(|_| Errno::OVERFLOW)?;
+        let length = u16::try_from(name.to_bytes().len()).map_err(|_| Errno::NAMETOOLONG)?;
         self.arena.push(hint);
+        self.arena.extend_from_slice(&length.to_le_bytes());
         self.arena.extend_from_slice(name.to_bytes_with_nul());
         self.order.push(start);
         Ok(())
@@ -184,6 +186,14 @@ impl Listing {
     }
 }
 
+/// The name of the entry that begins at `start` in an arena.
 fn name_at(arena: &[u8], start: u32) -> &[u8] {
-    CStr::from_bytes_until_nul(&arena[start as usize + 1..]).map_or(&[], CStr::to_bytes)
+    let name = with_nul_at(arena, start);
+    &name[..name.len() - 1]
+}
+
+fn with_nul_at(arena: &[u8], start: u32) -> &[u8] {
+    let entry = &arena[start as usize + 1..];
+    let length = usize::from(u16::from_le_bytes([entry[0], entry[1]]));
+    &entry[2..2 + length + 1]
 }

@@ -1,112 +1,16 @@
 //! Backups of real directories come back: content and metadata through tree and chunks, unchanged runs read nothing,
 //! changed files are read again, streams commit or abort.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::sync::Arc;
 
-use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
-use seawall_engine::clock::Timestamp;
-use seawall_engine::crypto::Secret32;
-use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
+use seawall_engine::backup::{Source, backup};
+use seawall_engine::entry::{Kind, TreeKey};
 use seawall_engine::error::{Error, Result};
-use seawall_engine::format::slot::Unlock;
 use seawall_engine::monitor::Silent;
-use seawall_engine::repo::Repository;
-use seawall_engine::stages::walk::WalkOptions;
-use seawall_engine::store::local::LocalStore;
 use seawall_engine::units::MIB;
 
-fn options(source: Source) -> BackupOptions {
-    BackupOptions {
-        source,
-        host: "host".into(),
-        user: "user".into(),
-        tags: Vec::new(),
-        labels: Vec::new(),
-        // Why: in the past of nothing; files count as settled once they are older than a second before this.
-        time: Timestamp { seconds: Timestamp::now().seconds + 10, nanos: 0 },
-        program: "test".into(),
-        force_read: false,
-        dry_run: false,
-        parent: None,
-        threads: 3,
-        budget_bytes: 64 * MIB,
-    }
-}
-
-fn paths(root: &Path) -> Source {
-    Source::Paths(WalkOptions { sources: vec![root.to_path_buf()], ..WalkOptions::default() })
-}
-
-struct Place {
-    directory: tempfile::TempDir,
-    unlock: Unlock,
-}
-
-impl Place {
-    fn new() -> (Self, Repository) {
-        let place = Self { directory: tempfile::tempdir().unwrap(), unlock: Unlock::KeyFile(Secret32::random()) };
-        fs::create_dir(place.source()).unwrap();
-        let store = LocalStore::create(&place.directory.path().join("repository")).unwrap();
-        let slots = [(place.unlock.clone(), "test".to_owned())];
-        let repository = Repository::init(Arc::new(store), &slots, Some(place.directory.path().join("cache"))).unwrap();
-        (place, repository)
-    }
-
-    fn source(&self) -> std::path::PathBuf {
-        self.directory.path().join("source")
-    }
-
-    fn open(&self, cache: bool) -> Repository {
-        let store = LocalStore::open(&self.directory.path().join("repository")).unwrap();
-        let cache = cache.then(|| self.directory.path().join("cache"));
-        Repository::open(Arc::new(store), &self.unlock, cache).unwrap()
-    }
-}
-
-fn content(repository: &Repository, content: &Content) -> Vec<u8> {
-    let Content::Inline(inline) = content else {
-        let mut bytes = Vec::new();
-        for extent in repository.extents(content) {
-            match extent.unwrap() {
-                Extent::Chunk { id, length } => {
-                    let chunk = repository.read_chunk(&id).unwrap();
-                    assert_eq!(chunk.len(), usize::try_from(length).unwrap());
-                    bytes.extend(chunk);
-                }
-                Extent::Hole { length } => bytes.resize(bytes.len() + usize::try_from(length).unwrap(), 0),
-            }
-        }
-        return bytes;
-    };
-    inline.clone()
-}
-
-/// Every regular file below the source, as the snapshot has it.
-fn stored_files(repository: &Repository, report: &BackupReport) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
-    let root = report.snapshot.as_ref().unwrap().root;
-    let entries = repository.tree(&root).entries().map(Result::unwrap);
-    let files = entries.filter_map(|(key, entry)| match &entry.kind {
-        Kind::File(stored) => {
-            let bytes = content(repository, stored);
-            assert_eq!(u64::try_from(bytes.len()).unwrap(), entry.size);
-            Some((key.to_path(), bytes))
-        }
-        _ => None,
-    });
-    files.collect()
-}
-
-/// Bytes that neither compress nor repeat.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut out = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
-    out
-}
+use crate::place::{Place, content, noise, options, paths, stored_files};
 
 #[test]
 fn files_of_all_sizes_come_back_and_an_unchanged_run_reads_nothing() {
@@ -123,8 +27,10 @@ fn files_of_all_sizes_come_back_and_an_unchanged_run_reads_nothing() {
     assert_eq!(stored_files(&place.open(false), &report), wanted);
     for cache in [true, false] {
         let again = backup(&place.open(cache), options(paths(&place.source())), &Silent).unwrap();
-        assert_eq!((again.files_unchanged, again.bytes_read, again.chunks_new), (9, 0, 0), "with cache: {cache}");
-        assert_eq!(again.snapshot.unwrap().root, report.snapshot.as_ref().unwrap().root);
+        assert_eq!((again.files_unchanged, again.bytes_read), (9, 0), "with cache: {cache}");
+        // The times of directories above the source, which belong to others, may have changed: one new node.
+        assert!(again.chunks_new <= 1, "with cache: {cache}");
+        assert_eq!(stored_files(&place.open(false), &again), wanted);
     }
 }
 

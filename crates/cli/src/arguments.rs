@@ -1,0 +1,123 @@
+//! The command line as it is written: the options that every command takes, and the list of commands.
+//!
+//! Only syntax lives here. `settings.rs` turns the global part into a checked form; each command's own arguments stand
+//! in its file under `commands/`, where their doc comments are the help and the manual page.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{backup, cat, completions, init, ls, man, snapshots};
+use crate::failure::EXIT_CODES;
+use crate::quantities::parse_size;
+
+/// Disaster recovery for AI data centres: back up, prove, restore
+///
+/// Seawall keeps deduplicated, compressed and encrypted snapshots of files, command outputs and whole systems in a
+/// repository, and proves that they come back. Start with
+///
+///     seawall protect ~/projects
+///
+/// which makes a repository and its key, backs up, reads everything back, restores into a scratch folder, compares,
+/// and tells how long a recovery takes. Run it again and it takes seconds. The single steps are commands too:
+///
+///     seawall init    -r /backup/repo --key-file ~/seawall.key
+///     seawall backup  -r /backup/repo --key-file ~/seawall.key /srv/models
+///     seawall restore -r /backup/repo --key-file ~/seawall.key latest --target /recovered
+///
+/// Snapshots are named by the beginning of their id, by `latest`, `latest:HOST:PATH`, or by a date or time
+/// (`2026-11-22`, `"2026-11-22 14:05"`: the newest at or before). SNAPSHOT:/PATH is a path inside one.
+#[derive(Debug, Parser)]
+#[command(name = "seawall", version, verbatim_doc_comment, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: GlobalArguments,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes, as written.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArguments {
+    /// The repository: a directory or file:///PATH [SEAWALL_REPOSITORY; else the one that `protect` made]
+    #[arg(short, long, global = true, value_name = "DIR")]
+    pub repository: Option<OsString>,
+
+    /// Open it with this key file; a recovery kit is one too [SEAWALL_KEY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
+    /// Open it with the password in this file [SEAWALL_PASSWORD_FILE; or the password itself in SEAWALL_PASSWORD]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+
+    /// Open it with the password that this shell command prints [SEAWALL_PASSWORD_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND")]
+    pub password_command: Option<OsString>,
+
+    /// One JSON object a line: progress, problems, results, and a final `summary`
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// No progress, no report; only problems, errors and asked-for data
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+
+    /// Name every file that is worked on
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+
+    /// Work without the local cache of index and trees
+    #[arg(long, global = true, conflicts_with = "cache_dir")]
+    pub no_cache: bool,
+
+    /// Where the local cache lies [SEAWALL_CACHE_DIR; else ~/.cache/seawall]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// Threads that compute [else as many as the machine has]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
+    /// Bytes in flight at most
+    #[arg(long, global = true, value_name = "SIZE", value_parser = parse_size, default_value = "256MiB")]
+    pub memory: u64,
+}
+
+/// The commands. Their help is the doc comment of their arguments, so the variants have none.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Init(init::Arguments),
+    Backup(Box<backup::Arguments>),
+    Snapshots(snapshots::Arguments),
+    Ls(ls::Arguments),
+    Cat(cat::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+impl Command {
+    /// The command's name, as the summary carries it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Init(_) => "init",
+            Self::Backup(_) => "backup",
+            Self::Snapshots(_) => "snapshots",
+            Self::Ls(_) => "ls",
+            Self::Cat(_) => "cat",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
+        }
+    }
+
+    /// True if the result is bytes on standard output, so that JSON has to go elsewhere.
+    #[must_use]
+    pub fn writes_bytes(&self) -> bool {
+        matches!(self, Self::Cat(_) | Self::Completions(_))
+    }
+}

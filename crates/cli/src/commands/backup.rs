@@ -1,0 +1,231 @@
+//! `seawall backup`: one snapshot of paths, of standard input, or of what a command prints.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
+use seawall_engine::clock::Timestamp;
+use seawall_engine::error::{Error, Result};
+use seawall_engine::ids::SnapshotId;
+use seawall_engine::repo::Repository;
+use seawall_engine::stages::walk::WalkOptions;
+use serde::Serialize;
+
+use super::sources::{LabelArguments, SelectionArguments, existing};
+use crate::failure::Exit;
+use crate::progress::Problems;
+use crate::quantities::{self, bytes, count, counted, duration};
+use crate::run::{Outcome, Run};
+use crate::snapshot_name::{SnapshotPath, short};
+use crate::stream::{Producer, Stoppable};
+
+/// Make a snapshot of files, of standard input, or of a command's output
+///
+/// Files that did not change since the last snapshot of the same host and paths are not read again; what is stored
+/// already is not stored again. Files that can't be read are listed and make the exit code 3; the rest is kept.
+///
+/// Examples:
+///     seawall backup -r /backup/repo /srv/models /etc
+///     seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
+///     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
+///     seawall backup --command --stdin-name shop.sql -- pg_dump shop
+///
+/// With `--command`, a command that fails commits nothing; with a pipe, nobody can tell, so prefer `--command`.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Arguments {
+    /// Files and directories
+    #[arg(value_name = "PATH", conflicts_with_all = ["stdin", "command"], required_unless_present_any = ["stdin", "command"])]
+    pub paths: Vec<PathBuf>,
+
+    /// Back up standard input as one file
+    #[arg(long, conflicts_with = "command", requires = "stdin_name")]
+    pub stdin: bool,
+
+    /// Back up what the command after -- prints as one file; commit only if it exits with 0
+    #[arg(long, requires_all = ["stdin_name", "program"])]
+    pub command: bool,
+
+    /// Name of that file in the snapshot
+    #[arg(long, value_name = "NAME")]
+    pub stdin_name: Option<OsString>,
+
+    /// The command and its arguments (no shell)
+    #[arg(last = true, value_name = "COMMAND", requires = "command")]
+    pub program: Vec<OsString>,
+
+    /// Which files are taken.
+    #[command(flatten)]
+    pub selection: SelectionArguments,
+
+    /// How the snapshot is labelled.
+    #[command(flatten)]
+    pub labels: LabelArguments,
+
+    /// Read every file, whatever its times say
+    #[arg(long)]
+    pub force_read: bool,
+
+    /// Only tell what would be read; store nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+
+    /// Compare with this snapshot instead of the last one of the same host and paths
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub parent: Option<OsString>,
+}
+
+impl Arguments {
+    /// Makes the snapshot.
+    ///
+    /// # Errors
+    /// When nothing could be committed.
+    pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
+        let paths = existing(&self.paths)?;
+        let repository = run.open()?;
+        let parent = self.parent(run, &repository)?;
+        let (source, producer) = self.source(run, paths)?;
+        let options = BackupOptions {
+            force_read: self.force_read,
+            dry_run: self.dry_run,
+            parent,
+            ..options(run, source, &self.labels)
+        };
+        let display = run.display();
+        let result = backup(&repository, options, &display);
+        let problems = display.problems();
+        drop(display);
+        drop(producer);
+        // A stream that was cut off by Ctrl-C fails with whatever its reader said.
+        let report = match result {
+            Err(_) if run.stop.requested() => return Err(Error::Interrupted.into()),
+            other => other?,
+        };
+        show(run, &report, &problems)?;
+        let exit = if report.problems > 0 { Exit::Problems } else { Exit::Done };
+        Outcome::with(exit, BackupSummary::new(&report, problems))
+    }
+
+    fn parent(&self, run: &Run, repository: &Repository) -> Result<Option<SnapshotId>> {
+        let Some(text) = &self.parent else { return Ok(None) };
+        let snapshots = repository.snapshots();
+        Ok(Some(SnapshotPath::parse(text, &run.zone)?.resolve(&snapshots)?.record.id))
+    }
+
+    fn source(&self, run: &Run, paths: Vec<PathBuf>) -> Result<(Source, Option<Producer>)> {
+        if !self.stdin && !self.command {
+            let excludes = self.selection.excludes(&[])?;
+            let one_file_system = self.selection.one_file_system;
+            return Ok((Source::Paths(WalkOptions { sources: paths, excludes, one_file_system }), None));
+        }
+        let name = self.stdin_name.clone().expect("the parser requires a name for streams").into_vec();
+        if self.stdin {
+            let reader = Box::new(Stoppable::new(std::io::stdin(), &run.stop));
+            return Ok((Source::Stream { name, reader, finish: Box::new(|| Ok(())) }, None));
+        }
+        let (producer, reader) = Producer::start(&self.program, &run.stop)?;
+        let finish = producer.ended_well();
+        Ok((Source::Stream { name, reader: Box::new(reader), finish }, Some(producer)))
+    }
+}
+
+/// Options that do not depend on the command, for one source.
+#[must_use]
+pub fn options(run: &Run, source: Source, labels: &LabelArguments) -> BackupOptions {
+    BackupOptions {
+        source,
+        host: labels.host.clone().unwrap_or_else(|| run.environment.host.clone()),
+        user: run.environment.user.clone(),
+        tags: labels.tag.clone(),
+        labels: labels.label.clone(),
+        time: Timestamp::now(),
+        program: concat!("seawall ", env!("CARGO_PKG_VERSION")).to_owned(),
+        force_read: false,
+        dry_run: false,
+        parent: None,
+        threads: run.settings.threads,
+        budget_bytes: run.settings.budget_bytes,
+    }
+}
+
+/// A backup in JSON. Sizes are bytes.
+#[derive(Serialize)]
+pub struct BackupSummary {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    files_new: u64,
+    files_changed: u64,
+    files_unchanged: u64,
+    directories: u64,
+    others: u64,
+    bytes: u64,
+    bytes_read: u64,
+    bytes_new: u64,
+    bytes_stored: u64,
+    chunks_new: u64,
+    packs: usize,
+    adopted: Vec<String>,
+    seconds: f64,
+    problems: Problems,
+}
+
+impl BackupSummary {
+    /// The summary of a report and the problems that its run met.
+    #[must_use]
+    pub fn new(report: &BackupReport, problems: Problems) -> Self {
+        Self {
+            snapshot: report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
+            time: report.snapshot.as_ref().map(|snapshot| crate::moments::rfc3339(snapshot.time)),
+            files_new: report.files_new,
+            files_changed: report.files_changed,
+            files_unchanged: report.files_unchanged,
+            directories: report.directories,
+            others: report.others,
+            bytes: report.bytes,
+            bytes_read: report.bytes_read,
+            bytes_new: report.bytes_new,
+            bytes_stored: report.bytes_stored,
+            chunks_new: report.chunks_new,
+            packs: report.packs.len(),
+            adopted: report.adopted.iter().map(ToString::to_string).collect(),
+            seconds: report.duration.as_secs_f64(),
+            problems,
+        }
+    }
+}
+
+fn show(run: &Run, report: &BackupReport, problems: &Problems) -> std::io::Result<()> {
+    let files = report.files_new + report.files_changed + report.files_unchanged;
+    let output = &run.output;
+    let (head, read) = match &report.snapshot {
+        Some(snapshot) => (format!("Snapshot {}", short(&snapshot.id)), "read"),
+        None => ("Dry run: nothing was stored".to_owned(), "would be read"),
+    };
+    output.report(head)?;
+    output.report(format!(
+        "  {}: {} new, {} changed, {} unchanged; {}, {} others",
+        counted(files, "file", "files"),
+        count(report.files_new),
+        count(report.files_changed),
+        count(report.files_unchanged),
+        counted(report.directories, "directory", "directories"),
+        count(report.others)
+    ))?;
+    output.report(format!(
+        "  {} in all; {} {read}, {} new, {} stored ({})",
+        bytes(report.bytes),
+        bytes(report.bytes_read),
+        bytes(report.bytes_new),
+        bytes(report.bytes_stored),
+        quantities::ratio(report.bytes_new, report.bytes_stored)
+    ))?;
+    let seconds = report.duration.as_secs_f64();
+    output.report(format!("  in {} ({})", duration(report.duration), quantities::rate(report.bytes_read, seconds)))?;
+    if problems.count > 0 {
+        output.report(format!("  {}, listed above", counted(problems.count, "problem", "problems")))?;
+    }
+    Ok(())
+}

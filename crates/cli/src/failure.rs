@@ -1,0 +1,205 @@
+//! How a run ends: the table of exit codes, and an error turned into text, stable code, hint and exit code.
+//!
+//! The engine says what failed and on what; the way out is added here, by error code, because only the command line
+//! knows its own options. Codes and exit codes are a contract with scripts (`docs` and `--help` list them): a meaning,
+//! once given, does not change.
+
+use std::io;
+
+use seawall_engine::error::Error;
+
+/// Exit codes of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// The command line made no sense.
+    Usage = 2,
+    /// Done, with problems listed.
+    Problems = 3,
+    /// No repository there.
+    NoRepository = 10,
+    /// Refused: another owner operation is under way.
+    Refused = 11,
+    /// The key does not open the repository.
+    WrongKey = 12,
+    /// Stored bytes are damaged.
+    Damage = 13,
+    /// The user interrupted the run.
+    Interrupted = 130,
+}
+
+impl Exit {
+    /// The number that the process exits with.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The table for `--help`.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+    0  done                                  11  refused: another owner operation is under way
+    1  failed                                12  wrong key
+    2  the command line made no sense        13  damage found
+    3  done, with problems listed           130  interrupted
+   10  no repository there";
+
+/// An error, ready to be shown.
+#[derive(Debug)]
+pub struct Failure {
+    /// Stable machine-readable code.
+    pub code: &'static str,
+    /// What failed and on what, in one line.
+    pub message: String,
+    /// The way out, where one is known.
+    pub hint: Option<&'static str>,
+    /// What the process exits with.
+    pub exit: Exit,
+}
+
+impl From<&anyhow::Error> for Failure {
+    fn from(error: &anyhow::Error) -> Self {
+        let code = code_of(error);
+        Self { code, message: message_of(error), hint: hint(code), exit: exit(code) }
+    }
+}
+
+/// True if the reader of standard output went away: `seawall ls … | head` is no failure.
+#[must_use]
+pub fn is_closed_output(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn code_of(error: &anyhow::Error) -> &'static str {
+    error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map_or("failed", Error::code)
+}
+
+/// The contexts and then the engine's own text. What lies deeper is in that text already.
+fn message_of(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if cause.is::<Error>() {
+            break;
+        }
+    }
+    parts.join(": ")
+}
+
+/// The exit code that belongs to an error code.
+#[must_use]
+pub fn exit(code: &str) -> Exit {
+    match code {
+        "usage" => Exit::Usage,
+        "no-repository" => Exit::NoRepository,
+        "refused" => Exit::Refused,
+        "wrong-key" => Exit::WrongKey,
+        // An object that the log lists and the store lacks is damage too.
+        "damaged" | "missing" => Exit::Damage,
+        "interrupted" => Exit::Interrupted,
+        _ => Exit::Failed,
+    }
+}
+
+fn hint(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "no-repository" => {
+            "check -r (or SEAWALL_REPOSITORY); `seawall init -r DIR` makes a repository, \
+             `seawall protect PATH` makes one and protects PATH at once"
+        }
+        "repository-exists" => "use it (`seawall backup`, `seawall snapshots`), or name another place with -r",
+        "unsupported" => "a newer seawall may know more; `seawall --version` shows this one",
+        "wrong-key" => {
+            "give the right one with --key-file, --password-file or --password-command; \
+             the recovery kit that `protect` wrote is itself a key file"
+        }
+        "not-allowed" => "use the owner's key",
+        "refused" => "wait until the other operation has ended, then run this again",
+        "damaged" | "missing" => {
+            "`seawall verify --read-data` lists every damaged object and the paths that it hits; \
+             everything else still restores"
+        }
+        "rollback" => {
+            "somebody put an older or another copy of the repository in its place. If that was you, open it \
+             with --no-cache; if not, keep this copy and find out who did"
+        }
+        "store-full" => {
+            "free space where the repository lies, then run this again: what was stored is kept and adopted"
+        }
+        "store-denied" => "check who owns the repository's directory and whether it is mounted read-only",
+        "store-io" => "check the disk or mount that holds the repository; running this again continues",
+        "not-found" => "`seawall snapshots` lists what there is; `seawall ls SNAPSHOT:/PATH` shows what is inside",
+        "interrupted" => "run the same command again: it continues from what is stored already",
+        "command" => "nothing was committed; mend the command and run this again",
+        "usage" => "`seawall COMMAND --help` shows the options with examples",
+        "scratch-full" => "name a roomier place with --scratch DIR",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use seawall_engine::error::Damaged;
+    use seawall_engine::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn every_engine_error_has_its_exit_code() {
+        let io = || io::Error::from(io::ErrorKind::NotFound);
+        let cases: Vec<(Error, &str, Exit)> = vec![
+            (Error::NoRepository("/x".into()), "no-repository", Exit::NoRepository),
+            (Error::RepositoryExists("/x".into()), "repository-exists", Exit::Failed),
+            (Error::Unsupported("x".into()), "unsupported", Exit::Failed),
+            (Error::WrongKey, "wrong-key", Exit::WrongKey),
+            (Error::NotAllowed("forget"), "not-allowed", Exit::Failed),
+            (Error::Refused("x".into()), "refused", Exit::Refused),
+            (Damaged::new("pack/x", 7, "x").into(), "damaged", Exit::Damage),
+            (Error::Rollback("x".into()), "rollback", Exit::Failed),
+            (StoreError::Missing("pack/x".into()).into(), "missing", Exit::Damage),
+            (StoreError::from_io("x", io::ErrorKind::StorageFull.into()).into(), "store-full", Exit::Failed),
+            (StoreError::from_io("x", io::ErrorKind::PermissionDenied.into()).into(), "store-denied", Exit::Failed),
+            (Error::file("/x", "cannot open", io()), "file", Exit::Failed),
+            (Error::NotFound("x".into()), "not-found", Exit::Failed),
+            (Error::Usage("x".into()), "usage", Exit::Usage),
+            (Error::Interrupted, "interrupted", Exit::Interrupted),
+            (Error::Command("x".into()), "command", Exit::Failed),
+        ];
+        for (error, code, exit) in cases {
+            let failure = Failure::from(&anyhow::Error::from(error).context("while testing"));
+            assert_eq!((failure.code, failure.exit), (code, exit));
+            assert!(failure.message.starts_with("while testing: "), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = Error::file("/etc/x", "cannot open", io::Error::from(io::ErrorKind::NotFound));
+        let failure = Failure::from(&anyhow::Error::from(error));
+        assert_eq!(failure.message.matches("not found").count(), 1, "{}", failure.message);
+        assert!(failure.message.starts_with("/etc/x: cannot open"), "{}", failure.message);
+    }
+
+    #[test]
+    fn other_errors_keep_their_whole_chain() {
+        let error = Err::<(), _>(io::Error::other("boom")).context("cannot write the kit").unwrap_err();
+        let failure = Failure::from(&error);
+        assert_eq!((failure.code, failure.exit), ("failed", Exit::Failed));
+        assert_eq!(failure.message, "cannot write the kit: boom");
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Problems, Exit::NoRepository, Exit::Refused] {
+            assert!(EXIT_CODES.contains(&format!(" {}  ", exit.code())), "{exit:?}");
+        }
+        for exit in [Exit::WrongKey, Exit::Damage, Exit::Interrupted] {
+            assert!(EXIT_CODES.contains(&format!(" {}  ", exit.code())), "{exit:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! One run of the program: settings, streams, the wish to stop, and the way to an open repository.
+//!
+//! A repository is found by what was named, else the one that `protect` made for this user. The key is what was named,
+//! else the key file that `protect` keeps for this repository id, else a password from a prompt.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use seawall_engine::error::{Error, Result};
+use seawall_engine::format::marker::Marker;
+use seawall_engine::format::names::MARKER;
+use seawall_engine::format::slot::Unlock;
+use seawall_engine::ids::RepositoryId;
+use seawall_engine::repo::Repository;
+use seawall_engine::store::local::LocalStore;
+use seawall_engine::store::{Store, StoreError};
+
+use crate::environment::Environment;
+use crate::failure::Exit;
+use crate::keys::{self, KeySource};
+use crate::output::Output;
+use crate::progress::Display;
+use crate::settings::Settings;
+use crate::stop::Stop;
+
+/// Everything that a command gets.
+pub struct Run {
+    /// The process's surroundings.
+    pub environment: Environment,
+    /// The global options.
+    pub settings: Settings,
+    /// Where to speak.
+    pub output: Arc<Output>,
+    /// The wish to stop.
+    pub stop: Arc<Stop>,
+    /// The machine's time zone.
+    pub zone: TimeZone,
+}
+
+/// How a command ended, if it ended without an error.
+pub struct Outcome {
+    /// What the process exits with.
+    pub exit: Exit,
+    /// The fields of the JSON summary.
+    pub summary: serde_json::Value,
+}
+
+impl Outcome {
+    /// Ended well, with these summary fields.
+    ///
+    /// # Errors
+    /// When the summary can't be put into JSON.
+    pub fn done(summary: impl serde::Serialize) -> anyhow::Result<Self> {
+        Self::with(Exit::Done, summary)
+    }
+
+    /// Ended with this exit code and these summary fields.
+    ///
+    /// # Errors
+    /// When the summary can't be put into JSON.
+    pub fn with(exit: Exit, summary: impl serde::Serialize) -> anyhow::Result<Self> {
+        Ok(Self { exit, summary: serde_json::to_value(summary)? })
+    }
+}
+
+impl Run {
+    /// A display for one long piece of work.
+    #[must_use]
+    pub fn display(&self) -> Display {
+        Display::start(&self.output, &self.stop)
+    }
+
+    /// Where the repository is.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if none was named and `protect` made none.
+    pub fn location(&self) -> Result<PathBuf> {
+        if let Some(named) = &self.settings.repository {
+            return Ok(named.clone());
+        }
+        self.environment
+            .embedded_repository()
+            .filter(|path| path.join(MARKER).exists())
+            .ok_or_else(|| Error::Usage("no repository: name one with -r DIR or SEAWALL_REPOSITORY".to_owned()))
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// When there is none, or no key opens it.
+    pub fn open(&self) -> Result<Repository> {
+        let location = self.location()?;
+        let store = open_store(&location)?;
+        if !self.settings.keys.is_empty() {
+            return self.open_with(&store, &self.settings.keys);
+        }
+        match self.kept_key(&store)? {
+            Some(key) => self.open_with(&store, &[key]),
+            None => {
+                let question = format!("Password for {}", location.display());
+                self.open_with(&store, &[KeySource::Password(keys::prompt(&question, &self.stop)?)])
+            }
+        }
+    }
+
+    /// Opens with the first of these keys that fits.
+    fn open_with(&self, store: &Arc<dyn Store>, keys: &[KeySource]) -> Result<Repository> {
+        for key in keys {
+            let unlock = key.unlock(&self.output)?;
+            match self.open_unlocked(store, &unlock) {
+                Err(Error::WrongKey) => {}
+                other => return other,
+            }
+        }
+        Err(Error::WrongKey)
+    }
+
+    /// Opens with this secret.
+    ///
+    /// # Errors
+    /// [`Error::WrongKey`] if it does not fit, and whatever opening meets.
+    pub fn open_unlocked(&self, store: &Arc<dyn Store>, unlock: &Unlock) -> Result<Repository> {
+        Repository::open(Arc::clone(store), unlock, self.settings.cache.clone())
+    }
+
+    /// The key file that `protect` keeps for the repository in this store.
+    fn kept_key(&self, store: &Arc<dyn Store>) -> Result<Option<KeySource>> {
+        let id = repository_id(store.as_ref())?;
+        Ok(self.key_path(&id).filter(|path| path.exists()).map(KeySource::KeyFile))
+    }
+
+    /// Where `protect` keeps the key of a repository; `None` where no configuration directory is known.
+    #[must_use]
+    pub fn key_path(&self, id: &RepositoryId) -> Option<PathBuf> {
+        self.environment.config.as_ref().map(|config| config.join(format!("{id}.key")))
+    }
+}
+
+/// Opens the store at a location that must hold a repository.
+///
+/// # Errors
+/// [`Error::NoRepository`] if nothing is there.
+pub fn open_store(location: &Path) -> Result<Arc<dyn Store>> {
+    if !location.join(MARKER).exists() {
+        return Err(Error::NoRepository(location.display().to_string()));
+    }
+    Ok(Arc::new(LocalStore::open(location)?))
+}
+
+/// Reads which repository a store holds, without a key.
+///
+/// # Errors
+/// [`Error::NoRepository`] if it holds none.
+pub fn repository_id(store: &dyn Store) -> Result<RepositoryId> {
+    match store.get(MARKER, None) {
+        Ok(bytes) => Ok(Marker::decode(&bytes)?.repository),
+        Err(StoreError::Missing(_)) => Err(Error::NoRepository(store.location())),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,125 @@
+//! The global options, checked: command line first, then environment, then defaults.
+//!
+//! A way in that is named on the command line shuts out all that the environment names, so that a run does what its
+//! command line says. Several named ways are tried in turn when opening; `init` makes a slot for each.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use seawall_engine::error::{Error, Result};
+use seawall_engine::units::MIB;
+
+use crate::arguments::GlobalArguments;
+use crate::environment::Environment;
+use crate::keys::KeySource;
+use crate::location;
+
+const MEMORY_MIN: u64 = 32 * MIB as u64;
+
+/// What the commands need of the global options.
+pub struct Settings {
+    /// Where the repository is, if somebody named one.
+    pub repository: Option<PathBuf>,
+    /// The ways in that somebody named, in the order to try them.
+    pub keys: Vec<KeySource>,
+    /// Where caches lie; `None` for none.
+    pub cache: Option<PathBuf>,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Bytes in flight at most.
+    pub budget_bytes: usize,
+}
+
+impl Settings {
+    /// Checks the global options.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] or [`Error::Unsupported`] for what can't be meant.
+    pub fn check(arguments: &GlobalArguments, environment: &Environment) -> Result<Self> {
+        let repository = arguments.repository.as_ref().or(environment.repository.as_ref());
+        let cache = arguments.cache_dir.as_ref().or(environment.cache_directory.as_ref());
+        if arguments.memory < MEMORY_MIN {
+            return Err(Error::Usage(format!("--memory must be at least {} MiB", MEMORY_MIN >> 20)));
+        }
+        Ok(Self {
+            repository: repository.map(|text| location::parse(text)).transpose()?,
+            keys: keys(arguments, environment),
+            cache: if arguments.no_cache { None } else { cache.or(environment.cache.as_ref()).cloned() },
+            threads: arguments.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from),
+            budget_bytes: usize::try_from(arguments.memory).unwrap_or(usize::MAX),
+        })
+    }
+}
+
+fn keys(arguments: &GlobalArguments, environment: &Environment) -> Vec<KeySource> {
+    let named: Vec<KeySource> = [
+        arguments.key_file.clone().map(KeySource::KeyFile),
+        arguments.password_file.clone().map(KeySource::PasswordFile),
+        arguments.password_command.clone().map(KeySource::PasswordCommand),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if !named.is_empty() {
+        return named;
+    }
+    [
+        environment.key_file.clone().map(KeySource::KeyFile),
+        environment.password_file.clone().map(KeySource::PasswordFile),
+        environment.password_command.clone().map(KeySource::PasswordCommand),
+        environment.password.clone().map(KeySource::Password),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn arguments() -> GlobalArguments {
+        GlobalArguments { memory: 256 << 20, ..GlobalArguments::default() }
+    }
+
+    fn names(settings: &Settings) -> Vec<&'static str> {
+        settings.keys.iter().map(KeySource::label).collect()
+    }
+
+    #[test]
+    fn the_command_line_shuts_out_the_environment() {
+        let environment = Environment {
+            repository: Some("/from/environment".into()),
+            key_file: Some("/k".into()),
+            password_file: Some("/p".into()),
+            password_command: Some("true".into()),
+            password: Some(Zeroizing::new(b"x".to_vec())),
+            cache: Some("/home/x/.cache/seawall".into()),
+            ..Environment::default()
+        };
+        let settings = Settings::check(&arguments(), &environment).unwrap();
+        assert_eq!(settings.repository, Some("/from/environment".into()));
+        assert_eq!(names(&settings), ["key file", "password file", "password command", "password"]);
+        assert_eq!(settings.cache, Some("/home/x/.cache/seawall".into()));
+
+        let named = GlobalArguments {
+            repository: Some("/named".into()),
+            password_command: Some("pass".into()),
+            no_cache: true,
+            threads: Some(3),
+            ..arguments()
+        };
+        let settings = Settings::check(&named, &environment).unwrap();
+        assert_eq!(settings.repository, Some("/named".into()));
+        assert_eq!(names(&settings), ["password command"]);
+        assert_eq!((settings.cache, settings.threads), (None, 3));
+    }
+
+    #[test]
+    fn too_little_memory_is_refused() {
+        let starved = GlobalArguments { memory: 1 << 20, ..arguments() };
+        assert_eq!(Settings::check(&starved, &Environment::default()).err().unwrap().code(), "usage");
+    }
+}

@@ -1,0 +1,518 @@
+//! Pass 1: directories, everything small, and the plan of all content; and what only the target has is removed.
+//!
+//! Directories are made open to nobody else and get their own metadata in pass 2. Of a group of hard links the first
+//! name is restored here, the others in pass 2. What stands in the way is handled as [`Overwrite`] says; where this
+//! run made the directory itself, nothing can stand there and nothing is looked up.
+//!
+//! A dry run goes the same way and takes the same decisions, but lists them instead of acting.
+
+use std::collections::{HashSet, hash_map};
+use std::io;
+use std::mem;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+use rustix::fs::FileType;
+
+use super::cursor::{self, Entered, Level, Pass};
+use super::fetch::{self, Batch, Job};
+use super::run::{FirstName, Run, add};
+use super::{Act, Overwrite};
+use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
+use crate::error::{Damaged, Error, Result};
+use crate::stages::target::metadata::{self, Object, Strays};
+use crate::stages::target::remove::{self, Removal};
+use crate::stages::target::{Directory, FilePlan, Identity, Listing, Name, Standing, TargetFile, special};
+
+/// What became of a directory in pass 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing below it was selected, or it could not be made.
+    Left,
+    /// This run made it.
+    Made,
+    /// It stood there, and gets the metadata of the snapshot.
+    Adopted,
+    /// It stood there, and stays as it is.
+    Kept,
+}
+
+/// What pass 1 hands to the next.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// By the number of the directory.
+    pub(super) fates: Vec<Fate>,
+    /// True if the restore is of a single thing, no directory.
+    pub(super) single: bool,
+    /// True if anything is to become append-only or immutable.
+    pub(super) locks: bool,
+    /// Entries with such flags that stay as they stood there.
+    pub(super) kept: HashSet<TreeKey>,
+}
+
+/// What is done about an entry that is no directory.
+enum Decision {
+    Create,
+    Replace,
+    /// It stands there with the same content.
+    Same(Standing),
+    Skip,
+    /// This was reported.
+    Refused,
+}
+
+/// Runs pass 1 and waits until all content is written.
+pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Written> {
+    let (sender, receiver) = crossbeam_channel::bounded(2 * run.threads());
+    std::thread::scope(|scope| {
+        if !run.options.dry_run {
+            for _ in 0..run.threads() {
+                let receiver = receiver.clone();
+                scope.spawn(move || fetch::work(run, &receiver));
+            }
+        }
+        drop(receiver);
+        let mut writer = Writer::new(run, sender, target.as_deref());
+        let result = cursor::walk(run, target, &mut writer).and_then(|()| writer.batch.send(run, &writer.jobs));
+        if result.is_err() {
+            run.stop();
+        }
+        result.map(|()| writer.written)
+    })
+    .and_then(|written| run.check_stopped().map(|()| written))
+}
+
+struct Writer<'a> {
+    run: &'a Run<'a>,
+    jobs: Sender<Job>,
+    batch: Batch,
+    written: Written,
+    /// What is left to look at in directories where things may be deleted, from the outermost in.
+    listings: Vec<(TreeKey, Listing)>,
+    device: Option<u64>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(run: &'a Run<'a>, jobs: Sender<Job>, target: Option<&Directory>) -> Self {
+        let written = Written { fates: Vec::new(), single: false, locks: false, kept: HashSet::new() };
+        let device = target.map(|target| target.identity().device);
+        Self { run, jobs, batch: Batch::default(), written, listings: Vec::new(), device }
+    }
+
+    fn set_fate(&mut self, level: &Level, fate: Fate) {
+        if self.written.fates.len() <= level.ordinal {
+            self.written.fates.resize(level.ordinal + 1, Fate::Left);
+        }
+        self.written.fates[level.ordinal] = fate;
+        self.written.locks |= level.entry.as_ref().is_some_and(metadata::has_locks) && fate != Fate::Kept;
+    }
+
+    /// A directory that stood there: ready to be written to.
+    fn adopt(&self, here: &Directory, name: Name<'_>) -> io::Result<(Directory, Fate)> {
+        let directory = here.open(name)?;
+        if self.run.options.overwrite == Overwrite::Never {
+            return Ok((directory, Fate::Kept));
+        }
+        if !self.run.options.dry_run {
+            directory.make_writable();
+        }
+        Ok((directory, Fate::Adopted))
+    }
+
+    fn create_directory(&mut self, here: &Arc<Directory>, level: &Level) -> Result<Entered> {
+        if self.run.options.dry_run {
+            self.run.plan(Act::Create, &level.key);
+            add(&self.run.tally.directories, 1);
+            return Ok(Entered::Absent);
+        }
+        match Name::new(level.key.name()).and_then(|name| here.create(name)) {
+            Ok(directory) => {
+                self.set_fate(level, Fate::Made);
+                add(&self.run.tally.directories, 1);
+                Ok(Entered::Open(Arc::new(directory)))
+            }
+            Err(error) => {
+                self.run.unwritable(&level.key, "cannot make the directory", error);
+                Ok(Entered::Failed)
+            }
+        }
+    }
+
+    fn enter_existing(&mut self, here: &Arc<Directory>, level: &Level, standing: &Standing) -> Result<Entered> {
+        if standing.kind == FileType::Directory {
+            return Ok(match Name::new(level.key.name()).and_then(|name| self.adopt(here, name)) {
+                Ok((directory, fate)) => {
+                    self.set_fate(level, fate);
+                    add(&self.run.tally.directories, 1);
+                    Entered::Open(Arc::new(directory))
+                }
+                Err(error) => {
+                    self.run.unwritable(&level.key, "cannot open the directory", error);
+                    Entered::Failed
+                }
+            });
+        }
+        if self.run.options.overwrite != Overwrite::Always {
+            let what = format!("{} stands where a directory should be", describe(standing.kind));
+            self.run.problem(&level.key, "skipped", what);
+            return Ok(Entered::Failed);
+        }
+        if self.make_way(here, &level.key)? { self.create_directory(here, level) } else { Ok(Entered::Failed) }
+    }
+
+    /// Removes what stands in the way. False, and reported, if something of it stays.
+    fn make_way(&mut self, here: &Arc<Directory>, key: &TreeKey) -> Result<bool> {
+        let mut clearing = Clearing { run: self.run, failed: false };
+        let gone = remove::remove(here, key, self.run.options.dry_run, &mut clearing)
+            .map_err(|error| Error::file(key.to_path(), "cannot remove what stands there", error))?;
+        if !gone && !clearing.failed {
+            self.run.problem(key, "skipped", "what stands there holds things that are excluded");
+        }
+        Ok(gone)
+    }
+
+    fn decide(&mut self, here: &Arc<Directory>, key: &TreeKey, entry: &Entry) -> Result<Decision> {
+        let standing = match Name::new(key.name()) {
+            Ok(_) if here.is_fresh() => Ok(None),
+            Ok(name) => here.standing(name),
+            Err(error) => Err(error),
+        };
+        let standing = match standing {
+            Ok(None) => return Ok(Decision::Create),
+            Ok(Some(standing)) => standing,
+            Err(error) => {
+                self.run.unwritable(key, "cannot look at what stands there", error);
+                return Ok(Decision::Refused);
+            }
+        };
+        Ok(match (self.run.options.overwrite, standing.kind) {
+            (Overwrite::Never, _) => Decision::Skip,
+            (Overwrite::Always, FileType::Directory) if self.make_way(here, key)? => Decision::Create,
+            (Overwrite::Always, FileType::Directory) => Decision::Refused,
+            (_, FileType::Directory) => {
+                self.run.problem(key, "skipped", format!("a directory stands where {} should be", what(entry)));
+                Decision::Refused
+            }
+            (Overwrite::IfChanged, kind) if kind == special::file_type(&entry.kind) && is_same(entry, &standing) => {
+                Decision::Same(standing)
+            }
+            _ => Decision::Replace,
+        })
+    }
+
+    /// Of a group of hard links, only the first name that is restored goes on here.
+    fn is_further_name(&self, entry: &Entry) -> bool {
+        entry.links.is_some_and(|group| self.run.links().contains_key(&group))
+    }
+
+    fn register(&self, key: &TreeKey, entry: &Entry) {
+        if let Some(group) = entry.links
+            && let hash_map::Entry::Vacant(vacant) = self.run.links().entry(group)
+        {
+            vacant.insert(FirstName { key: key.clone(), identity: None });
+        }
+    }
+
+    fn act(&mut self, here: &Arc<Directory>, key: TreeKey, entry: Entry, decision: Decision) -> Result<()> {
+        let replace = match decision {
+            Decision::Refused => return Ok(()),
+            Decision::Skip => {
+                add(&self.run.tally.skipped, 1);
+                if metadata::has_locks(&entry) {
+                    self.written.kept.insert(key);
+                }
+                return Ok(());
+            }
+            Decision::Same(standing) => match self.keep(here, &key, &entry, &standing) {
+                Some(identity) => {
+                    add(&self.run.tally.unchanged, 1);
+                    self.written.locks |= metadata::has_locks(&entry);
+                    self.register(&key, &entry);
+                    self.run.placed(&key, entry.links, identity);
+                    return Ok(());
+                }
+                None => true,
+            },
+            Decision::Replace => true,
+            Decision::Create => false,
+        };
+        self.register(&key, &entry);
+        self.written.locks |= metadata::has_locks(&entry);
+        if self.run.options.dry_run {
+            self.count_planned(&key, &entry, if replace { Act::Update } else { Act::Create });
+            Ok(())
+        } else if entry.is_file() {
+            self.plan_file(FilePlan { key, entry, directory: Arc::clone(here), replace })
+        } else {
+            self.make_special(here, &key, &entry, replace);
+            Ok(())
+        }
+    }
+
+    fn count_planned(&self, key: &TreeKey, entry: &Entry, act: Act) {
+        self.run.plan(act, key);
+        add(if entry.is_file() { &self.run.tally.files } else { &self.run.tally.others }, 1);
+        add(&self.run.tally.bytes, if entry.is_file() { entry.size } else { 0 });
+    }
+
+    /// Brings the metadata of something with the same content into its state. `None` if it must be replaced.
+    fn keep(&self, here: &Directory, key: &TreeKey, entry: &Entry, standing: &Standing) -> Option<Identity> {
+        let name = Name::new(key.name()).ok()?;
+        if !entry.is_file() {
+            if self.run.options.dry_run {
+                return special::matches(here, name, entry, standing).ok()?.then_some(standing.identity);
+            }
+            let (identity, losses) = special::adopt(here, name, entry, standing, &self.run.owners).ok()??;
+            self.run.report_losses(key, &losses);
+            return Some(identity);
+        }
+        if self.run.options.dry_run {
+            return Some(standing.identity);
+        }
+        let handle = here.open_for_metadata(name).ok()?;
+        let now = Standing::from(rustix::fs::fstat(&handle).ok()?);
+        let object = Object::Open(handle.as_fd());
+        // Why: other names of it may lie outside the target; they must not change with it.
+        let foreign = now.links > 1 && metadata::differs(object, entry, &now, &self.run.owners);
+        if now.identity != standing.identity || foreign {
+            return None;
+        }
+        // What stays locked shows as a loss below.
+        let _ = metadata::unlock(handle.as_fd());
+        self.run.report_losses(key, &metadata::apply(object, entry, &now, Strays::Any, &self.run.owners));
+        Some(now.identity)
+    }
+
+    fn make_special(&self, here: &Directory, key: &TreeKey, entry: &Entry, replace: bool) {
+        let made = Name::new(key.name()).and_then(|name| special::make(here, name, entry, replace, &self.run.owners));
+        match made {
+            Ok((identity, losses)) => {
+                add(&self.run.tally.others, 1);
+                self.run.placed(key, entry.links, identity);
+                self.run.report_losses(key, &losses);
+            }
+            Err(error) => self.run.unwritable(key, "cannot make", error),
+        }
+    }
+
+    fn plan_file(&mut self, mut plan: FilePlan) -> Result<()> {
+        let emptied = Kind::File(Content::Inline(Vec::new()));
+        let Kind::File(content) = mem::replace(&mut plan.entry.kind, emptied) else { return Ok(()) };
+        let file = TargetFile::new(plan, &self.run.open_files);
+        match content {
+            Content::Inline(bytes) if bytes.len() as u64 == file.entry().size => self.batch.push_inline(file, bytes),
+            Content::Inline(_) => fetch::fail(self.run, &file, &disagreement()),
+            Content::Extents(extents) => self.plan_extents(&file, extents.into_iter().map(Ok))?,
+            Content::Indirect { .. } => {
+                let run = self.run;
+                self.plan_extents(&file, run.origin.extents(&content))?;
+            }
+        }
+        if self.batch.is_full() { self.batch.send(self.run, &self.jobs) } else { Ok(()) }
+    }
+
+    fn plan_extents(&mut self, file: &Arc<TargetFile>, extents: impl Iterator<Item = Result<Extent>>) -> Result<()> {
+        let mut offset = 0u64;
+        for extent in extents {
+            let end = extent.and_then(|extent| Ok((extent, end_of(offset, &extent, file.entry().size)?)));
+            let (extent, end) = match end {
+                Ok(known) => known,
+                Err(error) => {
+                    fetch::fail(self.run, file, &error);
+                    break;
+                }
+            };
+            if let Extent::Chunk { id, length } = extent {
+                self.batch.push(self.run, file, id, length, offset);
+            }
+            offset = end;
+            if self.batch.is_full() {
+                self.batch.send(self.run, &self.jobs)?;
+            }
+        }
+        if offset != file.entry().size {
+            fetch::fail(self.run, file, &disagreement());
+        }
+        self.run.release(file);
+        Ok(())
+    }
+
+    /// Lists a directory that stood there, if what the snapshot lacks is to be removed from it.
+    fn list(&mut self, here: &Directory, level: &Level) {
+        let Some(whole) = &self.run.whole else { return };
+        if here.is_fresh() || !level.taken || level.entry.is_none() {
+            return;
+        }
+        if !whole.covers(&level.key) {
+            let path = level.key.to_path();
+            return self.run.note(&format!("nothing is deleted in {}: it was backed up in part", path.display()));
+        }
+        if self.device != Some(here.identity().device) {
+            let path = level.key.to_path();
+            return self.run.note(&format!("nothing is deleted in {}: it is another file system", path.display()));
+        }
+        match here.names() {
+            Ok(listing) => self.listings.push((level.key.clone(), listing)),
+            Err(error) => self.run.unwritable(&level.key, "cannot list, so nothing is deleted", error),
+        }
+    }
+
+    /// Removes the names of the present directory that come before `until`, which the snapshot has; all, without it.
+    fn sweep(&mut self, here: &Arc<Directory>, level: &Level, until: Option<&TreeKey>) -> Result<()> {
+        let until = until.map(TreeKey::name);
+        while let Some((_, listing)) = self.listings.last_mut().filter(|(key, _)| *key == level.key) {
+            let Some(name) = listing.first().filter(|name| until.is_none_or(|until| *name <= until)) else { break };
+            let key = level.key.child(name);
+            let known = until == Some(name);
+            listing.advance();
+            if known {
+                break;
+            }
+            let mut sweeping = Sweeping { run: self.run };
+            remove::remove(here, &key, self.run.options.dry_run, &mut sweeping)
+                .map_err(|error| Error::file(key.to_path(), "cannot remove", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Pass for Writer<'_> {
+    fn enter(&mut self, here: Option<&Arc<Directory>>, level: &Level) -> Result<Entered> {
+        self.run.current(&level.key);
+        let Some(here) = here else {
+            self.run.plan(Act::Create, &level.key);
+            add(&self.run.tally.directories, 1);
+            return Ok(Entered::Absent);
+        };
+        if here.is_fresh() {
+            return self.create_directory(here, level);
+        }
+        match Name::new(level.key.name()).and_then(|name| here.standing(name)) {
+            Ok(None) => self.create_directory(here, level),
+            Ok(Some(standing)) => self.enter_existing(here, level, &standing),
+            Err(error) => {
+                self.run.unwritable(&level.key, "cannot look at what stands there", error);
+                Ok(Entered::Failed)
+            }
+        }
+    }
+
+    fn arrive(&mut self, here: &Arc<Directory>, level: &Level) -> Result<()> {
+        if level.ordinal == 0 {
+            self.written.single = level.key != self.run.options.from;
+            let never = self.run.options.overwrite == Overwrite::Never;
+            self.set_fate(level, if never { Fate::Kept } else { Fate::Adopted });
+            add(&self.run.tally.directories, u64::from(level.entry.is_some()));
+            if !never && !self.run.options.dry_run {
+                here.make_writable();
+            }
+        }
+        self.list(here, level);
+        Ok(())
+    }
+
+    fn pass(&mut self, here: &Arc<Directory>, level: &Level, key: &TreeKey) -> Result<()> {
+        self.sweep(here, level, Some(key))
+    }
+
+    fn leaf(&mut self, here: Option<&Arc<Directory>>, key: TreeKey, entry: Entry) -> Result<()> {
+        let Some(here) = here else {
+            self.count_planned(&key, &entry, Act::Create);
+            return Ok(());
+        };
+        if self.is_further_name(&entry) {
+            let standing = Name::new(key.name()).and_then(|name| here.standing(name));
+            if self.run.options.dry_run && standing.is_ok_and(|standing| standing.is_none()) {
+                self.count_planned(&key, &entry, Act::Create);
+            }
+            return Ok(());
+        }
+        let decision = self.decide(here, &key, &entry)?;
+        self.act(here, key, entry, decision)
+    }
+
+    fn leave(&mut self, here: &Arc<Directory>, level: &Level) -> Result<()> {
+        self.sweep(here, level, None)?;
+        if self.listings.last().is_some_and(|(key, _)| *key == level.key) {
+            self.listings.pop();
+        }
+        Ok(())
+    }
+
+    fn gap(&mut self) -> bool {
+        // Why: what the snapshot seems to lack from here on may have been named in the unreadable part.
+        self.listings.clear();
+        true
+    }
+
+    fn orphan(&mut self, key: &TreeKey) {
+        self.run.problem(key, "skipped", "it lies below something that is not a directory");
+    }
+}
+
+fn is_same(entry: &Entry, standing: &Standing) -> bool {
+    !entry.is_file() || (entry.size == standing.size && entry.mtime == standing.mtime)
+}
+
+fn end_of(offset: u64, extent: &Extent, size: u64) -> Result<u64> {
+    offset.checked_add(extent.length()).filter(|&end| end <= size).ok_or_else(disagreement)
+}
+
+fn disagreement() -> Error {
+    Damaged::new("tree", 0, "the file's size and its content disagree").into()
+}
+
+fn describe(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Symlink => "a symbolic link",
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        _ => "a special file",
+    }
+}
+
+fn what(entry: &Entry) -> &'static str {
+    describe(special::file_type(&entry.kind))
+}
+
+/// Removes for `--delete`.
+struct Sweeping<'a> {
+    run: &'a Run<'a>,
+}
+
+impl Removal for Sweeping<'_> {
+    fn may_remove(&mut self, key: &TreeKey, directory: bool) -> bool {
+        !self.run.selection.protects(key, directory)
+    }
+
+    fn removed(&mut self, key: &TreeKey) {
+        add(&self.run.tally.deleted, 1);
+        if self.run.options.dry_run {
+            self.run.plan(Act::Delete, key);
+        }
+    }
+
+    fn failed(&mut self, key: &TreeKey, error: &io::Error) {
+        self.run.problem(key, "unwritable", format!("cannot remove: {error}"));
+    }
+}
+
+/// Removes what stands in the way of something else.
+struct Clearing<'a> {
+    run: &'a Run<'a>,
+    failed: bool,
+}
+
+impl Removal for Clearing<'_> {
+    fn may_remove(&mut self, key: &TreeKey, directory: bool) -> bool {
+        !self.run.selection.protects(key, directory)
+    }
+
+    fn removed(&mut self, _key: &TreeKey) {}
+
+    fn failed(&mut self, key: &TreeKey, error: &io::Error) {
+        self.failed = true;
+        self.run.problem(key, "unwritable", format!("cannot remove what stands there: {error}"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The engine's tests from outside, in one binary.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod crash;
+mod place;
+mod roundtrip;

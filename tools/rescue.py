@@ -1,0 +1,350 @@
+#!/usr/bin/env python3
+"""Reads a Seawall repository without Seawall.
+
+An independent reader of the stored format, version 1, written from docs/format.md alone (the format itself is in
+seawall_reader.py beside this file): it proves that page, and it gets data back where no Seawall binary runs. It lists the snapshots of a repository directory, restores one, or checks
+everything that is stored. It never writes to the repository.
+
+With --without-index it does not trust the index: it finds the blobs through the footers of the packs, and where a footer
+is damaged, through the headers of the blobs themselves. A restore goes on past damage: what is lost is named on standard
+error, lost pieces of files read as zeros, and the exit code is 13.
+
+Needs Python 3.9 and the packages of tools/requirements.txt (argon2-cffi only where cryptography lacks Argon2id, and only
+for passphrases). Memory: about 200 bytes a chunk of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fcntl
+import getpass
+import os
+import resource
+import stat
+import struct
+import sys
+from pathlib import Path
+from typing import Iterator
+
+from blake3 import blake3
+
+import seawall_reader as reader
+from seawall_reader import DAMAGE, FAILED, MALFORMED, USAGE, Blobs, Damage, Failure, Key, Log, Report, Store
+from seawall_reader import extents, need, show, split, walk
+
+FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(7)
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+
+
+class Restore:
+    """Writes a tree below a new directory, which becomes the snapshot's root.
+
+    Every step is relative to an open directory that this run made, and follows no link, so nothing is written outside.
+    Directories get their metadata when all below them is written; inode flags come last of all.
+    """
+
+    def __init__(self, blobs: Blobs, target: str, report: Report):
+        self.blobs, self.report, self.root = blobs, report, os.geteuid() == 0
+        os.makedirs(target, 0o700, exist_ok=True)
+        if os.listdir(target):
+            raise Failure(USAGE, f"{target} is not empty")
+        self.stack: list[tuple[list[bytes], int, dict | None]] = [
+            ([], os.open(target, os.O_RDONLY | os.O_DIRECTORY), None)
+        ]
+        self.links: dict[tuple, list[bytes]] = {}
+        self.flagged: list[tuple[list[bytes], int]] = []
+        self.files = self.bytes = 0
+
+    def run(self, entries: Iterator[tuple[bytes, dict]]) -> None:
+        for key, entry in entries:
+            try:
+                self.place(split(key), entry)
+            except MALFORMED as error:
+                self.report.damage(show(key), error)
+            except OSError as error:
+                self.report.problem(show(key), error)
+        while len(self.stack) > 1:
+            self.leave()
+        for path, flags in reversed(self.flagged):
+            self.set_flags(path, flags)
+        self.finish_directory(*self.stack[0])
+
+    def place(self, path: list[bytes], entry: dict) -> None:
+        while len(self.stack) > 1 and self.stack[-1][0] != path[: len(self.stack[-1][0])]:
+            self.leave()
+        if not path:
+            self.stack[0] = ([], self.stack[0][1], entry)
+            return
+        while len(self.stack[-1][0]) < len(path) - 1:
+            self.enter(path[: len(self.stack[-1][0]) + 1], None)
+        kind = entry.get(2, FILE)
+        if kind == DIRECTORY:
+            self.enter(path, entry)
+            return
+        if not self.link(path, entry):
+            self.create(self.stack[-1][1], path, kind, entry)
+        self.files += 1
+
+    def enter(self, path: list[bytes], entry: dict | None) -> None:
+        parent = self.stack[-1][1]
+        os.mkdir(path[-1], 0o700, dir_fd=parent)
+        self.stack.append((path, os.open(path[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent), entry))
+
+    def leave(self) -> None:
+        path, directory, entry = self.stack.pop()
+        self.finish_directory(path, directory, entry)
+        os.close(directory)
+
+    def finish_directory(self, path: list[bytes], directory: int, entry: dict | None) -> None:
+        if entry is not None:
+            self.apply(path, entry, directory)
+
+    def open_parent(self, path: list[bytes]) -> int:
+        parent = os.dup(self.stack[0][1])
+        for name in path[:-1]:
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.close(parent)
+            parent = below
+        return parent
+
+    def link(self, path: list[bytes], entry: dict) -> bool:
+        """True if the entry is a further name of a file that is already there."""
+        if 13 not in entry:
+            return False
+        first = self.links.setdefault(tuple(entry[13]), path)
+        if first is path:
+            return False
+        parent = self.open_parent(first)
+        try:
+            os.link(first[-1], path[-1], src_dir_fd=parent, dst_dir_fd=self.stack[-1][1], follow_symlinks=False)
+        finally:
+            os.close(parent)
+        return True
+
+    def create(self, parent: int, path: list[bytes], kind: int, entry: dict) -> None:
+        name, major_minor = path[-1], entry.get(16, (0, 0))
+        if kind == FILE:
+            self.create_file(parent, path, entry)
+            return
+        if kind == SYMLINK:
+            os.symlink(entry.get(17, b""), name, dir_fd=parent)
+        elif kind == FIFO:
+            os.mkfifo(name, 0o600, dir_fd=parent)
+        elif kind in (SOCKET, CHARACTER, BLOCK):
+            form = {SOCKET: stat.S_IFSOCK, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}[kind]
+            os.mknod(name, form | 0o600, os.makedev(*major_minor), dir_fd=parent)
+        else:
+            raise Damage(f"kind {kind} needs a newer reader")
+        self.apply(path, entry, None, parent)
+
+    def create_file(self, parent: int, path: list[bytes], entry: dict) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        file = os.open(path[-1], flags, 0o600, dir_fd=parent)
+        try:
+            size, place = entry.get(11, 0), 0
+            for piece, length in [(b"", len(entry[18]))] if 18 in entry else extents(self.blobs, entry):
+                need(place + length <= size, "content beyond the size")
+                if piece is not None:
+                    self.write_piece(file, path, place, entry[18] if 18 in entry else piece, length, 18 in entry)
+                place += length
+            os.ftruncate(file, size)
+            need(place == size, "content shorter than the size")
+            self.bytes += size
+        finally:
+            self.apply(path, entry, file)
+            os.close(file)
+
+    def write_piece(self, file: int, path: list[bytes], place: int, piece: bytes, length: int, inline: bool) -> None:
+        try:
+            data = piece if inline else self.blobs.read(piece)
+            need(len(data) == length, "a chunk of another length")
+        except Damage as error:
+            self.report.damage(show(b"\0".join(path)), f"bytes {place} to {place + length} are lost: {error}")
+            return
+        while data:
+            written = os.pwrite(file, data, place)
+            data, place = data[written:], place + written
+
+    def apply(self, path: list[bytes], entry: dict, open_file: int | None, parent: int | None = None) -> None:
+        """Metadata in the order in which it does not undo itself: owner, xattrs, mode, times."""
+        link = entry.get(2, FILE) == SYMLINK
+        shown = show(b"\0".join(path))
+        where = {} if open_file is not None else {"dir_fd": parent}
+        handle = open_file if open_file is not None else path[-1]
+        follow = {} if open_file is not None else {"follow_symlinks": False}
+        full = open_file if open_file is not None else b"/proc/self/fd/%d/%s" % (parent, path[-1])
+        if self.root:
+            self.attempt(shown, os.chown, handle, entry.get(4, 0), entry.get(5, 0), **where, **follow)
+        for name, value in entry.get(14, []):
+            self.attempt(f"{shown} ({name!r})", os.setxattr, full, name, value, **follow)
+        if not link:
+            self.attempt(shown, os.chmod, handle, entry.get(3, 0), **where)
+        seconds, nanoseconds = entry.get(8, (0, 0))
+        time = seconds * 10**9 + nanoseconds
+        self.attempt(shown, os.utime, handle, ns=(time, time), **where, **follow)
+        if entry.get(15):
+            self.flagged.append((path, entry[15]))
+
+    def attempt(self, what: str, act, *arguments, **named) -> None:
+        try:
+            act(*arguments, **named)
+        except OSError as error:
+            self.report.problem(what, f"{act.__name__}: {error.strerror}")
+
+    def set_flags(self, path: list[bytes], flags: int) -> None:
+        try:
+            parent = self.open_parent(path)
+            file = os.open(path[-1] if path else b".", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+            os.close(parent)
+            try:
+                # Why: others, such as ext4's EXTENTS, belong to the new file and must stay as they are.
+                own = struct.unpack("l", fcntl.ioctl(file, FS_IOC_GETFLAGS, bytes(struct.calcsize("l"))))[0]
+                fcntl.ioctl(file, FS_IOC_SETFLAGS, struct.pack("l", own | flags))
+            finally:
+                os.close(file)
+        except OSError as error:
+            self.report.problem(show(b"\0".join(path)), f"inode flags {flags:#x}: {error.strerror}")
+
+
+# ---- Commands ----
+
+
+class Repository:
+    def __init__(self, options: argparse.Namespace, report: Report):
+        self.store, self.report = Store(options.repository), report
+        marker = reader.read_marker(self.store)
+        self.ring = reader.open_ring(self.store, read_key(options), report)
+        if self.ring[2].hex() != marker.get("repository"):
+            raise Failure(DAMAGE, "the marker is of another repository than the key ring")
+        self.log = Log(self.store, self.ring, report)
+        self.blobs = Blobs(self.store, self.ring)
+
+    def load(self, without_index: bool, check_filter: bool = False) -> None:
+        if without_index:
+            self.blobs.scan_packs(self.report)
+            return
+        for name, digest in self.log.segments.items():
+            try:
+                self.blobs.load_segment(name, digest, check_filter)
+            except Damage as error:
+                self.report.damage(name, f"{error} (--without-index does without it)")
+
+
+def read_key(options: argparse.Namespace) -> Key:
+    if options.key_file:
+        return Key.from_file(options.key_file)
+    if options.password_file:
+        return Key(0, Path(options.password_file).read_bytes().rstrip(b"\r\n"))
+    if "SEAWALL_PASSWORD" in os.environ:
+        return Key(0, os.environb[b"SEAWALL_PASSWORD"])
+    return Key(0, getpass.getpass("passphrase of the repository: ").encode())
+
+
+def list_snapshots(repository: Repository, _: argparse.Namespace) -> None:
+    for snapshot in repository.log.snapshots:
+        time = datetime.datetime.fromtimestamp(snapshot[1][0], datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+        paths = " ".join(path.decode("utf-8", "backslashreplace") for path in snapshot[4])
+        print(f"{snapshot[0].hex()}  {time}  {snapshot[2]}  {snapshot[8]} files  {snapshot[9]} bytes  {paths}")
+
+
+def restore(repository: Repository, options: argparse.Namespace) -> None:
+    snapshot = repository.log.find(options.snapshot)
+    repository.load(options.without_index)
+    wanted = [name for name in os.fsencode(options.path).split(b"/") if name]
+
+    def selected(path: list[bytes]) -> bool:
+        shorter = min(len(path), len(wanted))
+        return path[:shorter] == wanted[:shorter]
+
+    entries = walk(repository.blobs, snapshot[6], repository.report, "the root")
+    run = Restore(repository.blobs, options.target, repository.report)
+    run.run((key, entry) for key, entry in entries if selected(split(key)))
+    print(f"restored {run.files} files, {run.bytes} bytes from snapshot {snapshot[0].hex()}")
+    if not run.root:
+        print("owners were not restored: only root can")
+
+
+def check(repository: Repository, options: argparse.Namespace) -> None:
+    """Reads every pack whole, decodes every blob, and follows every snapshot to its last chunk."""
+    store, blobs, report = repository.store, repository.blobs, repository.report
+    repository.load(options.without_index, check_filter=True)
+    good: set[bytes] = set()
+    packs = store.names("pack")
+    for name in packs:
+        try:
+            check_pack(blobs, name, report, good)
+        except (*MALFORMED, OSError) as error:
+            report.damage(name, error)
+    for snapshot in repository.log.snapshots:
+        for key, entry in walk(blobs, snapshot[6], report, f"snapshot {snapshot[0].hex()}"):
+            try:
+                lost = sum(piece not in good for piece, _ in extents(blobs, entry) if piece is not None)
+                need(not lost, f"{lost} chunks are lost")
+            except MALFORMED as error:
+                report.damage(f"snapshot {snapshot[0].hex()}: {show(key)}", error)
+    print(f"read {len(packs)} packs, {len(good)} chunks, {len(repository.log.snapshots)} snapshots")
+
+
+def check_pack(blobs: Blobs, name: str, report: Report, good: set[bytes]) -> None:
+    data, records = blobs.store.read(name), blobs.read_footer(name)
+    session, counter = bytes.fromhex(name.split("/")[1]), int(name.split("/")[2])
+    kind, repository = data[8], blobs.ring[2]
+    header = struct.pack("<8sB7x16sQ16s8x", b"SWPACK01", kind, session, counter, repository)
+    need(data[:64] == header and kind <= 1, "a header that is not this pack's")
+    need(blake3(data[:-32]).digest() == data[-32:], "the checksum of the pack is wrong")
+    for number, (chunk, offset, sealed, length, codec, base) in enumerate(records):
+        try:
+            blob = data[offset : offset + 48 + sealed]
+            need(struct.unpack_from("<IB", blob, 8) == (number, kind), "a header of another blob")
+            plain, body = blobs.decode(name, blob, chunk), blobs.open_blob(name, blob)
+            need((len(plain), body[0]) == (length, codec), "a footer that says otherwise")
+            need(base is None or base == body[8:40], "a footer that says another base")
+            good.add(chunk)
+        except MALFORMED as error:
+            report.damage(f"{name} at {offset}", error)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    codes = "Exit codes: 0 done, 1 failed, 2 usage, 3 done with problems listed, 10 no repository, 12 wrong key, 13 damage found."
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=codes, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-r", "--repository", required=True, metavar="DIRECTORY", help="where the repository is")
+    parser.add_argument("--key-file", metavar="FILE", help="the key file; without it a passphrase is asked for")
+    parser.add_argument(
+        "--password-file", metavar="FILE", help="read the passphrase from here (or from SEAWALL_PASSWORD)"
+    )
+    parser.add_argument("--without-index", action="store_true", help="find blobs in the packs, not through the index")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("snapshots", help="list the snapshots").set_defaults(run=list_snapshots)
+    into = commands.add_parser("restore", help="restore a snapshot into a new or empty directory")
+    into.add_argument("snapshot", help="the id or its beginning, or `latest`")
+    into.add_argument("target", help="becomes the snapshot's root: /etc/hosts comes to TARGET/etc/hosts")
+    into.add_argument("--path", default="/", help="only this path and what is below it")
+    into.set_defaults(run=restore)
+    commands.add_parser("check", help="read and prove everything that is stored").set_defaults(run=check)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, report = parse(arguments), Report()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard, hard)
+    )  # Why: one descriptor is open for each level of directories.
+    try:
+        options.run(Repository(options, report), options)
+        return report.code
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

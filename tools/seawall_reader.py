@@ -1,0 +1,565 @@
+"""The stored format of Seawall, version 1, read by an independent program: the library below rescue.py.
+
+Written from docs/format.md alone; each part names its section there. Everything that comes from the repository is proved
+before it is believed: a wrong byte raises Damage, and what can be reported and passed over goes into a Report.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import json
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import cbor2
+import zstandard
+from blake3 import blake3
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+DONE, FAILED, USAGE, PROBLEMS, NO_REPOSITORY, WRONG_KEY, DAMAGE = 0, 1, 2, 3, 10, 12, 13
+CHUNK_MAX = 8 << 20
+CODECS_WITH_BASE = (2, 4, 6)
+
+
+class Failure(Exception):
+    """Ends the run with an exit code."""
+
+    def __init__(self, code: int, text: str):
+        super().__init__(text)
+        self.code = code
+
+
+class Damage(Exception):
+    """Stored bytes are not what they must be."""
+
+
+# What reading damaged bytes can raise.
+MALFORMED = (Damage, KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
+
+
+class Report:
+    """Collects what went wrong, and says it at once."""
+
+    def __init__(self):
+        self.code = DONE
+
+    def damage(self, what: str, why: object) -> None:
+        print(f"damaged: {what}: {why}", file=sys.stderr)
+        self.code = DAMAGE
+
+    def problem(self, what: str, why: object) -> None:
+        print(f"problem: {what}: {why}", file=sys.stderr)
+        self.code = max(self.code, PROBLEMS)
+
+
+# ---- Primitives (docs/format.md, section 2) ----
+
+
+def need(condition: object, why: str) -> None:
+    if not condition:
+        raise Damage(why)
+
+
+def extract(salt: bytes, key: bytes) -> bytes:
+    return hmac.new(salt or bytes(32), key, hashlib.sha256).digest()
+
+
+def expand(key: bytes, info: bytes, length: int) -> bytes:
+    assert length <= 32, "one block is all that the format asks for"
+    return hmac.new(key, info + b"\x01", hashlib.sha256).digest()[:length]
+
+
+def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
+    return expand(extract(salt, key), info, 32)
+
+
+def nonce(number: int) -> bytes:
+    return number.to_bytes(12, "little")
+
+
+def open_aead(key: bytes, number: bytes, sealed: bytes, associated: bytes) -> bytes:
+    try:
+        return AESGCM(key).decrypt(number, sealed, associated)
+    except (InvalidTag, ValueError):
+        raise Damage("decryption failed: other bytes or another key") from None
+
+
+def open_envelope(purpose: bytes, name: str, stored: bytes) -> bytes:
+    """Opens a sealed object (section 2.1)."""
+    need(stored[:8] == b"SWSEAL01" and len(stored) >= 64, "not a sealed object")
+    length = int.from_bytes(stored[40:48], "little")
+    blocks = max(1, -(-length // (1 << 20)))
+    need(len(stored) == 48 + length + 16 * blocks, "a sealed object of another length")
+    key = hkdf(purpose, stored[8:40], b"seawall v1 seal " + name.encode())
+    plain, place = [], 48
+    for block in range(blocks):
+        end = min(place + (1 << 20) + 16, len(stored))
+        associated = stored[:48] + block.to_bytes(8, "little") + bytes([block == blocks - 1])
+        plain.append(open_aead(key, nonce(block), stored[place:end], associated))
+        place = end
+    return b"".join(plain)
+
+
+def open_hpke(secret: bytes, encapsulated: bytes, sealed: bytes, info: bytes, associated: bytes) -> bytes:
+    """RFC 9180, base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, first message."""
+    own = X25519PrivateKey.from_private_bytes(secret)
+    own_public = own.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def labeled_extract(suite: bytes, salt: bytes, label: bytes, key: bytes) -> bytes:
+        return extract(salt, b"HPKE-v1" + suite + label + key)
+
+    def labeled_expand(suite: bytes, key: bytes, label: bytes, context: bytes, length: int) -> bytes:
+        return expand(key, length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + context, length)
+
+    kem, suite = b"KEM\x00\x20", b"HPKE\x00\x20\x00\x01\x00\x02"
+    try:
+        agreed = own.exchange(X25519PublicKey.from_public_bytes(encapsulated))
+    except ValueError:
+        raise Damage("not an encapsulated key") from None
+    prk = labeled_extract(kem, b"", b"eae_prk", agreed)
+    shared = labeled_expand(kem, prk, b"shared_secret", encapsulated + own_public, 32)
+    context = b"\x00" + labeled_extract(suite, b"", b"psk_id_hash", b"")
+    context += labeled_extract(suite, b"", b"info_hash", info)
+    key_secret = labeled_extract(suite, shared, b"secret", b"")
+    key = labeled_expand(suite, key_secret, b"key", context, 32)
+    return open_aead(key, labeled_expand(suite, key_secret, b"base_nonce", context, 12), sealed, associated)
+
+
+def from_cbor(encoded: bytes, kind: type):
+    """One CBOR item of an expected kind."""
+    try:
+        value = cbor2.loads(encoded)
+    except Exception as error:  # Why: decoders of outside bytes fail in many ways, and all mean the same.
+        raise Damage(f"not CBOR: {error}") from None
+    need(isinstance(value, kind), "CBOR of another shape")
+    return value
+
+
+# ---- Objects and keys (sections 1, 3, 4, 5) ----
+
+
+class Store:
+    """The objects below a directory."""
+
+    def __init__(self, root: str):
+        self.root = Path(root)
+
+    def path(self, name: str) -> Path:
+        assert re.fullmatch(r"[a-z0-9]+(/[a-z0-9]+)*", name), name
+        return self.root / name
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.path(name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise Damage(f"{name} is missing") from None
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def names(self, folder: str) -> list[str]:
+        """The names of all objects below a first component, ascending."""
+        found = []
+        for place, _, files in os.walk(self.root / folder):
+            inner = os.path.relpath(place, self.root)
+            found += [f"{inner}/{file}" for file in files if re.fullmatch("[a-z0-9]+", file)]
+        return sorted(found)
+
+
+class Key:
+    """What the user knows: a key file's bytes or a passphrase."""
+
+    def __init__(self, kind: int, secret: bytes):
+        self.kind, self.secret = kind, secret
+
+    @classmethod
+    def from_file(cls, path: str) -> Key:
+        lines = Path(path).read_text("ascii", "replace").split("\n")
+        if (
+            lines[0].strip() != "seawall-key-1"
+            or len(lines) < 2
+            or not re.fullmatch("[0-9a-fA-F]{64}", lines[1].strip())
+        ):
+            raise Failure(USAGE, f"{path} is not a key file")
+        return cls(1, bytes.fromhex(lines[1].strip()))
+
+    def purpose_key(self, salt: bytes, cost: list) -> bytes:
+        if self.kind == 1:
+            return hkdf(self.secret, salt, b"seawall v1 key file")
+        memory_kib, passes, lanes = cost
+        need(memory_kib <= 4 << 20 and passes <= 64 and 1 <= lanes <= 64, "a hostile passphrase cost")
+        try:
+            from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+        except ImportError:
+            from argon2.low_level import Type, hash_secret_raw
+
+            return hash_secret_raw(self.secret, salt, passes, memory_kib, lanes, 32, Type.ID, 0x13)
+        derive = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib)
+        return derive.derive(self.secret)
+
+
+def open_ring(store: Store, key: Key, report: Report) -> dict:
+    """The key ring of the first slot that the key opens."""
+    for name in store.names("key"):
+        try:
+            slot = from_cbor(store.read(name), dict)
+            if slot.get(0) != 1 or slot.get(1) != key.kind:
+                continue
+            purpose = key.purpose_key(slot[3], slot.get(4))
+        except MALFORMED as error:
+            report.damage(name, error)
+            continue
+        try:
+            ring = from_cbor(open_envelope(purpose, name, slot.get(5, b"")), dict)
+        except Damage:
+            continue
+        if ring.get(0) != 1:
+            raise Failure(FAILED, f"{name}: this key ring needs a newer reader")
+        return ring
+    raise Failure(WRONG_KEY, "the key does not open this repository")
+
+
+def read_marker(store: Store) -> dict:
+    if not store.exists("seawall"):
+        raise Failure(NO_REPOSITORY, f"no repository at {store.root}")
+    try:
+        marker = json.loads(store.read("seawall"))
+        form, required = marker["format"], marker["required"]
+    except (ValueError, KeyError, TypeError):
+        raise Failure(DAMAGE, "the marker is damaged") from None
+    if form != 1 or required:
+        raise Failure(FAILED, f"format {form} with features {required} needs a newer reader")
+    return marker
+
+
+# ---- The log (section 8) ----
+
+
+class Log:
+    """Reads and proves the log; keeps the snapshots and the segments that it publishes."""
+
+    def __init__(self, store: Store, ring: dict, report: Report):
+        self.store, self.ring, self.report = store, ring, report
+        self.snapshots: list[dict] = []
+        self.segments: dict[str, bytes] = {}
+        self.members: dict[bytes, bytes] = {}
+        previous, numbers = b"", [int(name[4:]) for name in store.names("log")]
+        for number in range(max(numbers, default=0) + 1):
+            name = f"log/{number:020}"
+            try:
+                stored = store.read(name)
+                self.read_entry(number, name, stored, previous)
+            except MALFORMED as error:
+                report.damage(name, error)
+                stored = b""
+            previous = blake3(stored).digest() if stored else None
+
+    def read_entry(self, number: int, name: str, stored: bytes, previous: bytes | None) -> None:
+        plain = open_envelope(self.ring[7], name, stored)
+        entry = from_cbor(plain, list)
+        need(plain[0] == 0x88 and plain[-66:-64] == b"\x58\x40" and len(entry) == 8, "not an entry of eight fields")
+        need(entry[0] == number and entry[2] == self.ring[2], "an entry of another place")
+        # After a damaged entry the chain can't be proved; the signature below still can.
+        need(previous is None or entry[1] == previous, "the hash chain is broken")
+        act, fields = entry[5], entry[6]
+        if act == 0:
+            self.read_init(number, fields)
+        need(entry[3] in self.members or number > 0 and not self.members, "signed by nobody known")
+        if self.members:
+            # The array of the first seven is the array of eight without the signature's 66 bytes, under another head.
+            self.verify(entry[3], b"seawall v1 log \x87" + plain[1:-66], entry[7])
+        if act == 1:
+            for session, counter, digest, *_ in fields[1]:
+                self.segments[f"index/{session.hex()}/{counter:010}"] = digest
+            self.snapshots.append(fields[2])
+        elif act != 0:
+            raise Failure(FAILED, f"{name}: act {act} needs a newer reader")
+
+    def read_init(self, number: int, fields: dict) -> None:
+        need(number == 0, "a second INIT")
+        need(fields[0] == blake3(self.store.read("seawall")).digest(), "the marker was changed")
+        self.members[fields[1][0]] = fields[1][1]
+
+    def verify(self, member: bytes, signed: bytes, signature: bytes) -> None:
+        try:
+            Ed25519PublicKey.from_public_bytes(self.members[member]).verify(signature, signed)
+        except InvalidSignature:
+            raise Damage("the signature is wrong") from None
+
+    def find(self, wanted: str) -> dict:
+        found = (
+            self.snapshots[-1:] if wanted == "latest" else [s for s in self.snapshots if s[0].hex().startswith(wanted)]
+        )
+        if len(found) != 1:
+            raise Failure(USAGE, f"{len(found)} snapshots are called {wanted}")
+        return found[0]
+
+
+# ---- Blobs (sections 6 and 7) ----
+
+
+def decode_body(body: bytes, read_base) -> bytes:
+    """The plain bytes of a blob's body (section 6.1)."""
+    need(len(body) >= 8, "a short body")
+    codec, width, head, length = body[0], body[1], body[2], int.from_bytes(body[4:8], "little")
+    need(length <= CHUNK_MAX, "a chunk that is too long")
+    start = 40 if codec in CODECS_WITH_BASE else 8
+    payload = body[start:]
+    if codec == 0:
+        plain = payload
+    elif codec == 1:
+        plain = unzstd(payload, length)
+    elif codec == 2:
+        plain = unzstd(payload, length, read_base(body[8:40]))
+    elif codec == 3:
+        plain = decode_planes(payload, width, head, length)
+    elif codec == 5:
+        need(len(payload) == 1, "a constant of another length")
+        plain = payload * length
+    else:
+        raise Damage(f"codec {codec} needs a newer reader")
+    need(len(plain) == length, "a body of another plain length")
+    return plain
+
+
+def unzstd(frame: bytes, length: int, prefix: bytes = b"") -> bytes:
+    try:
+        need(zstandard.frame_content_size(frame) in (-1, length), "a frame of another length")
+        base = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
+        decoder = zstandard.ZstdDecompressor(dict_data=base, max_window_size=1 << 27)
+        return decoder.decompress(frame, max_output_size=length, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise Damage(f"zstd: {error}") from None
+
+
+def decode_planes(payload: bytes, width: int, head: int, length: int) -> bytes:
+    """Section 6.2. Planes are handled as big integers, which is fast enough without other packages."""
+    need(width in (2, 4, 8) and head < width and head <= length, "planes of a strange width or head")
+    count, place, planes = (length - head) // width, 0, []
+    for _ in range(width):
+        need(place + 5 <= len(payload), "planes that end early")
+        kind, size = payload[place], int.from_bytes(payload[place + 1 : place + 5], "little")
+        stored = payload[place + 5 : place + 5 + size]
+        place += 5 + size
+        need(kind <= 2 and len(stored) == size and (kind != 0 or size == 1), "a damaged plane")
+        plane = stored * count if kind == 0 else stored if kind == 1 else unzstd(stored, count)
+        need(len(plane) == count, "a plane of another length")
+        planes.append(int.from_bytes(plane, "little"))
+    low, rest = (int.from_bytes(bytes([mask]) * count, "little") for mask in (0x01, 0x7F))
+    elements = bytearray(count * width)
+    for k in range(width):
+        # Undoes the rotation: bit 0 of each byte goes to bit 7 of the byte below, that of the lowest to the highest.
+        unrotated = (planes[k] >> 1) & rest | (planes[(k + 1) % width] & low) << 7
+        elements[k::width] = unrotated.to_bytes(count, "little")
+    return payload[place : place + head] + bytes(elements) + payload[place + head :]
+
+
+class Blobs:
+    """Finds and opens blobs."""
+
+    def __init__(self, store: Store, ring: dict):
+        self.store, self.ring = store, ring
+        self.packs: list[str] = []
+        self.ordinals: dict[str, int] = {}
+        self.places: dict[bytes, bytes] = {}  # id -> 12 bytes a place: pack ordinal, offset, sealed length
+        self.read_cached = functools.lru_cache(maxsize=16)(self.read)
+
+    def add(self, chunk: bytes, pack: str, offset: int, sealed: int) -> None:
+        ordinal = self.ordinals.setdefault(pack, len(self.packs))
+        if ordinal == len(self.packs):
+            self.packs.append(pack)
+        self.places[chunk] = self.places.get(chunk, b"") + struct.pack("<III", ordinal, offset, sealed)
+
+    def load_segment(self, name: str, digest: bytes, check_filter: bool = False) -> None:
+        stored = self.store.read(name)
+        need(blake3(stored).digest() == digest, "not the segment that the log published")
+        plain = open_envelope(self.ring[6], name, stored)
+        need(plain[:8] == b"SWINDX01", "not an index segment")
+        count, packs, bases, blocks = struct.unpack_from("<QIII", plain, 8)
+        records = 64 + 24 * packs
+        need(len(plain) == records + 56 * count + 32 * bases + 32 * blocks, "a segment of another length")
+        names = [f"pack/{s.hex()}/{c:010}" for s, c in struct.iter_unpack("<16sQ", plain[64:records])]
+        last = b""
+        for chunk, pack, offset, sealed, _, _, _, _, _ in struct.iter_unpack(
+            "<32sIIIIBBHI", plain[records : records + 56 * count]
+        ):
+            need(chunk > last and pack < packs, "a damaged record")
+            last = chunk
+            self.add(chunk, names[pack], offset, sealed)
+            if check_filter:
+                need(in_filter(plain[-32 * blocks :], blocks, chunk), "the filter misses an id")
+
+    def scan_packs(self, report: Report) -> None:
+        """Finds blobs without the index."""
+        for name in self.store.names("pack"):
+            try:
+                try:
+                    found = [(record[0], record[1], record[2]) for record in self.read_footer(name)]
+                except MALFORMED as error:
+                    report.damage(name, f"{error}; looking for blobs by their headers")
+                    found = list(self.scan_blobs(name))
+                for chunk, offset, sealed in found:
+                    self.add(chunk, name, offset, sealed)
+            except (*MALFORMED, OSError) as error:
+                report.damage(name, error)
+
+    def pread(self, pack: str, offset: int, length: int) -> bytes:
+        try:
+            with open(self.store.path(pack), "rb", buffering=0) as file:
+                bytes_read = os.pread(file.fileno(), length, offset)
+        except (FileNotFoundError, OverflowError):
+            raise Damage(f"{pack} is missing") from None
+        need(len(bytes_read) == length, f"{pack} is shorter than it was")
+        return bytes_read
+
+    def read_footer(self, pack: str) -> list[tuple]:
+        """Records (id, offset, sealed length, plain length, codec, base or None) in order of place."""
+        size = self.store.path(pack).stat().st_size
+        need(size >= 128, "too short for a pack")
+        trailer = self.pread(pack, size - 64, 64)
+        offset, length, parity, _ = struct.unpack_from("<IIII", trailer)
+        need(trailer[16:24] == b"SWPEND01", "no trailer")
+        need(offset >= 64 and offset + length + parity + 64 == size, "a trailer with wrong places")
+        plain = open_envelope(self.ring[6], f"{pack}#footer", self.pread(pack, offset, length))
+        count = int.from_bytes(plain[:4], "little")
+        need(len(plain) >= 4 + 48 * count, "a short footer")
+        records = list(struct.iter_unpack("<32sIIIB3x", plain[4 : 4 + 48 * count]))
+        with_base = [record[4] in CODECS_WITH_BASE for record in records]
+        need(len(plain) == 4 + 48 * count + 32 * sum(with_base), "a footer of another length")
+        bases = (plain[place : place + 32] for place in range(4 + 48 * count, len(plain), 32))
+        return [(*record, next(bases) if based else None) for record, based in zip(records, with_base)]
+
+    def scan_blobs(self, pack: str) -> Iterator[tuple[bytes, int, int]]:
+        """Finds blobs by their headers; each one is decrypted before it is believed."""
+        data, place = self.store.read(pack), 64
+        while (place := data.find(b"SWBL", place)) >= 0:
+            header = data[place : place + 48]
+            sealed = int.from_bytes(header[4:8], "little")
+            try:
+                self.open_blob(pack, data[place : place + 48 + sealed])
+            except Damage:
+                place += 1
+                continue
+            yield header[16:], place, sealed
+            place += 48 + sealed
+
+    @functools.lru_cache(maxsize=64)
+    def pack_key(self, pack: str) -> bytes:
+        return hkdf(self.session_key(pack.split("/")[1]), b"", b"seawall v1 pack " + pack.encode())
+
+    @functools.lru_cache(maxsize=64)
+    def session_key(self, session: str) -> bytes:
+        secret, generation = self.ring.get(9), self.ring[11]
+        if not secret:
+            raise Failure(FAILED, "this key may add to the repository, but not read data back")
+        record = from_cbor(self.store.read(f"session/{session}/{generation:010}"), dict)
+        need(record.get(0) == 1 and record.get(3) == 1, "a session record for a newer reader")
+        need(record.get(1) == bytes.fromhex(session) and record.get(2) == generation, "another session's record")
+        associated = self.ring[2] + record[1] + generation.to_bytes(4, "little")
+        return open_hpke(secret, record.get(4, b""), record.get(5, b""), b"seawall v1 session", associated)
+
+    def open_blob(self, pack: str, blob: bytes) -> bytes:
+        """The body of a blob (header and sealed bytes)."""
+        need(len(blob) >= 64 and blob[:4] == b"SWBL" and blob[13:16] == bytes(3), "no blob is here")
+        sealed, number = struct.unpack_from("<II", blob, 4)
+        need(len(blob) == 48 + sealed, "a blob of another length")
+        return open_aead(self.pack_key(pack), nonce(number), blob[48:], blob[:48])
+
+    def read(self, chunk: bytes, as_base: bool = False) -> bytes:
+        """The plain bytes of a chunk, from the first of its places that gives them."""
+        places, error = self.places.get(chunk, b""), Damage(f"chunk {chunk.hex()[:16]} is stored nowhere")
+        for ordinal, offset, sealed in struct.iter_unpack("<III", places):
+            try:
+                blob = self.pread(self.packs[ordinal], offset, 48 + sealed)
+                return self.decode(self.packs[ordinal], blob, chunk, as_base)
+            except Damage as found:
+                error = Damage(f"{self.packs[ordinal]} at {offset}: {found}")
+        raise error
+
+    def decode(self, pack: str, blob: bytes, chunk: bytes, as_base: bool = False) -> bytes:
+        need(blob[16:48] == chunk, "a blob of another chunk")
+        body = self.open_blob(pack, blob)
+        need(not (as_base and body[0] in CODECS_WITH_BASE), "a base that has a base")
+        plain = decode_body(body, lambda base: self.read_cached(base, True))
+        need(blake3(plain, key=self.ring[4]).digest() == chunk, "other bytes than the chunk's id says")
+        return plain
+
+
+def in_filter(blocks: bytes, count: int, chunk: bytes) -> bool:
+    """Section 7: a split-block Bloom filter."""
+    salts = (0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31)
+    high, low = int.from_bytes(chunk[:8], "little") >> 32, int.from_bytes(chunk[8:12], "little")
+    words = struct.unpack_from("<8I", blocks, 32 * (high * count >> 32))
+    return all(word >> ((low * salt & 0xFFFFFFFF) >> 27) & 1 for word, salt in zip(words, salts))
+
+
+# ---- The tree (section 9) ----
+
+
+def walk(blobs: Blobs, root: bytes, report: Report, where: str, above: int = 256) -> Iterator[tuple[bytes, dict]]:
+    """The entries of a tree in order; damage to a node loses what is below it, and is reported."""
+    try:
+        level, items = from_cbor(blobs.read(root), list)
+        need(0 <= level < above, "levels that do not descend")
+        if level == 0:
+            yield from decode_leaf(items)
+            return
+    except MALFORMED as error:
+        report.damage(f"tree node {root.hex()[:16]} from {where}", error)
+        return
+    for first, child, _, _ in items:
+        yield from walk(blobs, child, report, show(first), level)
+
+
+def decode_leaf(items: list) -> list[tuple[bytes, dict]]:
+    entries, key = [], None
+    for item in items:
+        shared = item.get(0, 0)
+        need(shared <= len(key or b""), "a key that shares more than there is")
+        next_key = (key or b"")[:shared] + item.get(1, b"")
+        need(key is None or next_key > key, "keys out of order")
+        need(all(name not in (b"", b".", b"..") and b"/" not in name for name in split(next_key)), "a forbidden name")
+        key = next_key
+        entries.append((key, item))
+    return entries
+
+
+def split(key: bytes) -> list[bytes]:
+    return key.split(b"\0") if key else []
+
+
+def show(key: bytes) -> str:
+    return "/" + key.replace(b"\0", b"/").decode("utf-8", "backslashreplace")
+
+
+def extents(blobs: Blobs, entry: dict) -> Iterator[tuple[bytes | None, int]]:
+    """The pieces of a file: (chunk id, or None for a hole; length)."""
+    if 20 in entry:
+        depth, chunk, _ = entry[20]
+        yield from indirect(blobs, depth, chunk)
+    else:
+        yield from pieces(entry.get(19, []))
+
+
+def pieces(items: list) -> Iterator[tuple[bytes | None, int]]:
+    for item in items:
+        yield (None, item) if isinstance(item, int) else (item[0], item[1])
+
+
+def indirect(blobs: Blobs, depth: int, chunk: bytes) -> Iterator[tuple[bytes | None, int]]:
+    need(1 <= depth <= 16, "a strange depth of lists")
+    for piece, length in pieces(from_cbor(blobs.read(chunk), list)):
+        if depth == 1 or piece is None:
+            yield piece, length
+        else:
+            yield from indirect(blobs, depth - 1, piece)

@@ -1,0 +1,446 @@
+"""Tests of rescue.py against repositories that a small writer makes from docs/format.md alone.
+
+Run: python3 -m unittest discover -s tools
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import struct
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import cbor2
+import zstandard
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+sys.path.insert(0, str(Path(__file__).parent))
+import rescue
+import seawall_reader as reader
+
+MEMBER, SLOT, PASSWORD_SLOT, SNAPSHOT = b"M" * 16, b"S" * 16, b"P" * 16, b"N" * 16
+ROOT = os.geteuid() == 0
+
+
+def hkdf(key, salt, info):
+    return HKDF(SHA256(), 32, salt or None, info).derive(key)
+
+
+def envelope(purpose, name, plain):
+    salt = os.urandom(32)
+    out = b"SWSEAL01" + salt + struct.pack("<Q", len(plain))
+    key = AESGCM(hkdf(purpose, salt, b"seawall v1 seal " + name.encode()))
+    pieces = [plain[at : at + (1 << 20)] for at in range(0, len(plain), 1 << 20)] or [b""]
+    head = out
+    for number, piece in enumerate(pieces):
+        extra = head + struct.pack("<QB", number, number == len(pieces) - 1)
+        out += key.encrypt(number.to_bytes(12, "little"), piece, extra)
+    return out
+
+
+def seal_hpke(public, info, associated, plain):
+    """RFC 9180, written out beside the reader's own."""
+
+    def label(suite, name, value):
+        return b"HPKE-v1" + suite + name + value
+
+    def take(suite, prk, name, context, length):
+        return HKDFExpand(SHA256(), length, struct.pack(">H", length) + label(suite, name, context)).derive(prk)
+
+    def mix(salt, value):
+        return HKDF.extract(SHA256(), salt or bytes(32), value)
+
+    ephemeral, kem, suite = X25519PrivateKey.generate(), b"KEM\0\x20", b"HPKE\0\x20\0\1\0\2"
+    enc = ephemeral.public_key().public_bytes_raw()
+    prk = mix(b"", label(kem, b"eae_prk", ephemeral.exchange(X25519PublicKey.from_public_bytes(public))))
+    shared = take(kem, prk, b"shared_secret", enc + public, 32)
+    context = b"\0" + mix(b"", label(suite, b"psk_id_hash", b"")) + mix(b"", label(suite, b"info_hash", info))
+    secret = mix(shared, label(suite, b"secret", b""))
+    key, number = take(suite, secret, b"key", context, 32), take(suite, secret, b"base_nonce", context, 12)
+    return enc, AESGCM(key).encrypt(number, plain, associated)
+
+
+def body(codec, plain, payload, width=0, head=0, base=b""):
+    return struct.pack("<BBBxI", codec, width, head, len(plain)) + base + payload
+
+
+def zstd(plain, prefix=None):
+    base = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
+    return zstandard.ZstdCompressor(level=6, dict_data=base, write_dict_id=False).compress(plain)
+
+
+def planes(plain, width, head):
+    count = (len(plain) - head) // width
+    elements = [int.from_bytes(plain[head + i * width : head + (i + 1) * width], "little") for i in range(count)]
+    bits = 8 * width
+    turned = [(e << 1 | e >> (bits - 1)) & ((1 << bits) - 1) for e in elements]
+    payload = b""
+    for k in range(width):
+        plane = bytes(e >> (8 * k) & 0xFF for e in turned)
+        kind, data = (0, plane[:1]) if len(set(plane)) == 1 else (2, zstd(plane)) if k % 2 else (1, plane)
+        payload += struct.pack("<BI", kind, len(data)) + data
+    return body(3, plain, payload + plain[:head] + plain[head + count * width :], width, head)
+
+
+class Writer:
+    """Writes one repository with one session."""
+
+    def __init__(self, root: Path):
+        self.root, self.repository, self.session = root, os.urandom(16), os.urandom(16)
+        self.id_key, self.index_key, self.log_key, self.session_key = (os.urandom(32) for _ in range(4))
+        self.signer, secret = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+        public = secret.public_key().public_bytes_raw()
+        self.key, self.ring = os.urandom(32), {
+            0: 1, 1: 0, 2: self.repository, 3: MEMBER, 4: self.id_key, 5: os.urandom(32), 6: self.index_key,
+            7: self.log_key, 8: public, 9: secret.private_bytes_raw(), 10: self.signer.private_bytes_raw(), 11: 7,
+        }  # fmt: skip
+        self.blobs, self.ids, self.log = {0: [], 1: []}, set(), []
+        marker = {"about": "Seawall", "format": 1, "repository": self.repository.hex(), "required": []}
+        self.put("seawall", json.dumps(marker).encode())
+        self.write_slots()
+        associated = self.repository + self.session + struct.pack("<I", 7)
+        enc, sealed = seal_hpke(public, b"seawall v1 session", associated, self.session_key)
+        record = {0: 1, 1: self.session, 2: 7, 3: 1, 4: enc, 5: sealed}
+        self.put(f"session/{self.session.hex()}/0000000007", cbor2.dumps(record))
+        member = {0: MEMBER, 1: self.signer.public_key().public_bytes_raw(), 2: 0, 3: "owner"}
+        self.append(0, {0: blake3((root / "seawall").read_bytes()).digest(), 1: member, 2: public, 3: 7})
+
+    def put(self, name, data):
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_bytes(data)
+
+    def write_slots(self):
+        salt = os.urandom(16)
+        purpose = {0: hkdf(self.key, salt, b"seawall v1 key file")}
+        purpose[1] = reader.Key(0, b"secret words").purpose_key(salt, [64, 1, 1])
+        for which, slot in ((0, SLOT), (1, PASSWORD_SLOT)):
+            name = f"key/{slot.hex()}"
+            sealed = envelope(purpose[which], name, cbor2.dumps(self.ring))
+            content = {0: 1, 1: 1 - which, 2: 0, 3: salt, 5: sealed, 6: "test", 7: 0}
+            self.put(name, cbor2.dumps(content if which == 0 else {**content, 4: [64, 1, 1]}))
+
+    def append(self, act, fields):
+        number, previous = len(self.log), self.log[-1] if self.log else b""
+        entry = [number, previous, self.repository, MEMBER, 0, act, fields]
+        signature = self.signer.sign(b"seawall v1 log " + cbor2.dumps(entry))
+        name = f"log/{number:020}"
+        stored = envelope(self.log_key, name, cbor2.dumps([*entry, signature]))
+        self.put(name, stored)
+        self.log.append(blake3(stored).digest())
+
+    def chunk(self, plain, kind=0, encoded=None):
+        chunk = blake3(plain, key=self.id_key).digest()
+        if chunk not in self.ids:
+            self.ids.add(chunk)
+            self.blobs[kind].append((chunk, len(plain), encoded or body(1, plain, zstd(plain))))
+        return chunk
+
+    def write_pack(self, kind):
+        counter, records = kind, []
+        name = f"pack/{self.session.hex()}/{counter:010}"
+        key = AESGCM(hkdf(self.session_key, b"", b"seawall v1 pack " + name.encode()))
+        out = struct.pack("<8sB7x16sQ16s8x", b"SWPACK01", kind, self.session, counter, self.repository)
+        for number, (chunk, length, encoded) in enumerate(self.blobs[kind]):
+            header = struct.pack("<4sIIB3x32s", b"SWBL", len(encoded) + 16, number, kind, chunk)
+            records.append((chunk, len(out), len(encoded) + 16, length, encoded[0], encoded[8:40]))
+            out += header + key.encrypt(number.to_bytes(12, "little"), encoded, header)
+        footer = struct.pack("<I", len(records)) + b"".join(struct.pack("<32sIIIB3x", *r[:5]) for r in records)
+        footer = envelope(self.index_key, f"{name}#footer", footer + b"".join(r[5] for r in records if r[4] == 2))
+        end = struct.pack("<III4x8s8x", len(out), len(footer), 0, b"SWPEND01")
+        out += footer + end
+        self.put(name, out + blake3(out).digest())
+        return records
+
+    def commit(self, root):
+        found = sorted((r[0], kind, r) for kind in (0, 1) for r in self.write_pack(kind))
+        bases = sorted({r[5] for _, _, r in found if r[4] == 2})
+        blocks = max(1, -(-len(found) // 24))
+        words = [0] * (8 * blocks)
+        salts = (0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31)
+        plain = struct.pack("<8sQIII36x", b"SWINDX01", len(found), 2, len(bases), blocks)
+        plain += b"".join(struct.pack("<16sQ", self.session, kind) for kind in (0, 1))
+        for chunk, kind, record in found:
+            base = bases.index(record[5]) if record[4] == 2 else 0xFFFFFFFF
+            plain += struct.pack("<32sIIIIBBHI", chunk, kind, *record[1:5], kind, 0, base)
+            block = (struct.unpack("<Q", chunk[:8])[0] >> 32) * blocks >> 32
+            for j, salt in enumerate(salts):
+                words[8 * block + j] |= 1 << ((struct.unpack("<I", chunk[8:12])[0] * salt & 0xFFFFFFFF) >> 27)
+        name = f"index/{self.session.hex()}/0000000000"
+        sealed = envelope(self.index_key, name, plain + b"".join(bases) + struct.pack(f"<{len(words)}I", *words))
+        self.put(name, sealed)
+        snapshot = {0: SNAPSHOT, 1: [1_700_000_000, 5], 2: "host", 3: "user", 4: [b"/s"], 5: [], 6: root, 8: 1, 9: 1}
+        segment = [self.session, 0, blake3(sealed).digest(), len(found), len(sealed)]
+        self.append(1, {0: self.session, 1: [segment], 2: snapshot, 3: []})
+
+    def tree(self, entries, per_leaf=4):
+        """Leaves of a few entries each and one node above; gives the root."""
+        leaves, previous = [], b""
+        for number, (key, entry) in enumerate(entries):
+            if number % per_leaf == 0:
+                leaves.append((key, []))
+                previous = b""
+            shared = len(os.path.commonprefix([previous, key]))
+            leaves[-1][1].append({0: shared, 1: key[shared:], **entry})
+            previous = key
+        ids = [[first, self.chunk(cbor2.dumps([0, items]), 1), len(items), 0] for first, items in leaves]
+        return self.chunk(cbor2.dumps([1, ids]), 1)
+
+
+def everything(writer: Writer):
+    """A tree with every kind of entry, codec and content; gives the root and the files' content by path."""
+    noise = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(250))
+    edited = noise[:4000] + b"an insertion" + noise[4000:]
+    floats = struct.pack("<1000H", *(15_000 + 3 * i for i in range(1000))) + b"x"
+    doubles = b"abc" + struct.pack("<500d", *(i / 7 for i in range(500)))
+    words = struct.pack("<300I", *([0xFF000001] * 300))
+    base = writer.chunk(noise, 0, body(0, noise, noise))
+    listed = [
+        (base, 8000),
+        (writer.chunk(edited, 0, body(2, edited, zstd(edited, noise), base=base)), 8012),
+        (writer.chunk(b"z" * 5000, 0, body(5, b"z" * 5000, b"z")), 5000),
+        (writer.chunk(floats, 0, planes(floats, 2, 0)), 2001),
+        (writer.chunk(doubles, 0, planes(doubles, 8, 3)), 4003),
+        (writer.chunk(words, 0, planes(words, 4, 0)), 1200),
+    ]
+    whole = noise + edited + b"z" * 5000 + floats + doubles + words
+    lists = [writer.chunk(cbor2.dumps([list(e) for e in part])) for part in (listed[:3], listed[3:])]
+    top = cbor2.dumps([[lists[0], 1], 1 << 20, [lists[1], 1]])
+    deep = noise + edited + b"z" * 5000 + bytes(1 << 20) + floats + doubles + words
+    time = [1_600_000_000, 123_456_789]
+    file = {2: 0, 3: 0o640, 8: time}
+    entries = {
+        b"": {2: 1, 3: 0o755, 8: time},
+        b"s": {2: 1, 3: 0o500, 8: [-3, 500_000_000]},
+        b"s\0codecs": {**file, 11: len(whole), 19: [list(e) for e in listed]},
+        b"s\0deep": {**file, 11: len(deep), 20: [2, writer.chunk(top), len(top)]},
+        b"s\0empty": {2: 0, 3: 0o4711},
+        b"s\0fifo": {2: 3, 3: 0o620, 8: time},
+        b"s\0hard": {**file, 11: 5, 13: [0, 77], 18: b"links"},
+        b"s\0holes": {**file, 11: (1 << 24) + 8000, 19: [1 << 23, [base, 8000], 1 << 23]},
+        b"s\0link": {2: 2, 3: 0o777, 8: time, 17: b"../nowhere"},
+        b"s\0name \xff": {**file, 11: 6, 14: [[b"user.note", b"\x00\x01"]], 18: b"inline"},
+        b"s\0sub": {2: 1, 3: 0o700, 8: time},
+        b"s\0sub\0hard": {**file, 11: 5, 13: [0, 77], 18: b"links"},
+        b"s\0sub.txt": {**file, 11: 1, 18: b"t"},
+    }
+    contents = {
+        "codecs": whole,
+        "deep": deep,
+        "holes": bytes(1 << 23) + noise + bytes(1 << 23),
+        "empty": b"",
+        "sub.txt": b"t",
+    }
+    if ROOT:
+        entries[b"s\0device"] = {2: 5, 3: 0o600, 4: 1234, 5: 4321, 8: time, 16: [1, 3]}
+    return writer.tree(sorted(entries.items())), contents
+
+
+class Rescue(unittest.TestCase):
+    def setUp(self):
+        self.scratch = Path(tempfile.mkdtemp(prefix="rescue"))
+        self.addCleanup(self.clean, self.scratch)
+        self.repository, self.target = self.scratch / "repository", self.scratch / "target"
+        self.writer = Writer(self.repository)
+        self.key_file = self.scratch / "key"
+        self.key_file.write_text(f"seawall-key-1\n{self.writer.key.hex()}\n# a remark\n")
+
+    def clean(self, scratch):
+        for place, _, _ in os.walk(scratch):
+            os.chmod(place, 0o700)
+        shutil.rmtree(scratch)
+
+    def run_rescue(self, *arguments, key=None):
+        self.out, self.err = io.StringIO(), io.StringIO()
+        key = key or ["--key-file", str(self.key_file)]
+        with contextlib.redirect_stdout(self.out), contextlib.redirect_stderr(self.err):
+            return rescue.main(["-r", str(self.repository), *key, *arguments])
+
+    def write_everything(self):
+        root, self.contents = everything(self.writer)
+        self.writer.commit(root)
+
+    def pack(self, kind):
+        return self.repository / f"pack/{self.writer.session.hex()}/{kind:010}"
+
+    def damage(self, path, place):
+        data = bytearray(path.read_bytes())
+        data[place] ^= 0x40
+        path.write_bytes(data)
+
+    def assert_restored(self, code, *options):
+        self.assertEqual(self.run_rescue(*options, "restore", "latest", str(self.target)), code, self.err.getvalue())
+        for name, content in self.contents.items():
+            self.assertTrue((self.target / "s" / name).read_bytes() == content, name)
+
+    def test_restores_content_and_metadata(self):
+        self.write_everything()
+        self.assert_restored(0)
+        source, stats = self.target / "s", {}
+        for name in os.listdir(bytes(source)):
+            stats[name] = os.lstat(bytes(source) + b"/" + name)
+        self.assertEqual(stat.S_IMODE(os.lstat(source).st_mode), 0o500)
+        self.assertEqual(os.lstat(source).st_mtime_ns, -2_500_000_000)
+        self.assertEqual(stat.S_IMODE(stats[b"empty"].st_mode), 0o4711)
+        self.assertTrue(stat.S_ISFIFO(stats[b"fifo"].st_mode))
+        self.assertEqual(os.readlink(source / "link"), "../nowhere")
+        for name in (b"link", b"fifo", b"codecs", b"sub"):
+            self.assertEqual(stats[name].st_mtime_ns, 1_600_000_000_123_456_789, name)
+        self.assertEqual((stats[b"hard"].st_nlink, stats[b"hard"].st_ino), (2, os.stat(source / "sub/hard").st_ino))
+        self.assertLess(stats[b"holes"].st_blocks * 512, 1 << 20)
+        self.assertEqual(os.getxattr(bytes(source) + b"/name \xff", "user.note"), b"\0\1")
+        if ROOT:
+            self.assertEqual((stats[b"device"].st_rdev, stats[b"device"].st_uid), (os.makedev(1, 3), 1234))
+
+    def test_lists_and_checks(self):
+        self.write_everything()
+        self.assertEqual(self.run_rescue("snapshots"), 0)
+        self.assertIn(f"{SNAPSHOT.hex()}  2023-11-14 22:13:20Z  host", self.out.getvalue())
+        self.assertEqual(self.run_rescue("check"), 0, self.err.getvalue())
+        self.assertEqual(self.run_rescue("--without-index", "check"), 0, self.err.getvalue())
+        self.assertIn("read 2 packs", self.out.getvalue())
+
+    def test_restores_one_path(self):
+        self.write_everything()
+        self.assertEqual(self.run_rescue("restore", SNAPSHOT.hex()[:6], str(self.target), "--path", "/s/sub"), 0)
+        found = [os.path.join(place, f) for place, _, files in os.walk(self.target) for f in files]
+        self.assertEqual(found, [str(self.target / "s/sub/hard")])
+
+    def test_keys(self):
+        password = self.scratch / "password"
+        for words, code in (("secret words\n", 0), ("other words", 12)):
+            password.write_text(words)
+            self.assertEqual(self.run_rescue("snapshots", key=["--password-file", str(password)]), code)
+        self.key_file.write_text("seawall-key-1\n" + "00" * 32)
+        self.assertEqual(self.run_rescue("snapshots"), 12)
+        self.key_file.write_text("something else")
+        self.assertEqual(self.run_rescue("snapshots"), 2)
+        shutil.rmtree(self.repository)
+        self.assertEqual(self.run_rescue("snapshots"), 10)
+
+    def test_hpke_agrees_with_another_implementation(self):
+        try:
+            from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+        except ImportError:
+            self.skipTest("this version of cryptography has no HPKE")
+        secret = X25519PrivateKey.generate()
+        sealed = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM).encrypt(b"plain", secret.public_key(), b"info")
+        opened = reader.open_hpke(secret.private_bytes_raw(), sealed[:32], sealed[32:], b"info", b"")
+        self.assertEqual(opened, b"plain")
+
+    def test_large_envelopes(self):
+        for length in (0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20):
+            sealed = envelope(b"k" * 32, "log/0", bytes(length))
+            self.assertEqual(reader.open_envelope(b"k" * 32, "log/0", sealed), bytes(length))
+            for wrong in (sealed[:-1], sealed + b"x", sealed[:-1] + bytes([sealed[-1] ^ 1])):
+                self.assertRaises(reader.Damage, reader.open_envelope, b"k" * 32, "log/0", wrong)
+            self.assertRaises(reader.Damage, reader.open_envelope, b"k" * 32, "log/1", sealed)
+
+    def test_without_index(self):
+        self.write_everything()
+        shutil.rmtree(self.repository / "index")
+        self.assertEqual(self.run_rescue("restore", "latest", str(self.target)), 13)
+        shutil.rmtree(self.target)
+        self.assert_restored(0, "--without-index")
+
+    def test_without_footers(self):
+        self.write_everything()
+        for kind in (0, 1):
+            self.damage(self.pack(kind), -100)
+        self.assert_restored(13, "--without-index")
+        self.assertEqual(self.run_rescue("check"), 13)
+
+    def test_a_damaged_blob_costs_only_itself(self):
+        self.write_everything()
+        _, offset, *_ = self.writer.write_pack(0)[2]
+        self.damage(self.pack(0), offset + 60)
+        self.contents["codecs"] = self.contents["codecs"].replace(b"z" * 5000, bytes(5000))
+        self.contents["deep"] = self.contents["deep"].replace(b"z" * 5000, bytes(5000))
+        self.assert_restored(13)
+        self.assertIn("/s/codecs: bytes 16012 to 21012 are lost", self.err.getvalue())
+        shutil.rmtree(self.target)
+        self.damage(self.pack(0), offset)
+        self.damage(self.pack(0), -100)
+        self.assert_restored(13, "--without-index")
+        self.assertEqual(self.run_rescue("check"), 13)
+
+    def test_a_damaged_node_costs_only_what_is_below(self):
+        self.write_everything()
+        _, offset, *_ = self.writer.write_pack(1)[0]
+        self.damage(self.pack(1), offset + 60)
+        self.assertEqual(self.run_rescue("restore", "latest", str(self.target)), 13)
+        self.assertEqual((self.target / "s/sub.txt").read_bytes(), b"t")
+        self.assertFalse((self.target / "s/codecs").exists())
+
+    def test_the_log_is_proved(self):
+        self.write_everything()
+        entry = self.repository / f"log/{1:020}"
+        stored, signer = entry.read_bytes(), self.writer.signer
+        cases = {
+            "decryption failed": lambda: self.damage(entry, 100),
+            "is missing": lambda: entry.rename(entry.with_name(f"{2:020}")),
+        }
+        for said, act in cases.items():
+            act()
+            self.assertEqual(self.run_rescue("snapshots"), 13)
+            self.assertIn(said, self.err.getvalue())
+            entry.write_bytes(stored)
+        for said, previous in (("signature is wrong", self.writer.log[0]), ("hash chain is broken", bytes(32))):
+            self.writer.log = [previous]
+            self.writer.signer = Ed25519PrivateKey.generate() if "signature" in said else signer
+            self.writer.append(1, {0: b"", 1: [], 2: {}, 3: []})
+            self.assertEqual(self.run_rescue("snapshots"), 13)
+            self.assertIn(said, self.err.getvalue())
+
+    def test_a_changed_marker_is_refused(self):
+        marker = self.repository / "seawall"
+        marker.write_bytes(marker.read_bytes().replace(b"Seawall", b"seaWall"))
+        self.assertEqual(self.run_rescue("snapshots"), 13)
+        self.assertIn("marker was changed", self.err.getvalue())
+
+    def test_unknown_things_need_a_newer_reader(self):
+        self.writer.append(4, {})
+        self.assertEqual(self.run_rescue("snapshots"), 1)
+        self.assertIn("newer reader", self.err.getvalue())
+
+    def test_hostile_trees_write_nothing_outside(self):
+        file = {2: 0, 3: 0o644, 11: 1, 18: b"x"}
+        link = {2: 2, 17: b"../outside"}
+        hostile = [
+            [(b"a", link), (b"a\0f", file)],
+            [(b"..\0outside\0f", file)],
+            [(b"a/../../outside/f", file)],
+            [(b"a\0\0f", file)],
+            [(b"b", link), (b"b", {2: 1}), (b"b\0f", file)],
+            [(b"f", file), (b"f\0g", file)],
+        ]
+        for entries in hostile:
+            self.setUp()
+            outside = self.scratch / "outside"
+            outside.mkdir()
+            self.writer.commit(self.writer.tree(entries))
+            self.assertNotEqual(self.run_rescue("restore", "latest", str(self.target)), 0, entries)
+            self.assertEqual(os.listdir(outside), [], entries)
+
+    def test_a_target_with_content_is_refused(self):
+        self.write_everything()
+        self.target.mkdir()
+        (self.target / "mine").write_text("mine")
+        self.assertEqual(self.run_rescue("restore", "latest", str(self.target)), 2)
+        self.assertEqual(os.listdir(self.target), ["mine"])
+
+
+if __name__ == "__main__":
+    unittest.main()
