@@ -15,7 +15,9 @@ impl Timestamp {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     pub fn now() -> Self {
         match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-            Ok(after) => Self { seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nanos: after.subsec_nanos() },
+            Ok(after) => {
+                Self { seconds: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nanos: after.subsec_nanos() }
+            }
             Err(_) => Self::default(),
         }
     }

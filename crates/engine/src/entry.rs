@@ -85,8 +85,7 @@ impl TreeKey {
     #[must_use]
     pub fn is_within(&self, ancestor: &Self) -> bool {
         ancestor.0.is_empty()
-            || (self.0.starts_with(&ancestor.0)
-                && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == 0))
+            || (self.0.starts_with(&ancestor.0) && (self.0.len() == ancestor.0.len() || self.0[ancestor.0.len()] == 0))
     }
 
     /// Number of components; 0 for the root.
