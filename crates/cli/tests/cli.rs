@@ -4,6 +4,8 @@
 //! (shapes that scripts rest on), `flow` (back up, look, restore), `protect` (the main job). Nothing here looks inside
 //! the program; what needs that is tested beside the code.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 #[path = "cli/exits.rs"]
 mod exits;
 #[path = "cli/flow.rs"]
@@ -12,5 +14,7 @@ mod flow;
 mod json;
 #[path = "cli/keys.rs"]
 mod keys;
+#[path = "cli/protect.rs"]
+mod protect;
 #[path = "cli/world.rs"]
 mod world;
