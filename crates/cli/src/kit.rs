@@ -62,7 +62,7 @@ WHAT TO STORE, AND WHERE
  1. This file: printed, or on a medium that does not depend on the machine above. A password manager or a safe
     will do. Not inside what it protects.
  2. A copy of the repository away from this machine: copy the directory named above as it is, with any tool.
- 3. The seawall binary, or tools/rescue.py of its source: a few hundred lines of Python that read the same format.
+ 3. The seawall binary, or the folder tools/ of its source: a short Python program that reads the same format.
 
 TO RECOVER WITH SEAWALL
  1. Bring the repository and this file to any Linux machine. If the repository lies elsewhere there, put that place
@@ -75,11 +75,12 @@ TO RECOVER WITH SEAWALL
         seawall -r {shown} --key-file seawall-kit.txt restore latest --target /recovered
 
 TO RECOVER WITHOUT SEAWALL
- 1. On a machine with Python 3:
+ 1. On a machine with Python 3.9 or newer, beside the folder tools/ of Seawall's source:
         python3 -m venv rescue && rescue/bin/pip install zstandard cryptography blake3 cbor2
- 2. See what there is, then restore:
-        rescue/bin/python tools/rescue.py {shown} --key-file seawall-kit.txt list
-        rescue/bin/python tools/rescue.py {shown} --key-file seawall-kit.txt restore latest /recovered
+ 2. See what there is:
+        rescue/bin/python tools/rescue.py -r {shown} --key-file seawall-kit.txt snapshots
+ 3. Restore the newest snapshot:
+        rescue/bin/python tools/rescue.py -r {shown} --key-file seawall-kit.txt restore latest /recovered
  docs/format.md of the source describes every stored byte.
 "
     )
