@@ -55,8 +55,8 @@ fn files_below(directory: PathBuf) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn snapshot_ids(world: &World) -> Vec<String> {
-    let summary = world.open(["--json", "snapshots"]).expect(0).summary();
-    let snapshots = summary["snapshots"].as_array().unwrap().iter();
+    let lines = world.open(["--json", "snapshots"]).expect(0).json();
+    let snapshots = lines.iter().filter(|line| line["type"] == "snapshot");
     snapshots.map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect()
 }
 
