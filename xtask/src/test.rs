@@ -57,7 +57,7 @@ const STEPS: [Step; 7] = [
     ("tidy", |root, _| tidy::run(root).map(Outcome::of)),
     ("tests", tests),
     ("doc tests", doc_tests),
-    ("independent reader", |root, _| rescue::run(root)),
+    ("independent reader", rescue::run),
 ];
 
 /// Runs all steps in the project at `root`; `false` when one failed, or was skipped in CI.

@@ -5,31 +5,40 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, cat, completions, init, ls, man, snapshots};
+use crate::commands::{
+    backup, cat, completions, diff, find, init, ls, man, protect, restore, snapshots, stats, verify,
+};
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
 
+static AFTER_HELP: LazyLock<String> = LazyLock::new(|| format!("{EXAMPLES}\n\n{EXIT_CODES}"));
+
+const EXAMPLES: &str = "\
+Examples:
+    seawall protect ~/projects
+    seawall init -r /backup/repo --key-file ~/seawall.key
+    seawall backup -r /backup/repo --key-file ~/seawall.key /srv/models
+    seawall snapshots -r /backup/repo --key-file ~/seawall.key
+    seawall restore -r /backup/repo --key-file ~/seawall.key latest --target /recovered
+    seawall ls 2026-11-22:/srv/models
+    seawall cat latest:web1:/etc:/etc/fstab";
+
 /// Disaster recovery for AI data centres: back up, prove, restore
 ///
-/// Seawall keeps deduplicated, compressed and encrypted snapshots of files, command outputs and whole systems in a
-/// repository, and proves that they come back. Start with
+/// Seawall keeps deduplicated, compressed and encrypted snapshots of files and command outputs in a repository, and
+/// proves that they come back. `seawall protect PATH` does the whole: it makes a repository and its key, backs up,
+/// reads everything back, restores into a scratch folder, compares, and tells how long a recovery takes. Run again, it
+/// takes seconds. The single steps are commands too.
 ///
-///     seawall protect ~/projects
-///
-/// which makes a repository and its key, backs up, reads everything back, restores into a scratch folder, compares,
-/// and tells how long a recovery takes. Run it again and it takes seconds. The single steps are commands too:
-///
-///     seawall init    -r /backup/repo --key-file ~/seawall.key
-///     seawall backup  -r /backup/repo --key-file ~/seawall.key /srv/models
-///     seawall restore -r /backup/repo --key-file ~/seawall.key latest --target /recovered
-///
-/// Snapshots are named by the beginning of their id, by `latest`, `latest:HOST:PATH`, or by a date or time
-/// (`2026-11-22`, `"2026-11-22 14:05"`: the newest at or before). SNAPSHOT:/PATH is a path inside one.
+/// Snapshots are named by the beginning of their id, by `latest`, `latest:HOST` or `latest:HOST:/SOURCE`, or by a date
+/// or time: the newest at or before it. SNAPSHOT:/PATH is a path inside one.
 #[derive(Debug, Parser)]
-#[command(name = "seawall", version, verbatim_doc_comment, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "seawall", version, after_help = EXIT_CODES, after_long_help = AFTER_HELP.as_str())]
+#[command(disable_help_subcommand = true)]
 pub struct Arguments {
     /// Options that every command takes.
     #[command(flatten)]
@@ -91,11 +100,17 @@ pub struct GlobalArguments {
 /// The commands. Their help is the doc comment of their arguments, so the variants have none.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Protect(Box<protect::Arguments>),
     Init(init::Arguments),
     Backup(Box<backup::Arguments>),
     Snapshots(snapshots::Arguments),
     Ls(ls::Arguments),
     Cat(cat::Arguments),
+    Find(find::Arguments),
+    Diff(diff::Arguments),
+    Restore(Box<restore::Arguments>),
+    Verify(verify::Arguments),
+    Stats(stats::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -105,11 +120,17 @@ impl Command {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Protect(_) => "protect",
             Self::Init(_) => "init",
             Self::Backup(_) => "backup",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",
+            Self::Find(_) => "find",
+            Self::Stats(_) => "stats",
+            Self::Diff(_) => "diff",
+            Self::Verify(_) => "verify",
+            Self::Restore(_) => "restore",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

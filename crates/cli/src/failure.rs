@@ -136,7 +136,6 @@ fn hint(code: &str) -> Option<&'static str> {
         "interrupted" => "run the same command again: it continues from what is stored already",
         "command" => "nothing was committed; mend the command and run this again",
         "usage" => "`seawall COMMAND --help` shows the options with examples",
-        "scratch-full" => "name a roomier place with --scratch DIR",
         _ => return None,
     })
 }

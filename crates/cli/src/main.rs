@@ -79,11 +79,17 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
 
 fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
     match command {
+        Command::Protect(arguments) => arguments.run(run),
+        Command::Find(arguments) => arguments.run(run),
+        Command::Stats(arguments) => arguments.run(run),
+        Command::Diff(arguments) => arguments.run(run),
+        Command::Verify(arguments) => arguments.run(run),
         Command::Init(arguments) => arguments.run(run),
         Command::Backup(arguments) => arguments.run(run),
         Command::Snapshots(arguments) => arguments.run(run),
         Command::Ls(arguments) => arguments.run(run),
         Command::Cat(arguments) => arguments.run(run),
+        Command::Restore(arguments) => arguments.run(run),
         Command::Completions(arguments) => arguments.run(run),
         Command::Man(arguments) => arguments.run(run),
     }
@@ -136,7 +142,10 @@ fn fail(command: &str, failure: &Failure, output: &Output) -> Exit {
 /// Help and version are no errors; anything else that the parser refuses is wrong usage.
 fn misunderstood(refused: &clap::Error, json: bool) -> Exit {
     if json && refused.use_stderr() {
-        let message = refused.to_string();
+        let text = refused.to_string();
+        // The first paragraph says what is wrong; the rest is the usage, for people.
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let message = first.trim_start_matches("error: ").replace("\n", " ");
         let failure = Failure { code: "usage", message, hint: None, exit: Exit::Usage };
         return fail("", &failure, &Output::new(true, false, false, false));
     }

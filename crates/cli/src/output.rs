@@ -179,6 +179,14 @@ pub struct JsonPath {
     path_hex: Option<String>,
 }
 
+impl JsonPath {
+    /// The readable form.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.path
+    }
+}
+
 impl From<&[u8]> for JsonPath {
     fn from(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {

@@ -1,8 +1,8 @@
 //! The monitor of the command line: progress on a terminal, JSON lines with `--json`, silence otherwise.
 //!
 //! The engine reports often and from many threads, so reporting only stores counters; one thread of this module looks
-//! at them a few times a second and draws. Problems are shown when they occur, and kept for the report: all are
-//! counted, the first [`PROBLEMS_KEPT_MAX`] are kept, so memory stays bounded. The display disappears without trace.
+//! at them a few times a second and draws. Problems are shown when they occur and only counted for the report, so
+//! memory stays bounded. The display disappears without trace.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,8 +22,6 @@ use crate::output::{Output, printable};
 use crate::quantities;
 use crate::stop::Stop;
 
-/// How many problems a report lists; the rest is counted.
-pub const PROBLEMS_KEPT_MAX: usize = 100;
 const DRAW_EVERY: Duration = Duration::from_millis(150);
 const JSON_EVERY: Duration = Duration::from_secs(1);
 /// The rate shown is an average over about this time.
@@ -36,34 +34,21 @@ pub struct Problems {
     pub count: u64,
     /// How many of each code.
     pub by_code: BTreeMap<&'static str, u64>,
-    /// The first of them.
-    pub first: Vec<ProblemLine>,
 }
 
-/// One problem, as JSON and the report show it.
-#[derive(Debug, Clone, Serialize)]
-pub struct ProblemLine {
-    /// Path or object.
-    pub subject: String,
-    /// What went wrong.
-    pub what: String,
-    /// Stable code of the problem (not of an error).
-    pub problem: &'static str,
+/// One problem in JSON.
+#[derive(Serialize)]
+struct ProblemLine<'a> {
+    subject: &'a str,
+    what: &'a str,
+    /// Stable code of the problem. Not called `code`, which is the code of an error.
+    problem: &'a str,
 }
 
 impl Problems {
     fn add(&mut self, problem: &Problem) {
         self.count += 1;
         *self.by_code.entry(problem.code).or_default() += 1;
-        if self.first.len() < PROBLEMS_KEPT_MAX {
-            self.first.push(ProblemLine::from(problem));
-        }
-    }
-}
-
-impl From<&Problem> for ProblemLine {
-    fn from(problem: &Problem) -> Self {
-        Self { subject: problem.subject.clone(), what: problem.what.clone(), problem: problem.code }
     }
 }
 
@@ -110,6 +95,14 @@ impl Display {
             std::thread::spawn(move || shared.draw_until_ended())
         });
         Self { shared, thread }
+    }
+
+    /// Says something on standard output while the display stands below.
+    pub fn above<T>(&self, say: impl FnOnce() -> T) -> T {
+        match &self.shared.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
     }
 
     /// What went wrong so far.
@@ -183,7 +176,10 @@ impl Monitor for Display {
         lock(&self.shared.problems).add(&problem);
         if self.shared.output.json() {
             // A line that can't be written must not end the run; the count is in the summary.
-            let _ = self.shared.output.record("problem", ProblemLine::from(&problem));
+            let _ = self.shared.output.record(
+                "problem",
+                ProblemLine { subject: &problem.subject, what: &problem.what, problem: problem.code },
+            );
         } else {
             let subject = printable(problem.subject.as_bytes());
             self.shared.say(&format!("seawall: problem: {subject}: {}", printable(problem.what.as_bytes())));
@@ -195,6 +191,10 @@ impl Monitor for Display {
             Some(bar) => bar.suspend(|| self.shared.output.note(text)),
             None => self.shared.output.note(text),
         }
+    }
+
+    fn wants_totals(&self) -> bool {
+        self.shared.bar.is_some()
     }
 
     fn stopped(&self) -> bool {
@@ -312,7 +312,8 @@ fn seconds_left(bytes_done: u64, bytes_known: u64, bytes_per_second: f64) -> Opt
 }
 
 fn terminal_columns() -> usize {
-    rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| usize::from(size.ws_col)).max(20)
+    let told = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    if told == 0 { 80 } else { told.max(20) }
 }
 
 fn phase_code(phase: Phase) -> &'static str {
@@ -436,15 +437,13 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_counted_and_the_first_kept() {
+    fn problems_are_counted_by_code() {
         let mut problems = Problems::default();
-        for number in 0..PROBLEMS_KEPT_MAX as u64 + 50 {
-            let code = if number % 2 == 0 { "unreadable" } else { "vanished" };
+        for number in 0..150 {
+            let code = if number % 3 == 0 { "unreadable" } else { "vanished" };
             problems.add(&Problem { subject: number.to_string(), what: "x".to_owned(), code });
         }
         assert_eq!(problems.count, 150);
-        assert_eq!(problems.by_code, BTreeMap::from([("unreadable", 75), ("vanished", 75)]));
-        assert_eq!(problems.first.len(), PROBLEMS_KEPT_MAX);
-        assert_eq!(problems.first[99].subject, "99");
+        assert_eq!(problems.by_code, BTreeMap::from([("unreadable", 50), ("vanished", 100)]));
     }
 }

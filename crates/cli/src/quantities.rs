@@ -87,11 +87,11 @@ fn three_digits(value: f64) -> String {
     }
 }
 
-/// A rate for people, as `412 MiB/s`; a dash where no time passed.
+/// A rate for people, as `412 MiB/s`; a dash where nothing was done or no time passed.
 #[must_use]
 pub fn rate(count: u64, seconds: f64) -> String {
     // Below a millisecond the quotient says more about the clock than about the machine.
-    if seconds < 0.001 { "-".to_owned() } else { format!("{}/s", bytes((count as f64 / seconds) as u64)) }
+    if count == 0 || seconds < 0.001 { "-".to_owned() } else { format!("{}/s", bytes((count as f64 / seconds) as u64)) }
 }
 
 /// A duration for people: `0.42 s`, `12.3 s`, `2 min 05 s`, `1 h 03 min`, `2 d 04 h`.

@@ -3,14 +3,15 @@
 //! A repository is found by what was named, else the one that `protect` made for this user. The key is what was named,
 //! else the key file that `protect` keeps for this repository id, else a password from a prompt.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
+use seawall_engine::crypto::object_hash;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::MARKER;
-use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::RepositoryId;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::local::LocalStore;
@@ -90,12 +91,19 @@ impl Run {
     /// # Errors
     /// When there is none, or no key opens it.
     pub fn open(&self) -> Result<Repository> {
-        let location = self.location()?;
-        let store = open_store(&location)?;
+        self.open_at(&self.location()?)
+    }
+
+    /// Opens the repository at this place.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_at(&self, location: &Path) -> Result<Repository> {
+        let store = open_store(location)?;
         if !self.settings.keys.is_empty() {
             return self.open_with(&store, &self.settings.keys);
         }
-        match self.kept_key(&store)? {
+        match self.kept_key(store.as_ref(), location)? {
             Some(key) => self.open_with(&store, &[key]),
             None => {
                 let question = format!("Password for {}", location.display());
@@ -108,7 +116,7 @@ impl Run {
     fn open_with(&self, store: &Arc<dyn Store>, keys: &[KeySource]) -> Result<Repository> {
         for key in keys {
             let unlock = key.unlock(&self.output)?;
-            match self.open_unlocked(store, &unlock) {
+            match Repository::open(Arc::clone(store), &unlock, self.settings.cache.clone()) {
                 Err(Error::WrongKey) => {}
                 other => return other,
             }
@@ -116,24 +124,25 @@ impl Run {
         Err(Error::WrongKey)
     }
 
-    /// Opens with this secret.
-    ///
-    /// # Errors
-    /// [`Error::WrongKey`] if it does not fit, and whatever opening meets.
-    pub fn open_unlocked(&self, store: &Arc<dyn Store>, unlock: &Unlock) -> Result<Repository> {
-        Repository::open(Arc::clone(store), unlock, self.settings.cache.clone())
-    }
-
     /// The key file that `protect` keeps for the repository in this store.
-    fn kept_key(&self, store: &Arc<dyn Store>) -> Result<Option<KeySource>> {
-        let id = repository_id(store.as_ref())?;
-        Ok(self.key_path(&id).filter(|path| path.exists()).map(KeySource::KeyFile))
+    fn kept_key(&self, store: &dyn Store, location: &Path) -> Result<Option<KeySource>> {
+        let id = repository_id(store)?;
+        let kept = [self.key_path(&id), self.new_key_path(location)];
+        Ok(kept.into_iter().flatten().find(|path| path.exists()).map(KeySource::KeyFile))
     }
 
     /// Where `protect` keeps the key of a repository; `None` where no configuration directory is known.
     #[must_use]
     pub fn key_path(&self, id: &RepositoryId) -> Option<PathBuf> {
         self.environment.config.as_ref().map(|config| config.join(format!("{id}.key")))
+    }
+
+    /// Where `protect` keeps the key of a repository that it is about to make at this place.
+    #[must_use]
+    pub fn new_key_path(&self, location: &Path) -> Option<PathBuf> {
+        let mut place = object_hash(location.as_os_str().as_bytes()).to_string();
+        place.truncate(16);
+        self.environment.config.as_ref().map(|config| config.join(format!("new-{place}.key")))
     }
 }
 
@@ -142,10 +151,11 @@ impl Run {
 /// # Errors
 /// [`Error::NoRepository`] if nothing is there.
 pub fn open_store(location: &Path) -> Result<Arc<dyn Store>> {
-    if !location.join(MARKER).exists() {
-        return Err(Error::NoRepository(location.display().to_string()));
+    match LocalStore::open(location) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(StoreError::Missing(_)) => Err(Error::NoRepository(location.display().to_string())),
+        Err(error) => Err(error.into()),
     }
-    Ok(Arc::new(LocalStore::open(location)?))
 }
 
 /// Reads which repository a store holds, without a key.

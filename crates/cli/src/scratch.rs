@@ -16,7 +16,8 @@ use seawall_engine::error::{Error, Result};
 
 /// Names read at once; bounds memory in a directory of millions.
 const NAMES_MAX: usize = 16_384;
-const PREFIX: &str = "seawall-scratch-";
+/// How names of scratch folders begin.
+pub const PREFIX: &str = "seawall-scratch-";
 
 /// A folder of mode 0700 that is removed with everything in it when dropped.
 pub struct Scratch {
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         std::fs::create_dir_all(path.join("a/b/c")).unwrap();
         std::fs::write(path.join("a/b/file"), "x").unwrap();
-        assert_eq!(left_behind(parent.path()), [path.clone()]);
+        assert_eq!(left_behind(parent.path()), std::slice::from_ref(&path));
         drop(scratch);
         assert!(!path.exists());
         let scratch = Scratch::make(parent.path()).unwrap();

@@ -1,1 +1,226 @@
-//! verify.
+//! Verify: proves that a repository holds what its log says, or names what is damaged and whom it hits.
+//!
+//! log and marker -> segments -> session keys -> packs -> trees -> (data) -> what the damage reaches
+//!
+//! Everything is read from the store, not from local caches. The structure is always checked whole: every published
+//! segment, every pack's presence and length, every tree node, every reference. Data is read back as far as
+//! [`VerifyOptions::read`] asks: packs whole, every blob opened, decoded and its id computed again. One damaged object
+//! never stops the rest; only when there is damage are the snapshots walked once more to find the paths that it hits.
+//!
+//! [`compare()`] holds a restored directory against its snapshot.
+
+mod compare;
+mod data;
+mod examine;
+mod findings;
+mod reach;
+mod structure;
+mod trees;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::monotonic;
+use crate::error::{Error, Result};
+use crate::format::names::PackName;
+use crate::ids::SnapshotId;
+use crate::monitor::{Monitor, Phase, Progress};
+use crate::repo::Repository;
+
+pub use compare::{CompareOptions, CompareReport, DIFFERENCES_MAX, Difference, Filter, compare};
+use data::Data;
+use findings::Findings;
+use structure::Structure;
+
+/// A [`Damage`] lists so many paths at most.
+pub const DAMAGE_PATHS_MAX: usize = 1_000;
+
+/// Which packs to read back.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Read {
+    /// None: the structure only.
+    Nothing,
+    /// All of them.
+    All,
+    /// Packs chosen at random until they make up this share of all bytes, 0 to 1.
+    Sample(f64),
+    /// These.
+    Packs(Vec<PackName>),
+}
+
+/// Options of [`verify`].
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Which data to read back.
+    pub read: Read,
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    /// Bytes for everything in flight.
+    pub budget_bytes: usize,
+}
+
+/// One damaged object and what it takes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Name of the stored object.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// The snapshots that lose something by it, oldest first.
+    pub snapshots: Vec<SnapshotId>,
+    /// The paths that can't be restored whole from those snapshots, at most [`DAMAGE_PATHS_MAX`]. Where a tree node is
+    /// lost, the first path in it stands for all.
+    pub paths: Vec<String>,
+    /// How many paths those are; paths in lost tree nodes are counted too.
+    pub paths_count: u64,
+}
+
+/// What [`verify`] read and found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// Snapshots checked.
+    pub snapshots: u64,
+    /// Entries in the tree nodes that were read.
+    pub entries: u64,
+    /// Tree nodes read; one that several snapshots share is read once.
+    pub nodes: u64,
+    /// Chunks that the published segments list.
+    pub chunks: u64,
+    /// Published segments.
+    pub segments: u64,
+    /// Packs that the published segments name.
+    pub packs: u64,
+    /// Packs read back whole.
+    pub packs_read: u64,
+    /// Bytes of packs read back.
+    pub bytes_read: u64,
+    /// Packs and segments in the store that no commit published: what interrupted runs left.
+    pub orphans: u64,
+    /// What is damaged.
+    pub damage: Vec<Damage>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// What all stages share.
+struct Check<'a> {
+    repository: &'a Repository,
+    options: &'a VerifyOptions,
+    monitor: &'a dyn Monitor,
+    findings: Findings,
+    entries: AtomicU64,
+    nodes: AtomicU64,
+    packs_read: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_known: AtomicU64,
+}
+
+impl Check<'_> {
+    /// Fails once the user wants to stop.
+    fn go_on(&self) -> Result<()> {
+        if self.monitor.stopped() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    fn progress(&self) {
+        self.monitor.progress(Progress {
+            files_done: self.entries.load(Ordering::Relaxed),
+            files_known: 0,
+            bytes_done: self.bytes_read.load(Ordering::Relaxed),
+            bytes_known: self.bytes_known.load(Ordering::Relaxed),
+            bytes_stored: self.bytes_read.load(Ordering::Relaxed),
+        });
+    }
+
+    fn threads(&self) -> usize {
+        self.options.threads.max(1)
+    }
+}
+
+/// Checks the repository; see the module's page.
+///
+/// # Errors
+/// [`Error::NotAllowed`] with a key that can't read data, [`Error::Interrupted`], or a store that can't be listed.
+/// Damage is not an error: it is in the report.
+pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Monitor) -> Result<VerifyReport> {
+    let started = monotonic();
+    if !repository.can_read_data() {
+        return Err(Error::NotAllowed("read data back"));
+    }
+    monitor.phase(Phase::VerifyingStructure);
+    let check = Check {
+        repository,
+        options,
+        monitor,
+        findings: Findings::default(),
+        entries: AtomicU64::new(0),
+        nodes: AtomicU64::new(0),
+        packs_read: AtomicU64::new(0),
+        bytes_read: AtomicU64::new(0),
+        bytes_known: AtomicU64::new(0),
+    };
+    let snapshots = structure::check_log(&check)?;
+    let structure = Structure::check(&check)?;
+    let chosen = structure.choose(&options.read);
+    structure.check_trailers(&check, &chosen)?;
+    trees::check_trees(&check, &structure, &snapshots)?;
+    if !chosen.is_empty() {
+        monitor.phase(Phase::VerifyingData);
+        Data::new(&check, &structure).check(&chosen)?;
+    }
+    examine::examine_suspects(&check)?;
+    let damage = reach::reach(&check, &structure, &snapshots)?;
+    Ok(VerifyReport {
+        snapshots: count(snapshots.len()),
+        entries: check.entries.into_inner(),
+        nodes: check.nodes.into_inner(),
+        chunks: structure.chunks,
+        segments: structure.segments,
+        packs: count(structure.packs.len()),
+        packs_read: check.packs_read.into_inner(),
+        bytes_read: check.bytes_read.into_inner(),
+        orphans: structure.orphans,
+        damage,
+        duration: started.elapsed(),
+    })
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// Gives every item to one of `threads` threads, in order. `start` makes what a thread needs; the first error ends all.
+fn spread<T: Sync, W>(
+    threads: usize,
+    items: &[T],
+    start: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, &T) -> Result<()> + Sync,
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        let mut worker = start();
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = work(&mut worker, item) {
+                next.store(items.len(), Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    on_threads(threads.min(items.len()), run)
+}
+
+/// Runs `work` on `threads` threads (this one is among them) and gives the first error.
+fn on_threads(threads: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let mut outcome = work();
+        for other in others {
+            match other.join() {
+                Ok(result) => outcome = outcome.and(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        outcome
+    })
+}

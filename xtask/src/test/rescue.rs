@@ -1,7 +1,8 @@
 //! The independent reader: tools/rescue.py, written from docs/format.md alone, must restore what the product stored.
 //!
-//! It gets its few Python packages in an environment of its own below target/. A small tree with the awkward cases goes
-//! through two backups by the built program; the reader restores the newest, and rsync compares with the tree.
+//! It gets its few Python packages in an environment of its own below target/. First its own tests run, against
+//! repositories that Python wrote. Then a small tree with the awkward cases goes through two backups by the built
+//! program; the reader restores the newest, and rsync compares with the tree.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -11,16 +12,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Outcome;
+use super::{Counts, Outcome};
 use crate::process;
 use crate::surroundings::find_program;
 
 /// Runs the reader's own tests, then the round trip.
-pub fn run(root: &Path) -> Result<Outcome> {
+pub fn run(root: &Path, counts: &mut Counts) -> Result<Outcome> {
     if find_program("python3").is_none() {
         return Ok(Outcome::Skipped("python3 is not installed".into()));
     }
     let python = environment(root)?;
+    let own = ["-m", "unittest", "discover", "-s", "tools"];
+    if !process::watch(Command::new(&python).current_dir(root).args(own), &mut |line| counts.read(line))? {
+        return Ok(Outcome::Failed);
+    }
     process::run(Command::new("cargo").current_dir(root).args([
         "build",
         "--quiet",
@@ -66,8 +71,8 @@ fn round_trip(root: &Path, python: &Path, place: &Path) -> Result<()> {
     let restored = place.join("restored");
     let reader = root.join("tools/rescue.py");
     let mut rescue = Command::new(python);
-    rescue.arg(reader).arg("restore").arg(place.join("repository")).arg("--key-file").arg(place.join("key"));
-    process::run(rescue.args(["latest", "--target"]).arg(&restored))?;
+    rescue.arg(reader).arg("-r").arg(place.join("repository")).arg("--key-file").arg(place.join("key"));
+    process::run(rescue.args(["restore", "latest", "--target"]).arg(&restored))?;
     same(&tree, &restored.join(tree.strip_prefix("/").context("the tree has an absolute path")?))
 }
 

@@ -1,7 +1,7 @@
 //! Pages against what they describe: docs/format.md against the engine, links against files.
 //!
 //! Every magic that the page names occurs in the engine and every magic of the engine is on the page; the same for the
-//! numbers of codecs and acts.
+//! numbers of codecs and for the acts, whose number is their place in the list of names.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,11 +10,8 @@ use super::{Finding, Source};
 
 const PAGE: &str = "docs/format.md";
 const ENGINE: &str = "crates/engine/src/";
-/// Tables of the page whose numbers are constants of the engine: head of the table, file of the constants, module.
-const TABLES: [(&str, &str, &str); 2] = [
-    ("| codec | name |", "crates/engine/src/codec/mod.rs", "pub mod id "),
-    ("| act | name |", "crates/engine/src/format/log.rs", "mod act "),
-];
+const CODECS: &str = "crates/engine/src/codec/mod.rs";
+const ACTS: &str = "crates/engine/src/format/log.rs";
 
 /// docs/format.md names what the engine writes, and nothing else.
 pub fn check_format(sources: &[Source]) -> Vec<Finding> {
@@ -24,12 +21,14 @@ pub fn check_format(sources: &[Source]) -> Vec<Finding> {
     let engine = sources.iter().filter(|source| source.path.starts_with(ENGINE) && source.is_rust());
     let written: BTreeSet<String> = engine.flat_map(|source| magics(&source.text)).collect();
     let mut findings = differences("magic", &magics(&page.text), &written);
-    for (head, path, module) in TABLES {
-        let constants = sources.iter().find(|source| source.path == path).and_then(|source| constants(source, module));
-        match constants {
-            Some(constants) => findings.extend(differences(head, &table_numbers(&page.text, head), &constants)),
-            None => findings.push(Finding::new(path, 0, format!("no `{module}` with the numbers of {PAGE}"))),
-        }
+    let file = |path: &str| sources.iter().find(|source| source.path == path);
+    match file(CODECS).and_then(codec_numbers) {
+        Some(numbers) => findings.extend(differences("codec", &table(&page.text, "| codec |", 1), &numbers)),
+        None => findings.push(Finding::new(CODECS, 0, format!("no `pub mod id` with the numbers of {PAGE}"))),
+    }
+    match file(ACTS).and_then(act_names) {
+        Some(names) => findings.extend(differences("act", &table(&page.text, "| act |", 2), &names)),
+        None => findings.push(Finding::new(ACTS, 0, format!("no `ACT_NAMES` with the acts of {PAGE}"))),
     }
     findings
 }
@@ -51,22 +50,30 @@ fn magics(text: &str) -> BTreeSet<String> {
     text.split(['`', '"']).filter(is_magic).map(str::to_owned).collect()
 }
 
-/// The numbers in the first column of the table with this head.
-fn table_numbers(page: &str, head: &str) -> BTreeSet<String> {
+/// The first cells of each row, joined, of the table that begins with this head.
+fn table(page: &str, head: &str, cells: usize) -> BTreeSet<String> {
     let rows = page.lines().skip_while(|line| !line.starts_with(head)).skip(2).take_while(|line| line.starts_with('|'));
-    rows.filter_map(|row| row.split('|').nth(1)).map(|number| number.trim().to_owned()).collect()
+    let first = |row: &str| row.split('|').skip(1).take(cells).map(str::trim).collect::<Vec<_>>().join(" ");
+    rows.map(first).collect()
 }
 
-/// The values of the integer constants in a module of one file.
-fn constants(source: &Source, module: &str) -> Option<BTreeSet<String>> {
-    let begin = source.code.find(module)?;
-    let block = &source.code[begin..];
-    let block = &block[..block.find("\n}").or_else(|| block.find('}'))?];
+/// The values of the constants in `pub mod id`.
+fn codec_numbers(source: &Source) -> Option<BTreeSet<String>> {
+    let block = &source.code[source.code.find("pub mod id ")?..];
+    let block = &block[..block.find("\n}")?];
     let values = block.split("const ").skip(1).filter_map(|rest| {
         let (_, value) = rest.split_once('=')?;
         Some(value.split(';').next()?.trim().to_owned())
     });
-    Some(values.filter(|value| value.parse::<u64>().is_ok()).collect())
+    Some(values.collect())
+}
+
+/// The strings in `ACT_NAMES`, each after its place.
+fn act_names(source: &Source) -> Option<BTreeSet<String>> {
+    let begin = source.code.find("ACT_NAMES: ")?;
+    let list = &source.text[begin..begin + source.code[begin..].find("];")?];
+    let names = list.split('"').skip(1).step_by(2).enumerate();
+    Some(names.map(|(number, name)| format!("{number} {name}")).collect())
 }
 
 /// Relative links of Markdown pages lead to files that exist.
@@ -106,20 +113,16 @@ fn links(text: &str) -> Vec<(usize, &str)> {
 mod tests {
     use super::*;
 
-    const CODES: &str = "pub mod id {\n    /// Raw.\n    pub const RAW: u8 = 0;\n    pub const ZSTD: u8 = 1;\n}\n";
-    const ACTS: &str = "mod act {\n    pub const INIT: u8 = 0;\n}\nconst OTHER: u8 = 9;\n";
+    const IDS: &str = "pub mod id {\n    /// Raw.\n    pub const RAW: u8 = 0;\n    pub const ZSTD: u8 = 1;\n}\n";
+    const NAMES: &str = "const ACT_NAMES: [&str; 2] =\n    [\"INIT\", \"COMMIT\"];\n";
 
     fn findings(page: &str, code: &str) -> Vec<String> {
-        let sources = [
-            Source::new(PAGE, page),
-            Source::new("crates/engine/src/codec/mod.rs", CODES),
-            Source::new("crates/engine/src/format/log.rs", format!("{ACTS}{code}")),
-        ];
+        let sources = [Source::new(PAGE, page), Source::new(CODECS, IDS), Source::new(ACTS, format!("{NAMES}{code}"))];
         check_format(&sources).into_iter().map(|finding| finding.what).collect()
     }
 
     fn page(magics: &str, codecs: &str) -> String {
-        let acts = "| act | name | fields |\n|---|---|---|\n| 0 | INIT | - |\n";
+        let acts = "| act | name | fields |\n|---|---|---|\n| 0 | INIT | - |\n| 1 | COMMIT | - |\n";
         format!("Magic {magics}.\n\n| codec | name | payload |\n|---|---|---|\n{codecs}\nText.\n\n{acts}")
     }
 
@@ -132,6 +135,8 @@ mod tests {
         assert_eq!(findings(&page("", codecs), code), ["magic SWPACK01 is not on the page"]);
         assert_eq!(findings(&page("`SWPACK01`", "| 0 | raw | x |\n"), code).len(), 1);
         assert_eq!(findings(&page("`SWPACK01`", &format!("{codecs}| 2 | new | x |\n")), code).len(), 1);
+        let other_act = page("`SWPACK01`", codecs).replace("COMMIT", "FORGET");
+        assert_eq!(findings(&other_act, code).len(), 2, "one is missing, one is unknown");
     }
 
     #[test]

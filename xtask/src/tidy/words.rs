@@ -69,10 +69,15 @@ fn promise(line: &str) -> Option<String> {
     None
 }
 
+/// A path of one machine in this line. A name of one letter, or a wildcard, below the directory is an example.
 fn machine_path(line: &str) -> Option<String> {
     let relative = |before: &str| before.ends_with(|c: char| is_word(c) || ".-~*}>".contains(c));
-    let found = |path: &&&str| line.match_indices(**path).any(|(at, _)| !relative(&line[..at]));
-    MACHINE_PATHS.iter().find(found).map(|path| format!("`{path}…` is a path of one machine"))
+    let example = |after: &str| after.chars().take_while(|&c| is_word(c)).count() < 2;
+    MACHINE_PATHS.iter().find_map(|path| {
+        let mut places = line.match_indices(path);
+        let found = places.any(|(at, _)| !relative(&line[..at]) && !example(&line[at + path.len()..]));
+        found.then(|| format!("`{path}…` is a path of one machine"))
+    })
 }
 
 #[cfg(test)]
@@ -98,6 +103,7 @@ mod tests {
             ("a.rs", format!("let {promise}S = 1;"), 0),
             ("a.md", format!("see `{work}main`"), 1),
             ("a.md", format!("see {home}me"), 1),
+            ("a.md", format!("see {home}u/x and {home}*/y"), 0),
             ("a.md", format!("see target{work}main and ~{work}x"), 0),
         ];
         for (path, text, count) in table {

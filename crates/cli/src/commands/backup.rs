@@ -15,25 +15,26 @@ use serde::Serialize;
 use super::sources::{LabelArguments, SelectionArguments, existing};
 use crate::failure::Exit;
 use crate::progress::Problems;
-use crate::quantities::{self, bytes, count, counted, duration};
+use crate::quantities::{bytes, count, counted, duration, rate, ratio};
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
 use crate::stream::{Producer, Stoppable};
+
+const EXAMPLES: &str = "\
+Examples:
+    seawall backup -r /backup/repo /srv/models /etc
+    seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
+    pg_dump shop | seawall backup --stdin --stdin-name shop.sql
+    seawall backup --command --stdin-name shop.sql -- pg_dump shop";
 
 /// Make a snapshot of files, of standard input, or of a command's output
 ///
 /// Files that did not change since the last snapshot of the same host and paths are not read again; what is stored
 /// already is not stored again. Files that can't be read are listed and make the exit code 3; the rest is kept.
 ///
-/// Examples:
-///     seawall backup -r /backup/repo /srv/models /etc
-///     seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
-///     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
-///     seawall backup --command --stdin-name shop.sql -- pg_dump shop
-///
 /// With `--command`, a command that fails commits nothing; with a pipe, nobody can tell, so prefer `--command`.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Files and directories
     #[arg(value_name = "PATH", conflicts_with_all = ["stdin", "command"], required_unless_present_any = ["stdin", "command"])]
@@ -220,10 +221,10 @@ fn show(run: &Run, report: &BackupReport, problems: &Problems) -> std::io::Resul
         bytes(report.bytes_read),
         bytes(report.bytes_new),
         bytes(report.bytes_stored),
-        quantities::ratio(report.bytes_new, report.bytes_stored)
+        ratio(report.bytes_new, report.bytes_stored)
     ))?;
     let seconds = report.duration.as_secs_f64();
-    output.report(format!("  in {} ({})", duration(report.duration), quantities::rate(report.bytes_read, seconds)))?;
+    output.report(format!("  in {} ({})", duration(report.duration), rate(report.bytes_read, seconds)))?;
     if problems.count > 0 {
         output.report(format!("  {}, listed above", counted(problems.count, "problem", "problems")))?;
     }

@@ -5,15 +5,17 @@ use clap_complete::Shell;
 
 use crate::run::{Outcome, Run};
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall completions bash > ~/.local/share/bash-completion/completions/seawall
+    seawall completions zsh  > ~/.zfunc/_seawall
+    seawall completions fish > ~/.config/fish/completions/seawall.fish";
+
 /// Print a completion script for a shell
 ///
-/// Put it where your shell looks for completions, for example
-///
-///     seawall completions bash > ~/.local/share/bash-completion/completions/seawall
-///     seawall completions zsh  > ~/.zfunc/_seawall
-///     seawall completions fish > ~/.config/fish/completions/seawall.fish
+/// Put it where your shell looks for completions.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Which shell
     #[arg(value_enum)]

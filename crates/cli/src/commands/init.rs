@@ -15,19 +15,20 @@ use serde::Serialize;
 use crate::keys::{self, KeySource};
 use crate::run::{Outcome, Run};
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall init -r /backup/repo                                     with a password from the terminal
+    seawall init -r /backup/repo --key-file ~/seawall.key            with a key file
+    seawall init -r /backup/repo --password-command 'pass seawall'   with a password manager";
+
 /// Make an empty repository
 ///
 /// Each way in that is named becomes a key slot: a key file, a password, or both. A key file that does not exist yet
 /// is made, with a random key and mode 0600. If nothing is named, a password is asked for, twice.
 ///
 /// Losing every key means losing the data. Keep a copy of the key file, or the password, away from this machine.
-///
-/// Examples:
-///     seawall init -r /backup/repo                                     with a password from the terminal
-///     seawall init -r /backup/repo --key-file ~/seawall.key            with a key file
-///     seawall init -r /backup/repo --password-command 'pass seawall'   with a password manager
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {}
 
 #[derive(Serialize)]

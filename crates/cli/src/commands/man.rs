@@ -9,14 +9,16 @@ use seawall_engine::error::Error;
 use crate::quantities;
 use crate::run::{Outcome, Run};
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall man /usr/local/share/man/man1
+    man seawall-protect";
+
 /// Write the manual pages into a directory
 ///
-/// One page for `seawall` and one for each command, for example
-///
-///     seawall man /usr/local/share/man/man1
-///     man seawall-protect
+/// One page for `seawall` and one for each command. The directory is made if it does not exist.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Where to write them; made if it does not exist
     #[arg(value_name = "DIR")]

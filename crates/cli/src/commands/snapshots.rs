@@ -14,15 +14,16 @@ use crate::quantities;
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{holds, short};
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall snapshots -r /backup/repo
+    seawall snapshots --host web1 --path /srv --latest 5";
+
 /// List the snapshots, oldest first
 ///
 /// STORED is what the snapshot added to the repository, after deduplication and compression.
-///
-/// Examples:
-///     seawall snapshots -r /backup/repo
-///     seawall snapshots --host web1 --path /srv --latest 5
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Only those of this host
     #[arg(long, value_name = "HOST")]

@@ -1,5 +1,7 @@
 //! What `backup` and `protect` share: which files are taken, how a snapshot is labelled, and the checks on sources.
 
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use seawall_engine::error::{Error, Result};
@@ -41,11 +43,11 @@ pub struct SelectionArguments {
 }
 
 impl SelectionArguments {
-    /// Compiles the excludes. `also` are directories that are left out without being asked for.
+    /// Compiles the excludes. `also` are patterns of what is left out without being asked for.
     ///
     /// # Errors
     /// When a pattern file can't be read or a pattern makes no sense.
-    pub fn excludes(&self, also: &[PathBuf]) -> Result<Excludes> {
+    pub fn excludes(&self, also: &[String]) -> Result<Excludes> {
         let pattern_files = self
             .exclude_file
             .iter()
@@ -54,7 +56,7 @@ impl SelectionArguments {
             })
             .collect::<Result<Vec<String>>>()?;
         let mut patterns = self.exclude.clone();
-        patterns.extend(also.iter().filter_map(|path| literal_pattern(path)));
+        patterns.extend_from_slice(also);
         Excludes::new(ExcludeOptions {
             patterns,
             patterns_ignore_case: self.iexclude.clone(),
@@ -136,19 +138,28 @@ pub fn resolved(path: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Refuses a repository (or scratch folder) that lies inside a source, or a source inside of it: each run would back
-/// up what the run before stored.
+/// Refuses a repository that lies inside a source, or a source inside of it: each run would back up what the run
+/// before stored. It may lie there if it is left out by a pattern, or by `--one-file-system` on another file system.
 ///
 /// # Errors
 /// [`Error::Usage`] naming both.
-pub fn refuse_overlap(what: &str, place: &Path, sources: &[PathBuf]) -> Result<()> {
+pub fn refuse_overlap(
+    what: &str,
+    place: &Path,
+    sources: &[PathBuf],
+    excludes: &Excludes,
+    one_file_system: bool,
+) -> Result<()> {
     let place = resolved(place)?;
     for source in sources {
         let real = resolved(source)?;
-        if place.starts_with(&real) {
+        if place.starts_with(&real)
+            && !is_left_out(&place, &real, excludes)
+            && !(one_file_system && is_elsewhere(&place, &real))
+        {
             return Err(Error::Usage(format!(
                 "{what} {} would lie inside the source {}: choose a place outside of what is protected, best on \
-                 another disk",
+                 another disk, or leave it out with --exclude",
                 place.display(),
                 source.display()
             )));
@@ -162,6 +173,23 @@ pub fn refuse_overlap(what: &str, place: &Path, sources: &[PathBuf]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// True if a pattern keeps the walk from coming from `source` down to `place`.
+fn is_left_out(place: &Path, source: &Path, excludes: &Excludes) -> bool {
+    place
+        .ancestors()
+        .take_while(|ancestor| *ancestor != source)
+        .filter_map(|ancestor| ancestor.as_os_str().as_bytes().strip_prefix(b"/"))
+        .any(|path| excludes.is_excluded(path, true))
+}
+
+fn is_elsewhere(place: &Path, source: &Path) -> bool {
+    let device = |path: &Path| {
+        let existing = path.ancestors().find_map(|ancestor| std::fs::symlink_metadata(ancestor).ok());
+        existing.map(|metadata| metadata.dev())
+    };
+    device(place) != device(source)
 }
 
 #[cfg(test)]
@@ -178,9 +206,11 @@ mod tests {
             std::fs::create_dir_all(root.join(name)).unwrap();
         }
         symlink(root.join("data/inner"), root.join("link")).unwrap();
-        let check = |place: &str, source: &str| {
-            refuse_overlap("the repository", &root.join(place), &[root.join(source)]).map_err(|error| error.code())
+        let overlap = |place: &str, source: &str, excludes: &Excludes| {
+            refuse_overlap("the repository", &root.join(place), &[root.join(source)], excludes, false)
+                .map_err(|error| error.code())
         };
+        let check = |place: &str, source: &str| overlap(place, source, &Excludes::default());
         for (place, source) in [
             ("data/repo", "data"),
             ("data", "data"),
@@ -195,6 +225,11 @@ mod tests {
         for (place, source) in [("backup/repo", "data"), ("data2", "data"), ("data", "data2"), ("new/repo", "data")] {
             assert_eq!(check(place, source), Ok(()), "{place} in {source}");
         }
+        for (pattern, allowed) in [("repo", true), ("/data/inner", false), ("**/inner/", true), ("repository", false)] {
+            let selection = SelectionArguments { exclude: vec![pattern.to_owned()], ..SelectionArguments::default() };
+            let excludes = selection.excludes(&[]).unwrap();
+            assert_eq!(overlap("data/inner/repo", "data", &excludes).is_ok(), allowed, "{pattern}");
+        }
     }
 
     #[test]
@@ -207,7 +242,7 @@ mod tests {
     #[test]
     fn a_literal_pattern_matches_its_path_only() {
         let selection = SelectionArguments::default();
-        let excludes = selection.excludes(&[PathBuf::from("/x/[a]*{b}?!\\c")]).unwrap();
+        let excludes = selection.excludes(&[literal_pattern(Path::new(r"/x/[a]*{b}?!\c")).unwrap()]).unwrap();
         assert!(excludes.is_excluded(br"x/[a]*{b}?!\c", true));
         assert!(!excludes.is_excluded(br"x/ab", true));
         assert!(!excludes.is_excluded(br"x/[a]X{b}?!\c", true));

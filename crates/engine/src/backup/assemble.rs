@@ -15,6 +15,7 @@ use crate::backup::seal::Sealer;
 use crate::clock::{Timestamp, monotonic};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
 use crate::error::Result;
+use crate::format::node::is_storable;
 use crate::format::pack::BlobKind;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
@@ -22,11 +23,14 @@ use crate::repo::parent::{EntriesWriter, Known, Parent, SourceName};
 use crate::repo::tree::{TreeRoot, TreeWriter};
 use crate::stages::metadata::{self, LinkTable};
 use crate::stages::walk::{Event, Found, Stat, StatKind};
+use crate::units::MIB;
 
 /// So many entries wait for the one in front of them at most.
 const PENDING_MAX: usize = 2048;
 /// So many inodes with several names are remembered; a further name of another one is read again.
 const LINKS_MAX: usize = 100_000;
+/// Extended attributes of one file, together: a tree node must hold them.
+const ATTRIBUTES_BYTES_MAX: usize = 4 * MIB;
 /// How long a wait lasts before the run's state is looked at.
 const PATIENCE: Duration = Duration::from_millis(200);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -250,6 +254,12 @@ impl<'a, 'r> Assembler<'a, 'r> {
     }
 
     fn write(&mut self, key: &TreeKey, entry: &Entry) -> Result<()> {
+        let attributes: usize = entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if attributes > ATTRIBUTES_BYTES_MAX || !is_storable(key) {
+            let what = "its name or its extended attributes are too long to be stored";
+            self.run.problem(Problem::path(&key.to_path(), "unreadable", what));
+            return Ok(());
+        }
         match entry.kind {
             Kind::File(_) => self.counts.bytes += entry.size,
             Kind::Directory => self.counts.directories += 1,

@@ -172,12 +172,8 @@ impl<'a, 'r> Worker<'a, 'r> {
                 Ok(Some(Box::new(entry)))
             }
             Err(Trouble::Run(error)) => Err(error),
-            Err(Trouble::File(error)) if error.kind() == io::ErrorKind::NotFound => {
-                self.run.problem(Problem::path(&path, "vanished", "vanished before it could be read"));
-                Ok(None)
-            }
             Err(Trouble::File(error)) => {
-                self.run.problem(Problem::path(&path, "unreadable", format!("cannot be read: {error}")));
+                self.run.problem(metadata::read_problem(&job.found, &error));
                 Ok(None)
             }
         }
@@ -190,14 +186,15 @@ impl<'a, 'r> Worker<'a, 'r> {
             let file = metadata::open_file(&job.found)?;
             let before = metadata::stat_file(&file)?;
             let mut problems = Vec::new();
-            let mut entry = metadata::complete_file(&job.found, &file, &self.run.names, job.link, &mut problems);
+            let found = Found { stat: before, ..job.found.clone() };
+            let mut entry = metadata::complete_file(&found, &file, &self.run.names, job.link, &mut problems);
             let (content, length) = self.content(&file, &before, job.old.as_ref())?;
             entry.kind = Kind::File(content);
             let after = metadata::stat_file(&file)?;
             let settled = length == before.size && same_state(&before, &after);
             if settled || attempt == ATTEMPTS {
                 problems.into_iter().for_each(|problem| self.run.problem(problem));
-                (entry.size, entry.mtime, entry.ctime) = (length, before.mtime, before.ctime);
+                entry.size = length;
                 return Ok((entry, !settled));
             }
             attempt += 1;

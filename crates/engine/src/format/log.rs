@@ -117,7 +117,7 @@ pub fn seal(entry: &LogEntry, log_key: &Secret32, signer: &SigningKey) -> Vec<u8
     seal_with_salt(entry, log_key, signer, &random())
 }
 
-fn seal_with_salt(entry: &LogEntry, log_key: &Secret32, signer: &SigningKey, salt: &[u8; 32]) -> Vec<u8> {
+pub(super) fn seal_with_salt(entry: &LogEntry, log_key: &Secret32, signer: &SigningKey, salt: &[u8; 32]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(1024);
     cbor::write(&mut plain, |sink| write_signed(sink, entry));
     let signature = signer.sign(&[DOMAIN, &plain]);

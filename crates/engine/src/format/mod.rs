@@ -16,3 +16,8 @@ pub mod segment;
 pub mod session;
 pub mod slot;
 pub mod snapshot;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;

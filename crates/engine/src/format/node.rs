@@ -7,7 +7,7 @@
 
 use minicbor::Decoder;
 
-use super::cbor::{self, Read};
+use super::cbor::{self, Read, Sink, Written};
 pub use super::entry::{decode_extents, encode_extents};
 use super::entry::{read as read_entry, write as write_entry};
 use crate::crypto::Secret32;
@@ -53,6 +53,27 @@ pub struct Child {
     pub entries: u64,
     /// Plain bytes of the files below.
     pub bytes: u64,
+}
+
+impl Child {
+    /// Length of the item in an inner node, in bytes.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let mut item = Vec::with_capacity(self.first.0.len() + 56);
+        cbor::write(&mut item, |sink| self.write(sink));
+        item.len()
+    }
+
+    fn write(&self, sink: &mut Sink) -> Written {
+        sink.array(4)?.bytes(&self.first.0)?.bytes(self.id.as_bytes())?.u64(self.entries)?.u64(self.bytes)?.ok()
+    }
+}
+
+/// True if a node can hold this key: its path is not too deep and no component is one that a restore must refuse.
+/// [`LeafWriter::push`] takes no other, so a source that has such a path is told before.
+#[must_use]
+pub fn is_storable(key: &TreeKey) -> bool {
+    is_valid_key(&key.0, 0)
 }
 
 /// True where a leaf ends after the entry with this key, whose encoding has `encoded_len` bytes (beside the limits that
@@ -170,10 +191,7 @@ pub fn encode_inner(level: u8, children: &[Child]) -> Vec<u8> {
     let mut node = Vec::with_capacity(16 + children.iter().map(|child| child.first.0.len() + 56).sum::<usize>());
     cbor::write(&mut node, |sink| {
         sink.array(2)?.u8(level)?.array(children.len() as u64)?;
-        for child in children {
-            sink.array(4)?.bytes(&child.first.0)?.bytes(child.id.as_bytes())?.u64(child.entries)?.u64(child.bytes)?;
-        }
-        Ok(())
+        children.iter().try_for_each(|child| child.write(sink))
     });
     node
 }

@@ -178,7 +178,7 @@ impl PackWriter {
         self.finish_with_salt(index_key, &random())
     }
 
-    fn finish_with_salt(mut self, index_key: &Secret32, salt: &[u8; 32]) -> (Vec<u8>, Vec<BlobRecord>) {
+    pub(super) fn finish_with_salt(mut self, index_key: &Secret32, salt: &[u8; 32]) -> (Vec<u8>, Vec<BlobRecord>) {
         let footer_offset = self.buffer.len();
         let plain = encode_footer(&self.records);
         let footer = envelope::seal_with_salt(index_key, &self.name.footer(), &plain, salt);

@@ -211,16 +211,17 @@ pub fn seal(
     contents.seal(slot, &salt, &envelope_salt)
 }
 
-struct Contents<'a> {
-    ring: &'a KeyRing,
-    unlock: &'a Unlock,
-    label: &'a str,
-    created_seconds: i64,
-    cost: Cost,
+/// What goes into a slot.
+pub(super) struct Contents<'a> {
+    pub(super) ring: &'a KeyRing,
+    pub(super) unlock: &'a Unlock,
+    pub(super) label: &'a str,
+    pub(super) created_seconds: i64,
+    pub(super) cost: Cost,
 }
 
 impl Contents<'_> {
-    fn seal(&self, slot: &SlotId, salt: &[u8; 16], envelope_salt: &[u8; 32]) -> Result<Vec<u8>, Error> {
+    pub(super) fn seal(&self, slot: &SlotId, salt: &[u8; 16], envelope_salt: &[u8; 32]) -> Result<Vec<u8>, Error> {
         let key = purpose_key(self.unlock, salt, self.cost)?;
         let sealed = envelope::seal_with_salt(&key, &slot_object(slot), &self.ring.encode(), envelope_salt);
         let mut out = Vec::with_capacity(sealed.len() + self.label.len() + 128);
@@ -358,4 +359,103 @@ pub fn parse_key_file(text: &str) -> Option<Secret32> {
         *place = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
     }
     Some(Secret32::new(*secret))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::format::golden::{REPOSITORY, SLOT, SMALL_COST, ring, secret};
+
+    /// The plain bytes of a key ring.
+    pub(in crate::format) fn ring_bytes(ring: &KeyRing) -> Vec<u8> {
+        ring.encode().to_vec()
+    }
+
+    /// Reads the plain bytes of a key ring.
+    pub(in crate::format) fn open_ring(bytes: &[u8]) -> Result<KeyRing, Damaged> {
+        KeyRing::decode("key ring", bytes)
+    }
+
+    fn passphrase(text: &str) -> Unlock {
+        Unlock::Passphrase(Zeroizing::new(text.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn slots_open_with_their_key_only() {
+        let ring = KeyRing::generate(REPOSITORY);
+        for unlock in [passphrase("correct horse"), Unlock::KeyFile(secret(1))] {
+            let sealed = seal(&ring, &unlock, &SLOT, "first", 1, SMALL_COST).unwrap();
+            assert_eq!(open(&sealed, &SLOT, &unlock).unwrap(), Some(ring.clone()));
+            for wrong in [passphrase("correct horse "), passphrase(""), Unlock::KeyFile(secret(2))] {
+                assert_eq!(open(&sealed, &SLOT, &wrong).unwrap(), None, "{wrong:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_role_outside_must_be_that_of_the_ring() {
+        let unlock = Unlock::KeyFile(secret(1));
+        let mut sealed = seal(&ring(Role::Reader), &unlock, &SLOT, "", 0, SMALL_COST).unwrap();
+        assert_eq!(sealed[5..7], [2, 1], "field 2 is the role");
+        sealed[6] = 0;
+        assert!(matches!(open(&sealed, &SLOT, &unlock), Err(Error::Damaged(_))));
+    }
+
+    #[test]
+    fn rings_that_do_not_fit_together_are_refused() {
+        let member_with_secret = KeyRing { role: Role::Member, ..ring(Role::Owner) };
+        let owner_without = KeyRing { role: Role::Owner, ..ring(Role::Member) };
+        let other_pair = KeyRing { data_secret: KeyRing::generate(REPOSITORY).data_secret, ..ring(Role::Owner) };
+        for ring in [member_with_secret, owner_without, other_pair] {
+            assert!(open_ring(&ring_bytes(&ring)).is_err());
+        }
+    }
+
+    #[test]
+    fn hostile_costs_are_refused_before_any_memory_is_taken() {
+        let cost = Cost { memory_kib: 1 << 31, ..SMALL_COST };
+        assert!(matches!(seal(&ring(Role::Owner), &passphrase("a"), &SLOT, "", 0, cost), Err(Error::Unsupported(_))));
+        let contents = [0xa8, 0, 1, 1, 0, 2, 0, 3, 0x50].iter().copied().chain([0; 16]);
+        let cost = [4, 0x83, 0x1a, 0x80, 0, 0, 0, 2, 2, 5, 0x40, 6, 0x60, 7, 0];
+        let slot: Vec<u8> = contents.chain(cost).collect();
+        assert!(matches!(open(&slot, &SLOT, &passphrase("a")), Err(Error::Unsupported(_))));
+        assert_eq!(open(&slot, &SLOT, &Unlock::KeyFile(secret(1))).unwrap(), None);
+    }
+
+    #[test]
+    fn key_files_are_read_back() {
+        let text = key_file_text(&secret(0xA7));
+        assert_eq!(text, format!("seawall-key-1\n{}\n", "a7".repeat(32)));
+        for accepted in [
+            text.clone(),
+            format!("{text}# made on node7\n\n"),
+            text.replace('\n', " \r\n"),
+            text.to_uppercase().replace("SEAWALL-KEY", "seawall-key"),
+        ] {
+            assert_eq!(parse_key_file(&accepted), Some(secret(0xA7)), "{accepted:?}");
+        }
+        let digits = "a7".repeat(32);
+        for refused in [
+            String::new(),
+            "seawall-key-1".into(),
+            format!("seawall-key-2\n{digits}\n"),
+            format!("seawall-key-1\n{digits}a7\n"),
+            format!("seawall-key-1\n{}\n", &digits[1..]),
+            format!("seawall-key-1\n{}+7\n", &digits[2..]),
+            format!("seawall-key-1\n{digits}\n{digits}\n"),
+        ] {
+            assert_eq!(parse_key_file(&refused), None, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_prints_a_secret() {
+        let ring = ring(Role::Owner);
+        let texts =
+            [format!("{ring:?}"), format!("{:?}", passphrase("hunter2")), format!("{:?}", Unlock::KeyFile(secret(7)))];
+        assert!(texts[0].contains("Secret32(..)"));
+        for secret in ["hunter2", "[1, 1", "[3, 3", "[72, 72", "[5, 5", "[7, 7"] {
+            assert!(texts.iter().all(|text| !text.contains(secret)), "{secret} in {texts:?}");
+        }
+    }
 }

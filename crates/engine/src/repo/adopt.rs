@@ -86,6 +86,9 @@ pub(crate) fn read_pack(repository: &Repository, name: PackName, length: u64) ->
     let start = u64::from(trailer.footer_offset);
     let footer = store.get(&object, Some(start..start + u64::from(trailer.footer_len))).ok()?;
     let records = decode_footer(&repository.keys().index_key, &name, &footer).ok()?;
+    if !trailer.fits(&records) {
+        return None;
+    }
     let kind = store.get(&object, Some(HEADER_KIND_OFFSET..HEADER_KIND_OFFSET + 1)).ok()?;
     let kind = match kind.first()? {
         0 => BlobKind::Data,

@@ -9,11 +9,13 @@ pub mod cache;
 pub mod index;
 pub mod log;
 mod map;
+pub(crate) mod nodes;
 pub mod parent;
 pub mod reader;
 pub mod repository;
 pub mod session;
 pub mod tree;
+pub(crate) mod tree_diff;
 
 pub use reader::BlobReader;
 pub use repository::{Repository, Snapshot};

@@ -7,14 +7,11 @@
 use crate::crypto::Secret32;
 use crate::entry::{Entry, TreeKey};
 use crate::error::{Damaged, Result};
-use crate::format::node::{Child, LeafWriter, Node, decode_node, encode_inner};
+use crate::format::node::{
+    Child, INNER_ITEMS, LeafWriter, NODE_BYTES, Node, decode_node, encode_inner, inner_ends_after, leaf_ends_after,
+};
 use crate::ids::ChunkId;
-use crate::units::KIB;
 
-/// A leaf is cut at this length at the latest.
-const LEAF_BYTES_MAX: usize = 256 * KIB;
-/// An inner node is cut at this number of children at the latest.
-const INNER_CHILDREN_MAX: usize = 2048;
 /// No tree is deeper; a deeper one is damage.
 const LEVELS_MAX: u8 = 12;
 
@@ -22,14 +19,22 @@ const LEVELS_MAX: u8 = 12;
 pub struct TreeWriter<S> {
     chunker_key: Secret32,
     leaf: LeafWriter,
-    leaf_bytes: usize,
     first: Option<TreeKey>,
     last: Option<TreeKey>,
     entries: u64,
     bytes: u64,
-    levels: Vec<Vec<Child>>,
-    emitted: Vec<u64>,
+    levels: Vec<Level>,
     store: S,
+}
+
+/// What a level above the leaves holds open.
+#[derive(Default)]
+struct Level {
+    children: Vec<Child>,
+    /// Encoded length of `children`.
+    bytes: usize,
+    /// True once a node of this level was stored.
+    has_nodes: bool,
 }
 
 /// A finished tree.
@@ -49,13 +54,11 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
         Self {
             chunker_key: chunker_key.clone(),
             leaf: LeafWriter::default(),
-            leaf_bytes: 0,
             first: None,
             last: None,
             entries: 0,
             bytes: 0,
             levels: Vec::new(),
-            emitted: Vec::new(),
             store,
         }
     }
@@ -67,12 +70,11 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
     pub fn push(&mut self, key: &TreeKey, entry: &Entry) -> Result<()> {
         assert!(self.last.as_ref().is_none_or(|last| last < key), "entries come in ascending order");
         let length = self.leaf.push(key, entry);
-        self.leaf_bytes += length;
         self.first.get_or_insert_with(|| key.clone());
         self.last = Some(key.clone());
         self.entries += 1;
         self.bytes += entry.size;
-        if self.leaf_bytes >= LEAF_BYTES_MAX || self.ends_leaf(key, length) {
+        if self.leaf.is_full() || leaf_ends_after(&self.chunker_key, key, length) {
             self.finish_leaf()?;
         }
         Ok(())
@@ -89,22 +91,16 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
         }
         let mut level = 0;
         loop {
-            let is_top = self.levels.len() == level + 1 && self.emitted[level] == 0;
-            if is_top && self.levels[level].len() == 1 {
-                let root = &self.levels[level][0];
+            let is_top = self.levels.len() == level + 1 && !self.levels[level].has_nodes;
+            if is_top && self.levels[level].children.len() == 1 {
+                let root = &self.levels[level].children[0];
                 return Ok(TreeRoot { id: root.id, entries: root.entries, bytes: root.bytes });
             }
-            if !self.levels[level].is_empty() {
+            if !self.levels[level].children.is_empty() {
                 self.finish_inner(level)?;
             }
             level += 1;
         }
-    }
-
-    fn ends_leaf(&self, key: &TreeKey, length: usize) -> bool {
-        let hash = blake3::keyed_hash(self.chunker_key.as_bytes(), &key.0);
-        let [a, b, c, d, ..] = *hash.as_bytes();
-        u64::from(u32::from_le_bytes([a, b, c, d])) < u64::try_from(length).unwrap_or(u64::MAX).saturating_mul(1 << 16)
     }
 
     fn finish_leaf(&mut self) -> Result<()> {
@@ -112,19 +108,19 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
         let id = (self.store)(&node)?;
         let child =
             Child { first: self.first.take().unwrap_or_default(), id, entries: self.entries, bytes: self.bytes };
-        (self.leaf_bytes, self.entries, self.bytes) = (0, 0, 0);
+        (self.entries, self.bytes) = (0, 0);
         self.add_child(0, child)
     }
 
     fn add_child(&mut self, level: usize, child: Child) -> Result<()> {
         if self.levels.len() == level {
-            self.levels.push(Vec::new());
-            self.emitted.push(0);
+            self.levels.push(Level::default());
         }
-        let [a, b, c, d, ..] = child.id.0;
-        let ends = u64::from(u32::from_le_bytes([a, b, c, d])) << 8 < 1 << 32;
-        self.levels[level].push(child);
-        if ends || self.levels[level].len() >= INNER_CHILDREN_MAX {
+        let open = &mut self.levels[level];
+        open.bytes += child.encoded_len();
+        let ends = inner_ends_after(&child.id);
+        open.children.push(child);
+        if ends || open.children.len() >= INNER_ITEMS || open.bytes >= NODE_BYTES {
             self.finish_inner(level)?;
         }
         Ok(())
@@ -132,8 +128,9 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
 
     /// Stores the open children of `level` as one node of the level above.
     fn finish_inner(&mut self, level: usize) -> Result<()> {
-        let children = std::mem::take(&mut self.levels[level]);
-        self.emitted[level] += 1;
+        let open = &mut self.levels[level];
+        let children = std::mem::take(&mut open.children);
+        (open.bytes, open.has_nodes) = (0, true);
         let number = u8::try_from(level + 1).unwrap_or(LEVELS_MAX);
         let node = encode_inner(number, &children);
         let id = (self.store)(&node)?;
@@ -144,9 +141,11 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
     }
 }
 
+type ReadNode<'r> = Box<dyn Fn(&ChunkId) -> Result<Vec<u8>> + 'r>;
+
 /// Reads a tree through `read`, which gives a node's plain bytes.
 pub struct TreeReader<'r> {
-    read: Box<dyn Fn(&ChunkId) -> Result<Vec<u8>> + 'r>,
+    read: ReadNode<'r>,
     root: ChunkId,
 }
 

@@ -122,6 +122,15 @@ fn not_found(from: &TreeKey) -> Error {
     Error::NotFound(format!("{} is not in the snapshot", from.to_path().display()))
 }
 
+/// True if `key` is `directory` and one more component.
+fn lies_in(key: &TreeKey, directory: &TreeKey) -> bool {
+    let name = match directory.0.as_slice() {
+        [] => Some(key.0.as_slice()),
+        above => key.0.strip_prefix(above).and_then(|rest| rest.strip_prefix(&[0])),
+    };
+    name.is_some_and(|name| !name.is_empty() && !name.contains(&0))
+}
+
 struct Cursor<'a> {
     run: &'a Run<'a>,
     levels: Vec<Level>,
@@ -182,7 +191,7 @@ impl<'a> Cursor<'a> {
         }
         let ordinal = self.directories;
         self.directories += usize::from(entry.is_directory());
-        if key.parent().as_ref() != Some(&self.top().key) {
+        if !lies_in(&key, &self.top().key) {
             if self.top().state != State::Closed {
                 pass.orphan(&key);
             }

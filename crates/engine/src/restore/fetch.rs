@@ -16,12 +16,11 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::origin::Blobs;
 use super::run::{Run, add};
-use crate::entry::TreeKey;
 use crate::error::{Damaged, Error, Result};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
-use crate::stages::target::TargetFile;
+use crate::stages::target::{Identity, TargetFile};
 use crate::store::StoreError;
 use crate::units::{KIB, MIB};
 
@@ -85,7 +84,7 @@ pub(super) struct Batch {
     inline_bytes: usize,
     uses: usize,
     directories: usize,
-    directory: TreeKey,
+    directory: Option<Identity>,
 }
 
 impl Batch {
@@ -114,8 +113,9 @@ impl Batch {
 
     fn count(&mut self, file: &TargetFile) {
         self.uses += 1;
-        if file.key().parent().as_ref() != Some(&self.directory) {
-            self.directory = file.key().parent().unwrap_or_default();
+        let directory = file.directory().identity();
+        if self.directory != Some(directory) {
+            self.directory = Some(directory);
             self.directories += 1;
         }
     }

@@ -137,6 +137,9 @@ pub fn walk(options: &WalkOptions, each: &mut dyn FnMut(Event) -> ControlFlow<()
     }
 }
 
+/// A directory, or why it cannot be opened.
+type Opened = Result<Directory, Errno>;
+
 /// Why a walk ends before its end.
 enum Stop {
     Asked,
@@ -313,20 +316,21 @@ impl<'w> Walker<'w> {
         }
     }
 
-    /// Opens; where all descriptors are in use, waits for later stages to give some back, for a while.
-    fn open_patiently(
-        &self,
-        parent: &Directory,
-        name: &CStr,
-        purpose: Purpose,
-    ) -> Result<Result<Directory, Errno>, Stop> {
-        for _ in 0..PATIENCE_ROUNDS {
+    /// Opens; where all descriptors are in use, gives the own ones back and waits for later stages to do so.
+    fn open_patiently(&mut self, parent: &Directory, name: &CStr, purpose: Purpose) -> Result<Opened, Stop> {
+        for round in 0..PATIENCE_ROUNDS {
             match Directory::open_at(parent, name, purpose) {
+                Err(Errno::MFILE | Errno::NFILE) if round == 0 => self.close_ancestors(),
                 Err(Errno::MFILE | Errno::NFILE) => thread::sleep(PATIENCE_PAUSE),
                 opened => return Ok(opened),
             }
         }
         Err(Stop::Failed(Error::file(self.current_path(), "cannot open", Errno::MFILE)))
+    }
+
+    /// Closes all directories but the top; the walk opens them again when it returns to them.
+    fn close_ancestors(&mut self) {
+        self.frames.iter_mut().rev().skip(1).for_each(|frame| frame.directory = None);
     }
 
     /// Lists a directory; where a marker says that its content is not wanted, only the marker stays.

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod crash;
+mod damage;
 mod place;
 mod roundtrip;

@@ -109,6 +109,12 @@ impl TargetFile {
         &self.plan.key
     }
 
+    /// The directory it goes into.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.plan.directory
+    }
+
     /// Its metadata.
     #[must_use]
     pub fn entry(&self) -> &Entry {

@@ -25,6 +25,8 @@ use crate::stages::metadata::RESTORABLE_FLAGS;
 const RESTORABLE: IFlags = IFlags::from_bits_retain(RESTORABLE_FLAGS);
 /// Flags after which a thing can't be changed any more.
 const LOCKS: IFlags = IFlags::APPEND.union(IFlags::IMMUTABLE);
+/// Those that can be put on at any time.
+const RESTORABLE_ALWAYS: IFlags = IFlags::from_bits_retain(RESTORABLE_FLAGS & !LOCKS.bits());
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 const SET_ID_BITS: u32 = 0o6000;
@@ -217,7 +219,7 @@ pub fn apply(object: Object<'_>, entry: &Entry, standing: &Standing, strays: Str
     apply_attributes(object, entry, strays, &mut losses);
     if let Object::Open(handle) = object {
         let inherited = !matches!(strays, Strays::Inherited(inherits) if !inherits.flags);
-        let wanted = IFlags::from_bits_retain(entry.flags) & RESTORABLE & !LOCKS;
+        let wanted = IFlags::from_bits_retain(entry.flags) & RESTORABLE_ALWAYS;
         if inherited || !wanted.is_empty() {
             change_flags(handle, RESTORABLE, wanted, &mut losses);
         }
@@ -346,9 +348,14 @@ pub fn has_locks(entry: &Entry) -> bool {
 pub fn unlock(handle: BorrowedFd<'_>) -> io::Result<()> {
     let flags = rustix::fs::ioctl_getflags(handle)?;
     if flags.intersects(LOCKS) {
-        rustix::fs::ioctl_setflags(handle, flags & !LOCKS)?;
+        rustix::fs::ioctl_setflags(handle, without(flags, LOCKS))?;
     }
     Ok(())
+}
+
+/// `flags` less those of `mask`. Why not `!`: that would also drop flags that have no name here.
+fn without(flags: IFlags, mask: IFlags) -> IFlags {
+    IFlags::from_bits_retain(flags.bits() & !mask.bits())
 }
 
 /// Sets the flags of `mask` to those of `wanted`; one by one where the system refuses them together.
@@ -358,7 +365,7 @@ fn change_flags(handle: BorrowedFd<'_>, mask: IFlags, wanted: IFlags, losses: &m
         Err(_) if wanted.is_empty() => return,
         Err(error) => return losses.add(format_args!("flags {wanted:?}"), &error),
     };
-    let complete = (present & !mask) | wanted;
+    let complete = without(present, mask) | wanted;
     if complete == present || rustix::fs::ioctl_setflags(handle, complete).is_ok() {
         return;
     }
@@ -388,8 +395,8 @@ pub fn prepare_empty(handle: BorrowedFd<'_>, entry: &Entry) {
 /// What things made in the directory `handle` would get from it.
 #[must_use]
 pub(super) fn inherits(handle: BorrowedFd<'_>) -> Inherits {
-    let acl = rustix::fs::fgetxattr(handle, ACL_DEFAULT, &mut [0u8; 0]).is_ok_and(|length| length > 0);
-    let flags = rustix::fs::ioctl_getflags(handle).is_ok_and(|flags| flags.intersects(RESTORABLE & !LOCKS));
+    let acl = rustix::fs::fgetxattr_query(handle, ACL_DEFAULT).is_ok_and(|length| length > 0);
+    let flags = rustix::fs::ioctl_getflags(handle).is_ok_and(|flags| flags.intersects(RESTORABLE_ALWAYS));
     Inherits { acl, flags }
 }
 
@@ -404,7 +411,7 @@ pub(super) fn disinherit(handle: BorrowedFd<'_>, inherits: Inherits) -> io::Resu
         }
     }
     if inherits.flags {
-        change_flags(handle, RESTORABLE & !LOCKS, IFlags::empty(), &mut Losses::default());
+        change_flags(handle, RESTORABLE_ALWAYS, IFlags::empty(), &mut Losses::default());
     }
     Ok(())
 }

@@ -156,6 +156,40 @@ fn three_thousand_levels_with_few_open_directories() {
     assert!(longest > 200_000);
 }
 
+/// The limit is the process's, so the walk runs in a process of its own.
+#[test]
+fn forty_descriptors_are_enough_for_two_hundred_levels() {
+    let (_held, root) = directory();
+    make_deep(&root, 200, "d");
+    let child = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 40 && exec \"$0\" --exact --ignored stages::walk::tests::in_a_process_with_few_descriptors",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .current_dir(&root)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+#[ignore = "a part of another test, which runs it"]
+fn in_a_process_with_few_descriptors() {
+    if !Path::new("d/d/z").exists() {
+        return println!("nothing to do but in the directory that the other test makes");
+    }
+    let options = WalkOptions { sources: vec![PathBuf::from(".")], ..WalkOptions::default() };
+    let mut files = 0;
+    let summary = walk(&options, &mut |event| {
+        let Event::Found(found) = event else { panic!("{event:?}") };
+        files += u32::from(found.stat.kind == StatKind::File);
+        ControlFlow::Continue(())
+    });
+    assert_eq!((summary.unwrap().problems, files), (0, 400));
+}
+
 #[test]
 fn directories_that_move_away_while_the_walk_is_below() {
     let (_held, root) = directory();
@@ -171,7 +205,7 @@ fn directories_that_move_away_while_the_walk_is_below() {
                 // Levels 20 and below go elsewhere: still reached upwards. Level 9 is replaced by another directory.
                 fs::rename(at(20), root.join("aside/twenty")).unwrap();
                 fs::rename(at(9), root.join("aside/nine")).unwrap();
-                fs::create_dir(at(9)).unwrap();
+                make(&at(9), &["z"]);
             }
             Event::Found(found) if found.name() == b"z" => last_files.push(found.key.depth()),
             Event::Found(_) => {}

@@ -1,0 +1,282 @@
+//! `seawall restore`: a snapshot, or a part of it, back into a file system.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use seawall_engine::entry::TreeKey;
+use seawall_engine::error::{Error, Result};
+use seawall_engine::repo::{Repository, Snapshot};
+use seawall_engine::restore::{Act, Overwrite, OwnerBy, RestoreOptions, RestoreReport, restore};
+use serde::Serialize;
+
+use crate::failure::Exit;
+use crate::output::{JsonPath, printable};
+use crate::progress::Problems;
+use crate::quantities::{bytes, count, counted, duration, rate};
+use crate::run::{Outcome, Run};
+use crate::snapshot_name::{SnapshotPath, short};
+
+const EXAMPLES: &str = "\
+Examples:
+    seawall restore latest --target /recovered
+    seawall restore latest:web1:/srv:/srv/models --target /srv/models --include '*.safetensors'
+    seawall restore 1a2b3c4d:/etc --in-place --dry-run
+    seawall restore latest:/srv/www --in-place --delete";
+
+/// Restore a snapshot, or a part of it
+///
+/// A directory's content goes directly into the target, with all metadata that this user may set; a single file goes
+/// into the target under its own name. Files that are there already with the same size and time are not written
+/// again, so an interrupted restore goes on where it was. Nothing is ever written outside of the target.
+///
+/// What can't be restored (owners without root, attributes that a file system lacks) is listed; the exit code is 3.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Arguments {
+    /// The snapshot, and the path in it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub place: OsString,
+
+    /// Restore into this directory; made if it does not exist
+    #[arg(short, long, value_name = "DIR", required_unless_present = "in_place", conflicts_with = "in_place")]
+    pub target: Option<PathBuf>,
+
+    /// Restore to where it came from
+    #[arg(long)]
+    pub in_place: bool,
+
+    /// Only what matches, with everything below it; patterns as for `backup --exclude`, on paths in the snapshot
+    #[arg(long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+
+    /// Not what matches; it is not deleted either
+    #[arg(long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+
+    /// Only tell what would be done
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+
+    /// What happens where something is there already
+    #[arg(long, value_enum, default_value_t = OverwriteChoice::IfChanged, value_name = "WHEN")]
+    pub overwrite: OverwriteChoice,
+
+    /// Delete what the snapshot does not have from the restored directories (asks first)
+    #[arg(long)]
+    pub delete: bool,
+
+    /// Do not ask before deleting
+    #[arg(short, long)]
+    pub yes: bool,
+
+    /// Set owners by number, or by the names that this machine knows
+    #[arg(long, value_enum, default_value_t = OwnerChoice::Number, value_name = "BY")]
+    pub owner: OwnerChoice,
+
+    /// End only when everything is on the disk
+    #[arg(long)]
+    pub sync: bool,
+}
+
+/// `--overwrite`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OverwriteChoice {
+    /// Leave what is there
+    Never,
+    /// Leave files of the same size and time, replace others
+    IfChanged,
+    /// Replace everything
+    Always,
+}
+
+/// `--owner`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OwnerChoice {
+    /// By number
+    Number,
+    /// By name, where this machine knows it
+    Name,
+}
+
+impl Arguments {
+    /// Restores.
+    ///
+    /// # Errors
+    /// When the restore could not be carried through.
+    pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
+        let named = SnapshotPath::parse(&self.place, &run.zone)?;
+        let repository = run.open()?;
+        let snapshots = repository.snapshots();
+        let snapshot = named.resolve(&snapshots)?;
+        let target = self.target(&repository, snapshot, &named)?;
+        if self.delete && !self.dry_run && !self.yes {
+            confirm_deletion(&target)?;
+        }
+        let options = self.options(run, &named.path, target.clone());
+        let display = run.display();
+        let report = restore(&repository, &snapshot.record.root, &options, &display)?;
+        let problems = display.problems();
+        drop(display);
+        show(run, &report, &problems, snapshot, &target, self.dry_run)?;
+        let exit = exit(report.problems, &problems);
+        Outcome::with(exit, RestoreSummary::new(&report, problems, snapshot, &target))
+    }
+
+    fn options(&self, run: &Run, from: &TreeKey, target: PathBuf) -> RestoreOptions {
+        RestoreOptions {
+            from: from.clone(),
+            target,
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+            overwrite: match self.overwrite {
+                OverwriteChoice::Never => Overwrite::Never,
+                OverwriteChoice::IfChanged => Overwrite::IfChanged,
+                OverwriteChoice::Always => Overwrite::Always,
+            },
+            delete: self.delete,
+            dry_run: self.dry_run,
+            owner: match self.owner {
+                OwnerChoice::Number => OwnerBy::Number,
+                OwnerChoice::Name => OwnerBy::Name,
+            },
+            budget_bytes: run.settings.budget_bytes,
+            threads: run.settings.threads,
+            sync: self.sync,
+        }
+    }
+
+    /// In place, a directory is restored onto itself and anything else into the directory that held it.
+    fn target(&self, repository: &Repository, snapshot: &Snapshot, named: &SnapshotPath) -> Result<PathBuf> {
+        if let Some(target) = &self.target {
+            return Ok(target.clone());
+        }
+        let entry = repository.tree(&snapshot.record.root).get(&named.path)?;
+        let entry =
+            entry.ok_or_else(|| Error::NotFound(format!("{}: the snapshot has no such path", named.written)))?;
+        let holder = if entry.is_directory() { None } else { named.path.parent() };
+        Ok(holder.unwrap_or_else(|| named.path.clone()).to_path())
+    }
+}
+
+/// Damaged or missing data is worse than metadata that could not be set.
+#[must_use]
+pub fn exit(counted: u64, problems: &Problems) -> Exit {
+    if problems.by_code.contains_key("damaged") || problems.by_code.contains_key("missing") {
+        Exit::Damage
+    } else if counted > 0 {
+        Exit::Problems
+    } else {
+        Exit::Done
+    }
+}
+
+fn confirm_deletion(target: &std::path::Path) -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::Usage("--delete asks before it deletes, and there is no terminal: add --yes".to_owned()));
+    }
+    let shown = printable(target.as_os_str().as_encoded_bytes());
+    let asked = write!(std::io::stderr(), "Delete what the snapshot does not have from {shown}? Type yes: ");
+    let mut answer = String::new();
+    match asked.and_then(|()| std::io::stdin().read_line(&mut answer)) {
+        Ok(_) if answer.trim() == "yes" => Ok(()),
+        _ => Err(Error::Usage("not confirmed; nothing was changed".to_owned())),
+    }
+}
+
+/// A restore in JSON. Sizes are bytes.
+#[derive(Serialize)]
+pub struct RestoreSummary {
+    snapshot: String,
+    target: JsonPath,
+    files: u64,
+    directories: u64,
+    others: u64,
+    bytes: u64,
+    unchanged: u64,
+    skipped: u64,
+    deleted: u64,
+    actions: u64,
+    seconds: f64,
+    problems: Problems,
+}
+
+impl RestoreSummary {
+    fn new(report: &RestoreReport, problems: Problems, snapshot: &Snapshot, target: &std::path::Path) -> Self {
+        Self {
+            snapshot: snapshot.record.id.to_string(),
+            target: JsonPath::from(target),
+            files: report.files,
+            directories: report.directories,
+            others: report.others,
+            bytes: report.bytes,
+            unchanged: report.unchanged,
+            skipped: report.skipped,
+            deleted: report.deleted,
+            actions: report.actions_total,
+            seconds: report.duration.as_secs_f64(),
+            problems,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ActionLine {
+    act: &'static str,
+    #[serde(flatten)]
+    path: JsonPath,
+}
+
+fn show(
+    run: &Run,
+    report: &RestoreReport,
+    problems: &Problems,
+    snapshot: &Snapshot,
+    target: &std::path::Path,
+    dry_run: bool,
+) -> std::io::Result<()> {
+    let output = &run.output;
+    if dry_run {
+        show_actions(run, report)?;
+    }
+    let head = if dry_run { "Dry run of snapshot" } else { "Restored snapshot" };
+    let shown = printable(target.as_os_str().as_encoded_bytes());
+    output.report(format!("{head} {} to {shown}", short(&snapshot.record.id)))?;
+    output.report(format!(
+        "  {}, {}, {} others; {} unchanged, {} skipped, {} deleted",
+        counted(report.files, "file", "files"),
+        counted(report.directories, "directory", "directories"),
+        count(report.others),
+        count(report.unchanged),
+        count(report.skipped),
+        count(report.deleted)
+    ))?;
+    let seconds = report.duration.as_secs_f64();
+    output.report(format!(
+        "  {} in {} ({})",
+        bytes(report.bytes),
+        duration(report.duration),
+        rate(report.bytes, seconds)
+    ))?;
+    if problems.count > 0 {
+        output.report(format!("  {}, listed above", counted(problems.count, "problem", "problems")))?;
+    }
+    Ok(())
+}
+
+fn show_actions(run: &Run, report: &RestoreReport) -> std::io::Result<()> {
+    for action in &report.actions {
+        let act = match action.act {
+            Act::Create => "create",
+            Act::Update => "update",
+            Act::Delete => "delete",
+        };
+        run.output.record("action", ActionLine { act, path: JsonPath::from(action.path.as_path()) })?;
+        let mut line = format!("{act}  ").into_bytes();
+        line.extend_from_slice(&run.output.path(action.path.as_os_str().as_encoded_bytes()));
+        run.output.line(line)?;
+    }
+    let unlisted = report.actions_total.saturating_sub(report.actions.len() as u64);
+    if unlisted > 0 { run.output.line(format!("… and {} more", count(unlisted))) } else { Ok(()) }
+}

@@ -1,0 +1,167 @@
+//! `seawall verify`: does everything that the log promises exist, and is it what it claims to be?
+
+use seawall_engine::ids::SnapshotId;
+use seawall_engine::verify::{Damage, Read, VerifyOptions, VerifyReport, verify};
+use serde::Serialize;
+
+use crate::failure::Exit;
+use crate::output::printable;
+use crate::quantities::{bytes, count, counted, duration, parse_share, rate};
+use crate::run::{Outcome, Run};
+use crate::snapshot_name::short;
+
+/// Paths that a person is shown for one damaged object; `--json` has all that were collected.
+const PATHS_SHOWN_MAX: usize = 20;
+
+const EXAMPLES: &str = "\
+Examples:
+    seawall verify -r /backup/repo
+    seawall verify --read-data
+    seawall verify --sample 5%       every day another part";
+
+/// Check that what is stored is whole and readable
+///
+/// Without options the structure is checked: the signed log, the index, that every pack exists with the right length,
+/// and every snapshot's tree. `--read-data` also reads every stored byte, decrypts, decodes and compares it with its
+/// id; `--sample 5%` does so for a random part. For damage, the objects, the snapshots and the paths that are hit are
+/// listed and the exit code is 13; everything else still restores.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Arguments {
+    /// Read every stored byte
+    #[arg(long, conflicts_with = "sample")]
+    pub read_data: bool,
+
+    /// Read this share of the stored bytes, chosen at random
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub sample: Option<f64>,
+}
+
+impl Arguments {
+    /// Checks.
+    ///
+    /// # Errors
+    /// When the check itself could not be carried out. Damage is no error here but a result.
+    pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
+        let repository = run.open()?;
+        let read = match self.sample {
+            Some(share) => Read::Sample(share),
+            None if self.read_data => Read::All,
+            None => Read::Nothing,
+        };
+        let display = run.display();
+        let report = verify(&repository, &options(run, read), &display)?;
+        let problems = display.problems().count;
+        drop(display);
+        show(run, &report)?;
+        let exit = match (report.damage.is_empty(), problems) {
+            (false, _) => Exit::Damage,
+            (true, 0) => Exit::Done,
+            (true, _) => Exit::Problems,
+        };
+        Outcome::with(exit, VerifySummary::from(&report))
+    }
+}
+
+/// Options for what is to be read.
+#[must_use]
+pub fn options(run: &Run, read: Read) -> VerifyOptions {
+    VerifyOptions { read, threads: run.settings.threads, budget_bytes: run.settings.budget_bytes }
+}
+
+/// A check in JSON. Sizes are bytes.
+#[derive(Serialize)]
+pub struct VerifySummary {
+    snapshots: u64,
+    nodes: u64,
+    chunks: u64,
+    packs: u64,
+    packs_read: u64,
+    bytes_read: u64,
+    damage: u64,
+    seconds: f64,
+}
+
+impl From<&VerifyReport> for VerifySummary {
+    fn from(report: &VerifyReport) -> Self {
+        Self {
+            snapshots: report.snapshots,
+            nodes: report.nodes,
+            chunks: report.chunks,
+            packs: report.packs,
+            packs_read: report.packs_read,
+            bytes_read: report.bytes_read,
+            damage: report.damage.len() as u64,
+            seconds: report.duration.as_secs_f64(),
+        }
+    }
+}
+
+/// One damaged object in JSON.
+#[derive(Serialize)]
+struct DamageLine<'a> {
+    object: &'a str,
+    what: &'a str,
+    snapshots: Vec<String>,
+    paths: &'a [String],
+    paths_count: u64,
+}
+
+/// Lists damage, as lines or as JSON.
+///
+/// # Errors
+/// When the output can't be written.
+pub fn show_damage(run: &Run, damage: &[Damage]) -> std::io::Result<()> {
+    for one in damage {
+        let snapshots = one.snapshots.iter().map(SnapshotId::to_string).collect();
+        let (object, what) = (one.object.as_str(), one.what.as_str());
+        run.output.record(
+            "damage",
+            DamageLine { object, what, snapshots, paths: &one.paths, paths_count: one.paths_count },
+        )?;
+        run.output.line(format!("DAMAGED {object}: {}", printable(what.as_bytes())))?;
+        if !one.snapshots.is_empty() {
+            let ids: Vec<String> = one.snapshots.iter().map(short).collect();
+            run.output.line(format!("  snapshots hit: {}", ids.join(" ")))?;
+        }
+        for path in one.paths.iter().take(PATHS_SHOWN_MAX) {
+            run.output.line(format!("  path hit: {}", printable(path.as_bytes())))?;
+        }
+        let unshown = one.paths_count.saturating_sub(one.paths.len().min(PATHS_SHOWN_MAX) as u64);
+        if unshown > 0 {
+            run.output.line(format!("  … and {} more", counted(unshown, "path", "paths")))?;
+        }
+    }
+    Ok(())
+}
+
+fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
+    show_damage(run, &report.damage)?;
+    run.output.report(format!(
+        "Checked {}: {} tree nodes, {} chunks, {}",
+        counted(report.snapshots, "snapshot", "snapshots"),
+        count(report.nodes),
+        count(report.chunks),
+        counted(report.packs, "pack", "packs")
+    ))?;
+    let seconds = report.duration.as_secs_f64();
+    let read = if report.packs_read == 0 {
+        "no data was read back (--read-data does)".to_owned()
+    } else {
+        format!(
+            "{} of {} read back, {} ({})",
+            count(report.packs_read),
+            counted(report.packs, "pack", "packs"),
+            bytes(report.bytes_read),
+            rate(report.bytes_read, seconds)
+        )
+    };
+    run.output.report(format!("  {read}, in {}", duration(report.duration)))?;
+    match report.damage.len() as u64 {
+        0 => run.output.report("  no damage found"),
+        found => run.output.report(format!(
+            "  {} found; everything that is not listed above still restores",
+            counted(found, "damaged object", "damaged objects")
+        )),
+    }
+}

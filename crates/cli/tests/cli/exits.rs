@@ -1,0 +1,153 @@
+//! The table of exit codes: each code is reached, with its stable error code and a way out.
+
+use std::process::Stdio;
+
+use crate::world::{World, ended};
+
+/// Arguments, exit code, error code, and what the message must name.
+type Case = (&'static [&'static str], i32, &'static str, &'static str);
+
+#[test]
+fn every_failure_has_its_code_and_names_what_failed() {
+    let world = World::with_repository();
+    world.write("other.key", b"seawall-key-1\n0000000000000000000000000000000000000000000000000000000000000001\n");
+    world.write("broken.key", b"not a key\n");
+    world.open_ok(["backup", "data"]);
+    let cases: &[Case] = &[
+        (&["-r", "none", "--key-file", "seawall.key", "snapshots"], 10, "no-repository", "none"),
+        (&["-r", "data", "--key-file", "seawall.key", "snapshots"], 10, "no-repository", "data"),
+        (&["-r", "repo", "--key-file", "other.key", "snapshots"], 12, "wrong-key", ""),
+        (&["-r", "repo", "--key-file", "broken.key", "snapshots"], 2, "usage", "broken.key"),
+        (&["-r", "repo", "--key-file", "missing.key", "snapshots"], 1, "file", "missing.key"),
+        (&["-r", "repo", "--password-command", "echo wrong", "snapshots"], 12, "wrong-key", ""),
+        (&["-r", "repo", "--password-command", "exit 4", "snapshots"], 1, "command", "4"),
+        (&["-r", "repo", "snapshots"], 2, "usage", "--key-file"),
+        (&["snapshots"], 2, "usage", "-r"),
+        (&["-r", "s3://bucket/x", "snapshots"], 1, "unsupported", "s3://bucket/x"),
+        (&["init", "-r", "repo", "--key-file", "seawall.key"], 1, "repository-exists", "repo"),
+        (&["-r", "repo", "--key-file", "seawall.key", "backup", "nothing-here"], 1, "file", "nothing-here"),
+        (&["-r", "repo", "--key-file", "seawall.key", "ls", "ffffffff"], 1, "not-found", "ffffffff"),
+        (&["-r", "repo", "--key-file", "seawall.key", "ls", "latest:/nowhere"], 1, "not-found", "/nowhere"),
+        (&["-r", "repo", "--key-file", "seawall.key", "ls", "no-such-name"], 2, "usage", "no-such-name"),
+        (&["-r", "repo", "--key-file", "seawall.key", "--memory", "1MiB", "snapshots"], 2, "usage", "--memory"),
+        (&["-r", "repo", "--key-file", "seawall.key", "--memory", "lots", "snapshots"], 2, "usage", "lots"),
+        (&["restore", "latest"], 2, "usage", "--target"),
+        (&["bogus"], 2, "usage", "bogus"),
+    ];
+    for (arguments, code, error, names) in cases {
+        let plain = world.run(*arguments).expect(*code);
+        assert!(plain.stderr.contains(names), "{arguments:?}: {}", plain.stderr);
+        assert_eq!(plain.stdout, "", "{arguments:?}");
+        let json = world.run(arguments.iter().chain(&["--json"])).expect(*code).summary();
+        assert_eq!(
+            (json["code"].as_str(), json["exit"].as_i64()),
+            (Some(*error), Some(i64::from(*code))),
+            "{arguments:?}"
+        );
+        assert!(json["error"].as_str().unwrap().contains(names), "{json}");
+    }
+}
+
+#[test]
+fn hints_show_the_way_out() {
+    let world = World::with_repository();
+    let missing = world.run(["-r", "none", "snapshots"]).expect(10);
+    assert!(missing.stderr.contains("hint:") && missing.stderr.contains("seawall init"), "{}", missing.stderr);
+    let wrong = world.run(["-r", "repo", "--password-command", "echo wrong", "snapshots"]).expect(12);
+    assert!(wrong.stderr.contains("recovery kit"), "{}", wrong.stderr);
+}
+
+#[test]
+fn unreadable_files_end_in_3_and_the_rest_is_kept() {
+    let world = World::with_repository();
+    world.write("data/shut/file", b"x");
+    // Root reads everything; a file whose reading fails is one that vanished or a directory that may not be entered,
+    // and neither can be had as root without races. So this test gives up root where it can.
+    let mut command = world.command(["-r", "repo", "--key-file", "seawall.key", "backup", "data", "--json"]);
+    if !drop_root(&world, &mut command) {
+        println!("skipped: running as root and no user to become");
+        return;
+    }
+    std::fs::set_permissions(world.path("data/shut"), std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    let ended = ended(command.output().unwrap()).expect(3);
+    let lines = ended.json();
+    assert!(lines.iter().any(|line| line["type"] == "problem" && line["problem"] == "unreadable"), "{lines:?}");
+    let summary = ended.summary();
+    assert_eq!(summary["code"], "problems");
+    assert_eq!(summary["problems"]["by_code"]["unreadable"], 1);
+    assert_eq!(summary["files_new"], 2);
+    std::fs::set_permissions(world.path("data/shut"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+}
+
+/// Makes the command run as an ordinary user who owns the world. True if it will.
+fn drop_root(world: &World, command: &mut std::process::Command) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let Ok(Some(nobody)) = nix::unistd::User::from_name("nobody") else { return false };
+    let owner = format!("{}:{}", nobody.uid, nobody.gid);
+    let given = std::process::Command::new("chown").args(["-R", &owner]).arg(world.path("")).status();
+    std::os::unix::process::CommandExt::uid(command, nobody.uid.as_raw());
+    std::os::unix::process::CommandExt::gid(command, nobody.gid.as_raw());
+    // The binary itself must be within reach of that user.
+    let reach = std::process::Command::new("setpriv")
+        .args([&format!("--reuid={}", nobody.uid), &format!("--regid={}", nobody.gid), "--clear-groups", "test", "-x"])
+        .arg(env!("CARGO_BIN_EXE_seawall"))
+        .status();
+    given.is_ok_and(|status| status.success()) && reach.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn an_interrupt_ends_in_130_and_leaves_a_good_repository() {
+    let world = World::with_repository();
+    let arguments = ["-r", "repo", "--key-file", "seawall.key", "backup", "--stdin", "--stdin-name", "x", "--json"];
+    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM] {
+        let child = world
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The pipe stays open and silent, so the backup waits until the signal comes.
+        wait_until_reading(child.id());
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let ended = ended(wait_keeping_stdin(child)).expect(130);
+        assert_eq!(ended.summary()["code"], "interrupted");
+    }
+    world.open_ok(["backup", "data"]);
+    assert_eq!(world.open_ok(["snapshots", "--json"]).lines().count(), 2);
+}
+
+/// Waits until the program has started its second thread, so that its signals are blocked and watched.
+fn wait_until_reading(process: u32) {
+    let tasks = format!("/proc/{process}/task");
+    while std::fs::read_dir(&tasks).map_or(0, Iterator::count) < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn wait_keeping_stdin(mut child: std::process::Child) -> std::process::Output {
+    let stdin = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    output
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let world = World::with_repository();
+    for number in 0..400 {
+        world.write(&format!("data/many/a-rather-long-name-to-fill-the-buffer-{number:0100}"), b"");
+    }
+    world.open_ok(["backup", "data"]);
+    let mut child = world
+        .command(["-r", "repo", "--key-file", "seawall.key", "ls", "-R", "latest"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = ended(child.wait_with_output().unwrap()).expect(0);
+    assert_eq!(ended.stderr, "");
+}

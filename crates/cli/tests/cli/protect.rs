@@ -1,0 +1,196 @@
+//! The main job: protect, again, prove, and recover from nothing but the kit and the repository.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::world::World;
+
+fn world_with_data() -> World {
+    let world = World::new();
+    world.write("data/hello.txt", b"hello\n");
+    world.write("data/inner/zeros.bin", &[0; 300_000]);
+    for number in 0..50u32 {
+        world.write(&format!("data/many/{number}"), &number.to_le_bytes().repeat(500));
+    }
+    std::os::unix::fs::symlink("hello.txt", world.path("data/link")).unwrap();
+    world
+}
+
+fn config_file(world: &World, ending: &str) -> PathBuf {
+    let entries = std::fs::read_dir(world.path("home/.config/seawall")).unwrap();
+    let mut found = entries.map(|entry| entry.unwrap().path()).filter(|path| path.to_str().unwrap().ends_with(ending));
+    let path = found.next().unwrap_or_else(|| panic!("no {ending}"));
+    assert!(found.next().is_none(), "several {ending}");
+    path
+}
+
+fn assert_no_scratch(world: &World) {
+    for folder in ["", "home/.local/share/seawall"] {
+        let Ok(entries) = std::fs::read_dir(world.path(folder)) else { continue };
+        let left: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_str().unwrap().contains("scratch")), "{left:?}");
+    }
+}
+
+#[test]
+fn the_first_run_proves_everything() {
+    let world = world_with_data();
+    let report = world.ok(["protect", "data"]);
+    for part in [
+        "PROTECTED",
+        "Recovery point",
+        "every stored byte",
+        "restoring everything",
+        "content and metadata equal",
+        "Problems        none",
+    ] {
+        assert!(report.contains(part), "{part} is not in\n{report}");
+    }
+    for (ending, begins) in [(".key", "seawall-key-1\n"), (".kit.txt", "seawall-key-1\n")] {
+        let path = config_file(&world, ending);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{}", path.display());
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with(begins));
+        assert!(report.contains(path.to_str().unwrap()), "{report}");
+    }
+    assert_no_scratch(&world);
+    // Everything else finds repository and key by itself.
+    assert_eq!(world.ok(["snapshots"]).lines().count(), 2);
+    assert!(world.ok(["verify", "--read-data"]).contains("no damage found"));
+}
+
+#[test]
+fn later_runs_prove_what_changed_and_say_so() {
+    let world = world_with_data();
+    world.ok(["protect", "data"]);
+    world.write("data/new file [x]*.txt", b"new\n");
+    std::fs::remove_file(world.path("data/many/7")).unwrap();
+    let summary = world.run(["protect", "data", "--json"]).expect(0).summary();
+    assert_eq!((summary["protected"].as_bool(), summary["repository"]["created"].as_bool()), (Some(true), Some(false)));
+    assert_eq!(summary["backup"]["files_new"], 1);
+    assert_eq!(summary["recovery"]["everything"], false);
+    assert!(summary["recovery"]["paths_changed"].as_u64() >= Some(1), "{summary}");
+    let restored =
+        summary["recovery"]["paths_changed"].as_u64().unwrap() + summary["recovery"]["files_sampled"].as_u64().unwrap();
+    assert!(summary["recovery"]["files"].as_u64() <= Some(restored), "{summary}");
+    assert_eq!(summary["read_back"]["everything"], false);
+    assert!(summary["read_back"]["packs_written"].as_u64() >= Some(1), "{summary}");
+    assert_eq!(summary["compared"]["differences"], 0);
+    let full = world.run(["protect", "data", "--full", "--json"]).expect(0).summary();
+    assert_eq!(
+        (full["recovery"]["everything"].as_bool(), full["read_back"]["everything"].as_bool()),
+        (Some(true), Some(true))
+    );
+    assert_eq!(full["recovery"]["files"], 52);
+    assert_eq!(world.ok(["snapshots"]).lines().count(), 4);
+    assert_no_scratch(&world);
+}
+
+#[test]
+fn the_kit_and_the_repository_are_enough() {
+    let world = world_with_data();
+    world.ok(["protect", "data", "--kit", "elsewhere/kit.txt"]);
+    std::fs::rename(world.path("home/.local/share/seawall/repository"), world.path("copy")).unwrap();
+    std::fs::remove_dir_all(world.path("home")).unwrap();
+    std::fs::create_dir(world.path("home")).unwrap();
+    world.ok(["-r", "copy", "--key-file", "elsewhere/kit.txt", "restore", "latest", "--target", "out"]);
+    let restored = world.path("out").join(world.path("data").strip_prefix("/").unwrap());
+    assert_eq!(std::fs::read(restored.join("hello.txt")).unwrap(), b"hello\n");
+    assert_eq!(std::fs::read_dir(restored.join("many")).unwrap().count(), 50);
+}
+
+#[test]
+fn a_repository_inside_a_source_is_refused_before_anything_is_made() {
+    let world = world_with_data();
+    let inside = world.run(["protect", "data", "-r", "data/repo"]).expect(2);
+    assert!(inside.stderr.contains("inside the source"), "{}", inside.stderr);
+    let home = world.run(["protect", "home"]).expect(2);
+    assert!(home.stderr.contains("--repository") || home.stderr.contains("outside"), "{}", home.stderr);
+    assert!(!world.path("data/repo").exists() && !world.path("home/.config").exists());
+    world.run(["protect", "data", "-r", "data/repo", "--exclude", "repo/"]).expect(0);
+}
+
+#[test]
+fn damage_ends_in_13_and_names_what_is_hit() {
+    // Kind of pack as its header says it (docs/format.md §6), and what the listing must name.
+    for (kind, hit) in [(0, "/data/hard-to-compress"), (1, "snapshots hit")] {
+        let world = world_with_data();
+        world.write("data/hard-to-compress", &noise(400_000));
+        world.ok(["protect", "data", "-r", "repo"]);
+        damage(&pack_of_kind(&world, kind));
+        let verify = world.run(["-r", "repo", "verify", "--read-data"]).expect(13);
+        assert!(verify.stdout.contains("DAMAGED pack/") && verify.stdout.contains(hit), "{}", verify.stdout);
+        let json = world.run(["-r", "repo", "verify", "--read-data", "--json"]).expect(13);
+        assert_eq!(json.summary()["code"], "damaged");
+        let lines = json.json();
+        let damage = lines.iter().find(|line| line["type"] == "damage").expect("damage is listed");
+        assert!(damage["object"].as_str().unwrap().starts_with("pack/"), "{damage}");
+        assert_eq!(damage["snapshots"].as_array().map(Vec::len), Some(1), "{damage}");
+        let protect = world.run(["protect", "data", "-r", "repo", "--full"]).expect(13);
+        assert!(
+            protect.stdout.contains("DAMAGED pack/") && !protect.stdout.contains("PROTECTED"),
+            "{}",
+            protect.stdout
+        );
+        assert_no_scratch(&world);
+    }
+}
+
+/// Bytes that no codec makes smaller (xorshift64).
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn pack_of_kind(world: &World, kind: u8) -> PathBuf {
+    let mut packs = Vec::new();
+    for session in std::fs::read_dir(world.path("repo/pack")).unwrap() {
+        packs.extend(std::fs::read_dir(session.unwrap().path()).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    packs.into_iter().find(|path| std::fs::read(path).unwrap()[8] == kind).expect("a pack of each kind")
+}
+
+/// Flips a bit in the first blob's body, behind the pack's header (64 bytes) and the blob's (48).
+fn damage(pack: &std::path::Path) {
+    let mut bytes = std::fs::read(pack).unwrap();
+    bytes[64 + 48 + 20] ^= 1;
+    std::fs::set_permissions(pack, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(pack, bytes).unwrap();
+}
+
+#[test]
+fn a_first_run_that_was_cut_short_is_taken_up() {
+    let world = world_with_data();
+    // Cut short after the key was made: the repository can't be made where a file stands in the way.
+    world.write("home/.local/share/seawall/repository", b"no directory");
+    world.run(["protect", "data"]).expect(1);
+    let first_name = config_file(&world, ".key");
+    assert!(first_name.file_name().unwrap().to_str().unwrap().starts_with("new-"), "{first_name:?}");
+    let key = std::fs::read(&first_name).unwrap();
+    std::fs::remove_file(world.path("home/.local/share/seawall/repository")).unwrap();
+    world.ok(["protect", "data"]);
+    let own_name = config_file(&world, ".key");
+    assert!(!first_name.exists());
+    assert_eq!(std::fs::read(&own_name).unwrap(), key);
+    // Cut short after the repository was made: its key still has its first name.
+    std::fs::rename(&own_name, &first_name).unwrap();
+    world.ok(["snapshots"]);
+    world.ok(["protect", "data"]);
+    assert!(own_name.exists() && !first_name.exists());
+}
+
+#[test]
+fn passwords_become_slots_of_their_own() {
+    let world = world_with_data();
+    world.write("password", b"secret\n");
+    world.ok(["protect", "data", "-r", "repo", "--password-file", "password"]);
+    world.ok(["-r", "repo", "--password-command", "echo secret", "snapshots"]);
+    world.ok(["-r", "repo", "snapshots"]);
+    let again = world.ok(["protect", "data", "-r", "repo", "--password-file", "password"]);
+    assert!(again.contains("PROTECTED"), "{again}");
+}

@@ -1,0 +1,105 @@
+//! What is damaged, collected from all threads: one finding an object, however often it is met.
+//!
+//! A finding names the object, what is wrong in a few words, and the chunks that are known to be lost by it. Packs whose
+//! own list can't be trusted are kept as suspects; their chunks are tried one by one later ([`super::examine`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::Error;
+use crate::format::names::PackName;
+use crate::ids::ChunkId;
+use crate::store::StoreError;
+
+/// So many different texts are kept of one object.
+const TEXTS_MAX: usize = 3;
+
+/// Damage of one object.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Finding {
+    pub(super) texts: Vec<String>,
+    pub(super) chunks: BTreeSet<ChunkId>,
+    /// True where without it the repository does not open at all.
+    pub(super) hits_all: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    objects: BTreeMap<String, Finding>,
+    suspects: BTreeSet<PackName>,
+}
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub(super) struct Findings(Mutex<Inner>);
+
+impl Findings {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with(&self, object: &str, what: String, change: impl FnOnce(&mut Finding)) {
+        let mut inner = self.lock();
+        let finding = inner.objects.entry(object.to_owned()).or_default();
+        if finding.texts.len() < TEXTS_MAX && !finding.texts.contains(&what) {
+            finding.texts.push(what);
+        }
+        change(finding);
+    }
+
+    /// An object is damaged; what is lost by it, other calls tell.
+    pub(super) fn object(&self, object: &str, what: impl Into<String>) {
+        self.with(object, what.into(), |_| {});
+    }
+
+    /// An object without which the repository does not open.
+    pub(super) fn vital(&self, object: &str, what: impl Into<String>) {
+        self.with(object, what.into(), |finding| finding.hits_all = true);
+    }
+
+    /// A chunk is lost by the damage of an object.
+    pub(super) fn chunk(&self, object: &str, what: impl Into<String>, id: ChunkId) {
+        self.with(object, what.into(), |finding| {
+            finding.chunks.insert(id);
+        });
+    }
+
+    /// A chunk can't be read. The object is the one that the error names, or `object`.
+    pub(super) fn unreadable(&self, object: &str, error: &Error, id: ChunkId) {
+        let (named, what) = describe(error);
+        self.chunk(named.as_deref().unwrap_or(object), what, id);
+    }
+
+    /// A pack is not whole.
+    pub(super) fn suspect(&self, pack: PackName, error: &Error) {
+        self.object(&pack.object(), describe(error).1);
+        self.lock().suspects.insert(pack);
+    }
+
+    pub(super) fn suspects(&self) -> BTreeSet<PackName> {
+        self.lock().suspects.clone()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().objects.is_empty()
+    }
+
+    /// All findings in order of objects' names.
+    pub(super) fn take(&self) -> Vec<(String, Finding)> {
+        std::mem::take(&mut self.lock().objects).into_iter().collect()
+    }
+}
+
+/// The object that an error names, if it names one, and what is wrong.
+pub(super) fn describe(error: &Error) -> (Option<String>, String) {
+    match error {
+        Error::Damaged(damaged) => {
+            // A footer is a part of its pack.
+            let object = damaged.object.strip_suffix("#footer").unwrap_or(&damaged.object);
+            let stored = object.contains('/').then(|| object.to_owned());
+            (stored, damaged.why.clone())
+        }
+        Error::Store(StoreError::Missing(object)) => (Some(object.clone()), "it is missing".to_owned()),
+        other => (None, format!("it can't be read: {other}")),
+    }
+}

@@ -1,0 +1,221 @@
+//! What damage takes with it: from lost chunks to snapshots and paths.
+//!
+//! Runs only when something was found. Chunks of sessions whose key is lost, and chunks that are encoded against a lost
+//! one, join what the stages before found; chunks that can be read after all (from a second copy in another pack) leave
+//! it. Then the snapshots are walked once more; parts of trees without a hit are read once, however many snapshots share
+//! them.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
+
+use super::findings::{Finding, describe};
+use super::structure::Structure;
+use super::{Check, DAMAGE_PATHS_MAX, Damage};
+use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
+use crate::error::{Error, Result};
+use crate::format::names::{PackName, session_object};
+use crate::format::segment::Location;
+use crate::ids::ChunkId;
+use crate::repo::Snapshot;
+use crate::repo::nodes::{NodeRef, Search, Step};
+
+/// Damage in the making.
+struct Reached {
+    damage: Damage,
+    finding: Finding,
+    /// Hashes of the paths and nodes counted so far: each counts once, whatever the number of snapshots.
+    counted: HashSet<u64>,
+}
+
+/// Turns the findings into the report's damage.
+pub(super) fn reach(check: &Check<'_>, structure: &Structure, snapshots: &[Snapshot]) -> Result<Vec<Damage>> {
+    if check.findings.is_empty() {
+        return Ok(Vec::new());
+    }
+    add_lost_sessions(check, structure);
+    let mut reached: Vec<Reached> = check.findings.take().into_iter().map(Reached::new).collect();
+    drop_readable(check, &mut reached)?;
+    add_dependants(check, &mut reached);
+    let mut hits: HashMap<ChunkId, Vec<usize>> = HashMap::new();
+    for (number, object) in reached.iter().enumerate() {
+        for id in &object.finding.chunks {
+            hits.entry(*id).or_default().push(number);
+        }
+    }
+    if !hits.is_empty() {
+        let mut search = Search::new(check.repository, true);
+        for snapshot in snapshots {
+            check.go_on()?;
+            walk(check, &mut search, snapshot, &hits, &mut reached)?;
+        }
+    }
+    for object in reached.iter_mut().filter(|object| object.finding.hits_all) {
+        object.damage.snapshots = snapshots.iter().map(|snapshot| snapshot.record.id).collect();
+    }
+    Ok(reached.into_iter().map(Reached::finish).collect())
+}
+
+fn each_record(check: &Check<'_>, each: &mut dyn FnMut(ChunkId, Location)) {
+    for segment in check.repository.index().segments() {
+        let Some(view) = segment.view() else { continue };
+        for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
+            each(id, location);
+        }
+    }
+}
+
+fn add_lost_sessions(check: &Check<'_>, structure: &Structure) {
+    if structure.lost_sessions.is_empty() {
+        return;
+    }
+    let generation = check.repository.keys().generation;
+    each_record(check, &mut |id, location| {
+        let session = &location.pack.session;
+        if structure.lost_sessions.contains(session) {
+            check.findings.chunk(&session_object(session, generation), "packs of this session can't be read", id);
+        }
+    });
+}
+
+/// A chunk of a damaged pack that can be read is stored elsewhere too.
+fn drop_readable(check: &Check<'_>, reached: &mut [Reached]) -> Result<()> {
+    let mut reader = check.repository.blob_reader();
+    let mut plain = Vec::new();
+    for object in reached.iter_mut().filter(|object| PackName::parse(&object.damage.object).is_some()) {
+        check.go_on()?;
+        object.finding.chunks.retain(|id| reader.read(id, &mut plain).is_err());
+    }
+    Ok(())
+}
+
+/// What is encoded against a lost chunk is lost with it.
+fn add_dependants(check: &Check<'_>, reached: &mut [Reached]) {
+    let mut bases: HashMap<ChunkId, Vec<usize>> = HashMap::new();
+    for (number, object) in reached.iter().enumerate() {
+        for id in &object.finding.chunks {
+            bases.entry(*id).or_default().push(number);
+        }
+    }
+    each_record(check, &mut |id, location| {
+        for &number in location.base.and_then(|base| bases.get(&base)).into_iter().flatten() {
+            reached[number].finding.chunks.insert(id);
+        }
+    });
+}
+
+/// Finds the paths of one snapshot that are hit.
+fn walk(
+    check: &Check<'_>,
+    search: &mut Search<'_>,
+    snapshot: &Snapshot,
+    hits: &HashMap<ChunkId, Vec<usize>>,
+    reached: &mut [Reached],
+) -> Result<()> {
+    let all = snapshot.record.entries;
+    let finished = search.run(&snapshot.record.root, &mut |step| {
+        if check.monitor.stopped() {
+            return ControlFlow::Break(true);
+        }
+        let found = match step {
+            Step::Node(node) => {
+                let Some(numbers) = hits.get(&node.id) else { return ControlFlow::Continue(false) };
+                numbers.iter().for_each(|&number| reached[number].lose_node(snapshot, node, all));
+                return ControlFlow::Break(true);
+            }
+            Step::Lost(node, error) => match by_error(reached, &error) {
+                Some(number) => {
+                    reached[number].lose_node(snapshot, node, all);
+                    true
+                }
+                None => true,
+            },
+            Step::Entry(key, entry) => {
+                let numbers = hit_by(check, entry, hits, reached);
+                numbers.iter().for_each(|&number| reached[number].lose_path(snapshot, key));
+                !numbers.is_empty()
+            }
+        };
+        ControlFlow::Continue(found)
+    });
+    if finished { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+/// The findings that hit an entry's content.
+fn hit_by(check: &Check<'_>, entry: &Entry, hits: &HashMap<ChunkId, Vec<usize>>, reached: &[Reached]) -> Vec<usize> {
+    let Kind::File(content) = &entry.kind else { return Vec::new() };
+    let mut numbers = Vec::new();
+    let mut hit = |id: &ChunkId| numbers.extend(hits.get(id).into_iter().flatten().copied());
+    if let Content::Indirect { id, .. } = content {
+        hit(id);
+    }
+    for extent in check.repository.extents(content) {
+        match extent {
+            Ok(Extent::Chunk { id, .. }) => hit(&id),
+            Ok(Extent::Hole { .. }) => {}
+            Err(error) => {
+                numbers.extend(by_error(reached, &error));
+                break;
+            }
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
+/// The finding of the object that an error names.
+fn by_error(reached: &[Reached], error: &Error) -> Option<usize> {
+    let object = describe(error).0?;
+    reached.iter().position(|known| known.damage.object == object)
+}
+
+impl Reached {
+    fn new((object, finding): (String, Finding)) -> Self {
+        let damage = Damage { object, what: String::new(), snapshots: Vec::new(), paths: Vec::new(), paths_count: 0 };
+        Self { damage, finding, counted: HashSet::new() }
+    }
+
+    fn lose_path(&mut self, snapshot: &Snapshot, key: &TreeKey) {
+        self.lose(snapshot, hash_of(key), Some(key), 1);
+    }
+
+    /// All entries below a node are lost; only the first key is known. `all` is the number of entries of the snapshot.
+    fn lose_node(&mut self, snapshot: &Snapshot, node: &NodeRef, all: u64) {
+        let entries = node.totals.map_or(all, |(entries, _)| entries);
+        let root = TreeKey::default();
+        let first = node.first.as_ref().or(node.level.is_none().then_some(&root));
+        self.lose(snapshot, hash_of(&node.id), first, entries);
+    }
+
+    fn lose(&mut self, snapshot: &Snapshot, hash: u64, key: Option<&TreeKey>, entries: u64) {
+        if self.damage.snapshots.last() != Some(&snapshot.record.id) {
+            self.damage.snapshots.push(snapshot.record.id);
+        }
+        if !self.counted.insert(hash) {
+            return;
+        }
+        self.damage.paths_count += entries;
+        if let Some(key) = key.filter(|_| self.damage.paths.len() < DAMAGE_PATHS_MAX) {
+            self.damage.paths.push(key.to_path().to_string_lossy().into_owned());
+        }
+    }
+
+    fn finish(mut self) -> Damage {
+        let chunks = match self.finding.chunks.len() {
+            0 => String::new(),
+            1 => " (1 chunk is lost)".to_owned(),
+            lost => format!(" ({lost} chunks are lost)"),
+        };
+        self.damage.what = self.finding.texts.join("; ") + &chunks;
+        self.damage.paths.sort_unstable();
+        self.damage
+    }
+}
+
+/// A path or node that was counted. 64 bits: two of a million differ with a probability of 1 - 3e-8.
+fn hash_of(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,393 @@
+//! The structure above the trees: log, marker and key slots; published segments; session keys; packs' presence.
+//!
+//! Everything comes from the store, whatever local caches hold. What later stages need is kept: of each pack where its
+//! highest blob ends, about 100 bytes a pack; of the index nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::{Check, Read, count, spread};
+use crate::crypto::{envelope, object_hash, random, wrap};
+use crate::error::{Damaged, Error, Result};
+use crate::format::log::SegmentRecord;
+use crate::format::names::{
+    LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_slot, session_object,
+    slot_object,
+};
+use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
+use crate::format::segment::{Location, SegmentView};
+use crate::format::{session, slot};
+use crate::ids::{ChunkId, SessionId};
+use crate::repo::Snapshot;
+use crate::repo::cache::Cache;
+use crate::repo::index::Index;
+use crate::repo::log::Log;
+use crate::repo::reader::BLOB_HEADER_BYTES;
+use crate::store::StoreError;
+
+/// What the index says of a pack, and how long it is in the store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PackFacts {
+    pub(super) kind: BlobKind,
+    /// Records of the index that point into it.
+    pub(super) records: u64,
+    /// Segments that name it.
+    pub(super) segments: u32,
+    /// Where its highest blob ends.
+    pub(super) end: u64,
+    /// Its length in the store; none where it is missing.
+    pub(super) length: Option<u64>,
+}
+
+/// What the published segments say, held against what the store has.
+pub(super) struct Structure {
+    pub(super) packs: BTreeMap<PackName, PackFacts>,
+    pub(super) chunks: u64,
+    pub(super) segments: u64,
+    pub(super) orphans: u64,
+    /// The published segments that the store has: what a client without a local cache would know.
+    pub(super) index: Index,
+    /// Segments that can't be read: chunks that no other segment lists were in these.
+    pub(super) lost_segments: Vec<SegmentName>,
+    /// Sessions whose key is lost: nothing in their packs can be read.
+    pub(super) lost_sessions: HashSet<SessionId>,
+}
+
+/// Reads the log anew, from the store and with all signatures, and looks at the marker and the key slots. Gives the
+/// snapshots to check.
+pub(super) fn check_log(check: &Check<'_>) -> Result<Vec<Snapshot>> {
+    let repository = check.repository;
+    if let Err(error) = repository.refresh() {
+        vital(check, &log_object(repository.log_entries()), error)?;
+    }
+    let known = repository.log_entries();
+    match Log::open(repository.store(), repository.id(), repository.keys(), Cache::new(None, &repository.id())) {
+        Ok(log) if log.state().next < known => {
+            check.findings.vital(&log_object(log.state().next), "it is missing, but was seen before");
+        }
+        Ok(log) => check_log_end(check, log.state().next)?,
+        Err(error) => vital(check, &log_object(0), error)?,
+    }
+    match repository.store().get(MARKER, None) {
+        Ok(marker) if repository.log().state().marker == Some(object_hash(&marker)) => {}
+        Ok(_) => check.findings.vital(MARKER, "it was changed after init"),
+        Err(error) => vital(check, MARKER, error.into())?,
+    }
+    check_slots(check)?;
+    Ok(repository.snapshots())
+}
+
+/// A log ends at the first number that is not there; a later one in the listing tells a hole from an end.
+fn check_log_end(check: &Check<'_>, next: u64) -> Result<()> {
+    let mut beyond = false;
+    check.repository.store().list(LOG, &mut |info| {
+        beyond |= parse_log(&info.name).is_some_and(|number| number > next);
+    })?;
+    // Why looked at again: somebody may have appended several entries between the two looks.
+    if beyond && matches!(check.repository.store().head(&log_object(next)), Err(StoreError::Missing(_))) {
+        check.findings.vital(&log_object(next), "it is missing, but later entries exist");
+    }
+    Ok(())
+}
+
+fn check_slots(check: &Check<'_>) -> Result<()> {
+    let store = check.repository.store();
+    let mut slots = Vec::new();
+    store.list(SLOTS, &mut |info| slots.extend(parse_slot(&info.name)))?;
+    slots.sort_unstable();
+    for id in slots {
+        let object = slot_object(&id);
+        match store.get(&object, None) {
+            Ok(bytes) => {
+                if let Err(damaged) = slot::describe(&bytes, &id) {
+                    check.findings.object(&object, format!("this key opens nothing any more: {}", damaged.why));
+                }
+            }
+            // Somebody deleted this way in meanwhile.
+            Err(StoreError::Missing(_)) => {}
+            Err(error) => check.findings.object(&object, format!("it can't be read: {error}")),
+        }
+    }
+    Ok(())
+}
+
+fn vital(check: &Check<'_>, object: &str, error: Error) -> Result<()> {
+    if matches!(error, Error::Interrupted) {
+        return Err(error);
+    }
+    let (named, what) = super::findings::describe(&error);
+    check.findings.vital(named.as_deref().unwrap_or(object), what);
+    Ok(())
+}
+
+impl Structure {
+    /// Checks segments, session keys and packs' presence.
+    pub(super) fn check(check: &Check<'_>) -> Result<Self> {
+        let mut structure = Self {
+            packs: BTreeMap::new(),
+            chunks: 0,
+            segments: 0,
+            orphans: 0,
+            index: Index::default(),
+            lost_segments: Vec::new(),
+            lost_sessions: HashSet::new(),
+        };
+        let segments = check.repository.segments();
+        for record in &segments {
+            check.go_on()?;
+            structure.segments += 1;
+            if let Err(error) = structure.check_segment(check, record) {
+                let (_, what) = super::findings::describe(&error);
+                check.findings.object(&record.name.object(), what);
+                structure.lost_segments.push(record.name);
+            }
+        }
+        for segment in check.repository.index().segments() {
+            if !structure.lost_segments.contains(&segment.record().name) {
+                structure.index.push(Arc::clone(segment));
+            }
+        }
+        structure.check_bases(check)?;
+        structure.check_sessions(check);
+        structure.find_packs(check, &segments)?;
+        Ok(structure)
+    }
+
+    fn check_segment(&mut self, check: &Check<'_>, record: &SegmentRecord) -> Result<()> {
+        let object = record.name.object();
+        let damaged = |why: &str| Error::from(Damaged::new(object.as_str(), 0, why));
+        let sealed = check.repository.store().get(&object, None)?;
+        if object_hash(&sealed) != record.hash {
+            return Err(damaged("it is not the segment that the log names"));
+        }
+        let plain = envelope::open(&check.repository.keys().index_key, &object, &sealed)?;
+        drop(sealed);
+        let view = SegmentView::parse(&plain)?;
+        view.check()?;
+        if count(view.len()) != record.records {
+            return Err(damaged("it has not as many records as the log says"));
+        }
+        self.chunks += record.records;
+        for number in 0..view.len() {
+            if let Some((_, location)) = view.record(number) {
+                self.note(&location);
+            }
+        }
+        for pack in view.packs() {
+            if let Some(facts) = self.packs.get_mut(&pack) {
+                facts.segments += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, location: &Location) {
+        let facts = self.packs.entry(location.pack).or_insert(PackFacts {
+            kind: location.kind,
+            records: 0,
+            segments: 0,
+            end: 0,
+            length: None,
+        });
+        facts.records += 1;
+        let end = u64::from(location.offset) + BLOB_HEADER_BYTES + u64::from(location.sealed_len);
+        facts.end = facts.end.max(end);
+    }
+
+    /// A base must be listed, and have no base itself.
+    fn check_bases(&self, check: &Check<'_>) -> Result<()> {
+        for segment in self.index.segments() {
+            check.go_on()?;
+            let Some(view) = segment.view() else { continue };
+            for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
+                let Some(base) = location.base else { continue };
+                match self.index.locate(&base) {
+                    None => self.unlisted(check, id),
+                    Some(place) if place.base.is_some() => {
+                        let object = segment.record().name.object();
+                        check.findings.chunk(&object, "a base that has a base itself", id);
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the key of every session that wrote a pack.
+    fn check_sessions(&mut self, check: &Check<'_>) {
+        let sessions: BTreeSet<SessionId> = self.packs.keys().map(|pack| pack.session).collect();
+        for id in sessions {
+            if let Err(error) = open_session(check, &id) {
+                let object = session_object(&id, check.repository.keys().generation);
+                check.findings.object(&object, super::findings::describe(&error).1);
+                self.lost_sessions.insert(id);
+            }
+        }
+    }
+
+    /// Asks the store for the length of every pack, and counts what no commit published.
+    fn find_packs(&mut self, check: &Check<'_>, segments: &[SegmentRecord]) -> Result<()> {
+        let store = check.repository.store();
+        let mut orphans = 0;
+        store.list(
+            PACKS,
+            &mut |info| match PackName::parse(&info.name).and_then(|pack| self.packs.get_mut(&pack)) {
+                Some(facts) => facts.length = Some(info.length),
+                None => orphans += 1,
+            },
+        )?;
+        let published: HashSet<SegmentName> = segments.iter().map(|record| record.name).collect();
+        store.list(SEGMENTS, &mut |info| {
+            let known = SegmentName::parse(&info.name).is_some_and(|name| published.contains(&name));
+            orphans += u64::from(!known);
+        })?;
+        self.orphans = orphans;
+        if orphans > 0 && self.lost_segments.is_empty() {
+            check.monitor.note(&format!(
+                "{orphans} packs and segments belong to no snapshot: other runs are writing them, or left them"
+            ));
+        }
+        // A listing is only a hint: what it does not show is asked for by name.
+        for (pack, facts) in self.packs.iter_mut().filter(|(_, facts)| facts.length.is_none()) {
+            match store.head(&pack.object()) {
+                Ok(info) => facts.length = Some(info.length),
+                Err(error) => check.findings.suspect(*pack, &error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The packs to read back, in order of names, which is the order of writing.
+    pub(super) fn choose(&self, read: &Read) -> Vec<(PackName, PackFacts)> {
+        let present =
+            || self.packs.iter().filter(|(_, facts)| facts.length.is_some()).map(|(name, facts)| (*name, *facts));
+        match read {
+            Read::Nothing => Vec::new(),
+            Read::All => present().collect(),
+            Read::Packs(wanted) => {
+                let wanted: HashSet<&PackName> = wanted.iter().collect();
+                present().filter(|(name, _)| wanted.contains(name)).collect()
+            }
+            Read::Sample(share) => sample(present().collect(), *share),
+        }
+    }
+
+    /// Reads the trailer of every pack that will not be read whole.
+    pub(super) fn check_trailers(&self, check: &Check<'_>, chosen: &[(PackName, PackFacts)]) -> Result<()> {
+        let chosen: HashSet<PackName> = chosen.iter().map(|(name, _)| *name).collect();
+        let others: Vec<(PackName, PackFacts, u64)> = self
+            .packs
+            .iter()
+            .filter(|(name, _)| !chosen.contains(name))
+            .filter_map(|(name, facts)| Some((*name, *facts, facts.length?)))
+            .collect();
+        spread(
+            check.threads(),
+            &others,
+            || (),
+            |(), (name, facts, length)| {
+                check.go_on()?;
+                if let Err(error) = read_trailer(check, name, facts, *length) {
+                    check.findings.suspect(*name, &error);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// A chunk that a snapshot refers to is in no segment that could be read.
+    pub(super) fn unlisted(&self, check: &Check<'_>, id: ChunkId) {
+        if self.lost_segments.is_empty() {
+            check.findings.chunk("index", "chunks that snapshots refer to are in no published segment", id);
+        }
+        for segment in &self.lost_segments {
+            check.findings.chunk(&segment.object(), "chunks that snapshots refer to are listed nowhere else", id);
+        }
+    }
+}
+
+fn open_session(check: &Check<'_>, id: &SessionId) -> Result<()> {
+    let ring = check.repository.keys();
+    let object = session_object(id, ring.generation);
+    let bytes = check.repository.store().get(&object, None)?;
+    let record = session::decode(id, ring.generation, &bytes)?;
+    let secret = ring.data_secret.as_ref().ok_or(Error::NotAllowed("read data back"))?;
+    let (repository, generation) = (&ring.repository, ring.generation);
+    wrap::open_session_key(secret, repository, id, generation, &record.encapsulated, &record.ciphertext)
+        .map(drop)
+        .ok_or_else(|| Damaged::new(object, 0, "the session's key does not open").into())
+}
+
+/// The checks that the last 64 bytes allow.
+fn read_trailer(check: &Check<'_>, name: &PackName, facts: &PackFacts, length: u64) -> Result<()> {
+    let start = length.saturating_sub(count(TRAILER_BYTES));
+    let tail = check.repository.store().get(&name.object(), Some(start..length))?;
+    let trailer = decode_trailer(name, length, &tail)?;
+    fits(name, facts, &trailer)
+}
+
+/// Holds the place of a pack's footer against what the index says.
+pub(super) fn fits(name: &PackName, facts: &PackFacts, trailer: &Trailer) -> Result<()> {
+    if facts.end > u64::from(trailer.footer_offset) {
+        return Err(Damaged::new(name.object(), facts.end, "the index lists a blob beyond its blobs' end").into());
+    }
+    Ok(())
+}
+
+/// Packs chosen at random until they make up `share` of the bytes.
+fn sample(mut packs: Vec<(PackName, PackFacts)>, share: f64) -> Vec<(PackName, PackFacts)> {
+    let length = |facts: &PackFacts| facts.length.unwrap_or(0);
+    let total: u64 = packs.iter().map(|(_, facts)| length(facts)).sum();
+    // Precision: a share of bytes needs no more than the 53 bits of a float.
+    let wanted = (total as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
+    let mut chosen = Vec::new();
+    let mut bytes = 0;
+    while bytes < wanted && !packs.is_empty() {
+        // Bias: below 2^-32 for any number of packs that a repository can have.
+        let place = u64::from_le_bytes(random()) % count(packs.len());
+        let pack = packs.swap_remove(usize::try_from(place).expect("smaller than a length"));
+        bytes += length(&pack.1);
+        chosen.push(pack);
+    }
+    chosen.sort_unstable_by_key(|(name, _)| *name);
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packs(lengths: &[u64]) -> Vec<(PackName, PackFacts)> {
+        let pack = |(counter, length): (u64, &u64)| {
+            let facts = PackFacts { kind: BlobKind::Data, records: 1, segments: 1, end: 64, length: Some(*length) };
+            (PackName { session: SessionId([7; 16]), counter }, facts)
+        };
+        (0..).zip(lengths).map(pack).collect()
+    }
+
+    #[test]
+    fn a_sample_has_its_share_of_bytes_and_is_not_always_the_same() {
+        let lengths: Vec<u64> = (1..=100).map(|number| number * 1000).collect();
+        let total: u64 = lengths.iter().sum();
+        let mut seen = HashSet::new();
+        for _ in 0..20 {
+            let chosen = sample(packs(&lengths), 0.05);
+            let bytes: u64 = chosen.iter().filter_map(|(_, facts)| facts.length).sum();
+            assert!(bytes >= total / 20, "{bytes} of {total}");
+            assert!(bytes < total / 20 + 100_000, "no more than one pack too many: {bytes} of {total}");
+            assert!(chosen.is_sorted_by(|left, right| left.0 < right.0));
+            seen.insert(chosen.iter().map(|(name, _)| name.counter).collect::<Vec<_>>());
+        }
+        assert!(seen.len() > 10, "{seen:?}");
+    }
+
+    #[test]
+    fn the_ends_of_the_scale() {
+        assert!(sample(packs(&[1, 2, 3]), 0.0).is_empty());
+        assert_eq!(sample(packs(&[1, 2, 3]), 1.0).len(), 3);
+        assert_eq!(sample(packs(&[1, 2, 3]), 7.0).len(), 3);
+        assert_eq!(sample(packs(&[1 << 40]), 0.001).len(), 1);
+        assert!(sample(Vec::new(), 0.5).is_empty());
+    }
+}
