@@ -1,7 +1,7 @@
 //! Hands libFuzzer's bytes to the targets that the engine's tests share.
 
 #[path = "../../crates/engine/tests/fuzz/targets.rs"]
-mod targets;
+pub mod targets;
 
 /// Runs one target.
 ///
@@ -10,9 +10,4 @@ mod targets;
 pub fn run(name: &str, data: &[u8]) {
     let target = targets::TARGETS.iter().find(|target| target.name == name).expect("a target of that name");
     (target.run)(data);
-}
-
-/// Every target's name and bytes that it accepts, to begin from.
-pub fn all() -> impl Iterator<Item = (&'static str, Vec<Vec<u8>>)> {
-    targets::TARGETS.iter().map(|target| (target.name, (target.seeds)()))
 }
