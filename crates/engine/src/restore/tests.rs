@@ -3,6 +3,7 @@
 
 mod damage;
 mod hostile;
+mod mounts;
 mod options;
 
 use std::collections::{BTreeMap, HashMap};

@@ -422,6 +422,9 @@ impl Pass for Writer<'_> {
             return Ok(());
         };
         if self.is_further_name(&entry) {
+            if self.run.options.overwrite == Overwrite::Always && is_directory(here, &key) {
+                self.make_way(here, &key)?;
+            }
             let standing = Name::new(key.name()).and_then(|name| here.standing(name));
             if self.run.options.dry_run && standing.is_ok_and(|standing| standing.is_none()) {
                 self.count_planned(&key, &entry, Act::Create);
@@ -449,6 +452,11 @@ impl Pass for Writer<'_> {
     fn orphan(&mut self, key: &TreeKey) {
         self.run.problem(key, "skipped", "it lies below something that is not a directory");
     }
+}
+
+fn is_directory(here: &Directory, key: &TreeKey) -> bool {
+    let standing = Name::new(key.name()).and_then(|name| here.standing(name));
+    standing.is_ok_and(|standing| standing.is_some_and(|standing| standing.kind == FileType::Directory))
 }
 
 fn is_same(entry: &Entry, standing: &Standing) -> bool {

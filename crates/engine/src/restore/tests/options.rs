@@ -69,6 +69,10 @@ fn what_stands_there_already() {
         fs::create_dir_all(place.path("target/b/full")).unwrap();
         fs::write(place.path("target/c"), b"no directory").unwrap();
     };
+    let in_the_way_of_a_link = |place: &Place| {
+        fs::remove_file(place.path("target/c")).unwrap();
+        fs::create_dir_all(place.path("target/c/second/full")).unwrap();
+    };
     let kept = [("a", "directory"), ("b", "directory"), ("b/full", "directory"), ("c", "file no directory")];
     for (overwrite, file, skipped, problems) in
         [(Overwrite::Never, "file older content", 2, 1), (Overwrite::IfChanged, "file content", 0, 2)]
@@ -84,6 +88,7 @@ fn what_stands_there_already() {
     }
     let place = Place::new();
     old(&place);
+    in_the_way_of_a_link(&place);
     let always = RestoreOptions { overwrite: Overwrite::Always, ..RestoreOptions::default() };
     assert_eq!(place.run(&small_tree(), always).0.unwrap().problems, 0);
     assert_eq!(place.target(), expect(WHOLE));
