@@ -4,6 +4,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink as link};
 
 use super::*;
+use crate::monitor::Phase;
 use crate::restore::Overwrite;
 
 type Outcome = (BTreeMap<String, String>, Vec<&'static str>, Result<RestoreReport>);
@@ -240,4 +241,37 @@ fn device_numbers_are_exact_or_refused() {
             assert_eq!((target.len(), problems), (0, vec!["unwritable"]));
         }
     }
+}
+
+#[test]
+fn a_first_name_that_was_swapped_meanwhile_gets_no_second() {
+    struct Swapping<'a>(&'a Place, Heard);
+    impl Monitor for Swapping<'_> {
+        fn phase(&self, phase: Phase) {
+            if phase == Phase::Finishing {
+                fs::remove_file(self.0.path("target/a/first")).unwrap();
+                fs::hard_link(self.0.path("outside/canary"), self.0.path("target/a/first")).unwrap();
+                fs::rename(self.0.path("target/c"), self.0.path("target/moved")).unwrap();
+                link(self.0.path("outside"), self.0.path("target/c")).unwrap();
+            }
+        }
+        fn problem(&self, problem: Problem) {
+            self.1.problem(problem);
+        }
+    }
+    let place = Place::new();
+    let mut made = Made::new();
+    made.push("a", directory());
+    made.push("a/first", linked(file("one"), 1));
+    made.push("b", linked(file("one"), 1));
+    made.push("c", Entry { mode: 0o777, ..directory() });
+    made.push("c/first", linked(file("two"), 2));
+    made.push("d", linked(file("two"), 2));
+    let options = RestoreOptions { target: place.path("target"), threads: 2, ..RestoreOptions::default() };
+    let monitor = Swapping(&place, Heard::default());
+    restore_from(&made, &options, &monitor).unwrap();
+    let problems = monitor.1.problems().into_iter().map(|(_, subject)| subject).collect::<Vec<_>>();
+    assert_eq!(problems, ["/b", "/c", "/d"]);
+    assert!(!place.path("target/b").exists() && !place.path("target/d").exists());
+    assert_eq!(fs::metadata(place.path("outside")).unwrap().mode() & 0o777, 0o755);
 }
