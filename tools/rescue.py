@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """Reads a Seawall repository without Seawall.
 
-An independent reader of the stored format, version 1, written from docs/format.md alone (the format itself is in
-seawall_reader.py beside this file): it proves that page, and it gets data back where no Seawall binary runs. It lists the snapshots of a repository directory, restores one, or checks
-everything that is stored. It never writes to the repository.
+An independent reader of the stored format, version 1: it proves docs/format.md, from which alone it was written, and it
+gets data back where no Seawall binary runs. It lists the snapshots of a repository directory, restores one, or checks
+everything that is stored. It never writes to the repository. The format is in seawall_reader.py beside this file.
 
 With --without-index it does not trust the index: it finds the blobs through the footers of the packs, and where a footer
 is damaged, through the headers of the blobs themselves. A restore goes on past damage: what is lost is named on standard
 error, lost pieces of files read as zeros, and the exit code is 13.
 
-Needs Python 3.9 and the packages of tools/requirements.txt (argon2-cffi only where cryptography lacks Argon2id, and only
-for passphrases). Memory: about 200 bytes a chunk of the repository.
+Needs Python 3.9 and the packages of tools/requirements.txt (argon2-cffi only for passphrases, and only where cryptography
+lacks Argon2id). Memory: about 200 bytes a chunk of the repository.
 """
 
 from __future__ import annotations
@@ -35,6 +35,17 @@ from seawall_reader import extents, need, show, split, walk
 
 FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(7)
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+
+
+# What only some kinds of entries may have (field: kinds).
+ONLY = {16: (CHARACTER, BLOCK), 17: (SYMLINK,), 18: (FILE,), 19: (FILE,), 20: (FILE,)}
+
+
+def check_entry(kind: int, entry: dict) -> None:
+    need(all(kind in ONLY.get(field, (kind,)) for field in entry), "a field that this kind does not have")
+    need(sum(field in entry for field in (18, 19, 20)) <= 1, "several contents")
+    need(entry.get(3, 0) <= 0o7777, "a strange mode")
+    need(all(0 <= entry[field][1] < 10**9 for field in (8, 9, 10) if field in entry), "a strange time")
 
 
 class Restore:
@@ -79,6 +90,7 @@ class Restore:
         while len(self.stack[-1][0]) < len(path) - 1:
             self.enter(path[: len(self.stack[-1][0]) + 1], None)
         kind = entry.get(2, FILE)
+        check_entry(kind, entry)
         if kind == DIRECTORY:
             self.enter(path, entry)
             return
@@ -293,8 +305,11 @@ def check_pack(blobs: Blobs, name: str, report: Report, good: set[bytes]) -> Non
     header = struct.pack("<8sB7x16sQ16s8x", b"SWPACK01", kind, session, counter, repository)
     need(data[:64] == header and kind <= 1, "a header that is not this pack's")
     need(blake3(data[:-32]).digest() == data[-32:], "the checksum of the pack is wrong")
+    place = 64
     for number, (chunk, offset, sealed, length, codec, base) in enumerate(records):
         try:
+            need(offset == place, "a blob that does not begin where the one before ends")
+            place = offset + 48 + sealed
             blob = data[offset : offset + 48 + sealed]
             need(struct.unpack_from("<IB", blob, 8) == (number, kind), "a header of another blob")
             plain, body = blobs.decode(name, blob, chunk), blobs.open_blob(name, blob)
@@ -303,6 +318,7 @@ def check_pack(blobs: Blobs, name: str, report: Report, good: set[bytes]) -> Non
             good.add(chunk)
         except MALFORMED as error:
             report.damage(f"{name} at {offset}", error)
+    need(place == int.from_bytes(data[-64:-60], "little"), "a footer that does not begin where the last blob ends")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -320,7 +336,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands.add_parser("snapshots", help="list the snapshots").set_defaults(run=list_snapshots)
     into = commands.add_parser("restore", help="restore a snapshot into a new or empty directory")
     into.add_argument("snapshot", help="the id or its beginning, or `latest`")
-    into.add_argument("target", help="becomes the snapshot's root: /etc/hosts comes to TARGET/etc/hosts")
+    into.add_argument(
+        "--target", required=True, metavar="DIR", help="becomes the root: /etc/hosts comes to DIR/etc/hosts"
+    )
     into.add_argument("--path", default="/", help="only this path and what is below it")
     into.set_defaults(run=restore)
     commands.add_parser("check", help="read and prove everything that is stored").set_defaults(run=check)

@@ -1,7 +1,8 @@
 """The stored format of Seawall, version 1, read by an independent program: the library below rescue.py.
 
 Written from docs/format.md alone; each part names its section there. Everything that comes from the repository is proved
-before it is believed: a wrong byte raises Damage, and what can be reported and passed over goes into a Report.
+before it is believed: a wrong byte raises Damage, and what can be reported and passed over goes into a Report. Of CBOR it
+accepts more forms than a reader must, as whatever it reads is sealed by a key of the repository.
 """
 
 from __future__ import annotations
@@ -184,20 +185,17 @@ class Key:
 
     @classmethod
     def from_file(cls, path: str) -> Key:
-        lines = Path(path).read_text("ascii", "replace").split("\n")
-        if (
-            lines[0].strip() != "seawall-key-1"
-            or len(lines) < 2
-            or not re.fullmatch("[0-9a-fA-F]{64}", lines[1].strip())
-        ):
+        first, second, *rest = (line.rstrip() for line in Path(path).read_text("utf-8", "replace").split("\n") + [""])
+        good = first == "seawall-key-1" and re.fullmatch("[0-9a-fA-F]{64}", second)
+        if not good or any(line and not line.startswith("#") for line in rest):
             raise Failure(USAGE, f"{path} is not a key file")
-        return cls(1, bytes.fromhex(lines[1].strip()))
+        return cls(1, bytes.fromhex(second))
 
     def purpose_key(self, salt: bytes, cost: list) -> bytes:
         if self.kind == 1:
             return hkdf(self.secret, salt, b"seawall v1 key file")
         memory_kib, passes, lanes = cost
-        need(memory_kib <= 4 << 20 and passes <= 64 and 1 <= lanes <= 64, "a hostile passphrase cost")
+        need(memory_kib <= 1 << 20 and passes <= 64 and 1 <= lanes <= 64, "a hostile passphrase cost")
         try:
             from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
         except ImportError:
@@ -223,6 +221,8 @@ def open_ring(store: Store, key: Key, report: Report) -> dict:
             ring = from_cbor(open_envelope(purpose, name, slot.get(5, b"")), dict)
         except Damage:
             continue
+        if ring.get(1) != slot.get(2):
+            report.damage(name, "the role is not that of the ring")
         if ring.get(0) != 1:
             raise Failure(FAILED, f"{name}: this key ring needs a newer reader")
         return ring
@@ -471,6 +471,7 @@ class Blobs:
     def open_blob(self, pack: str, blob: bytes) -> bytes:
         """The body of a blob (header and sealed bytes)."""
         need(len(blob) >= 64 and blob[:4] == b"SWBL" and blob[13:16] == bytes(3), "no blob is here")
+        need(len(blob) <= 48 + CHUNK_MAX + 1024, "a blob that is too long")
         sealed, number = struct.unpack_from("<II", blob, 4)
         need(len(blob) == 48 + sealed, "a blob of another length")
         return open_aead(self.pack_key(pack), nonce(number), blob[48:], blob[:48])
@@ -511,6 +512,7 @@ def walk(blobs: Blobs, root: bytes, report: Report, where: str, above: int = 256
     try:
         level, items = from_cbor(blobs.read(root), list)
         need(0 <= level < above, "levels that do not descend")
+        need(level == 0 or len(items) <= 2048, "an inner node of too many items")
         if level == 0:
             yield from decode_leaf(items)
             return
@@ -522,12 +524,14 @@ def walk(blobs: Blobs, root: bytes, report: Report, where: str, above: int = 256
 
 
 def decode_leaf(items: list) -> list[tuple[bytes, dict]]:
+    need(len(items) <= 65_536, "a leaf of too many entries")
     entries, key = [], None
     for item in items:
         shared = item.get(0, 0)
         need(shared <= len(key or b""), "a key that shares more than there is")
         next_key = (key or b"")[:shared] + item.get(1, b"")
         need(key is None or next_key > key, "keys out of order")
+        need(len(next_key) <= 65_535, "a key that is too long")
         need(all(name not in (b"", b".", b"..") and b"/" not in name for name in split(next_key)), "a forbidden name")
         key = next_key
         entries.append((key, item))

@@ -281,7 +281,9 @@ class Rescue(unittest.TestCase):
         path.write_bytes(data)
 
     def assert_restored(self, code, *options):
-        self.assertEqual(self.run_rescue(*options, "restore", "latest", str(self.target)), code, self.err.getvalue())
+        self.assertEqual(
+            self.run_rescue(*options, "restore", "latest", "--target", str(self.target)), code, self.err.getvalue()
+        )
         for name, content in self.contents.items():
             self.assertTrue((self.target / "s" / name).read_bytes() == content, name)
 
@@ -314,7 +316,9 @@ class Rescue(unittest.TestCase):
 
     def test_restores_one_path(self):
         self.write_everything()
-        self.assertEqual(self.run_rescue("restore", SNAPSHOT.hex()[:6], str(self.target), "--path", "/s/sub"), 0)
+        self.assertEqual(
+            self.run_rescue("restore", SNAPSHOT.hex()[:6], "--target", str(self.target), "--path", "/s/sub"), 0
+        )
         found = [os.path.join(place, f) for place, _, files in os.walk(self.target) for f in files]
         self.assertEqual(found, [str(self.target / "s/sub/hard")])
 
@@ -351,7 +355,7 @@ class Rescue(unittest.TestCase):
     def test_without_index(self):
         self.write_everything()
         shutil.rmtree(self.repository / "index")
-        self.assertEqual(self.run_rescue("restore", "latest", str(self.target)), 13)
+        self.assertEqual(self.run_rescue("restore", "latest", "--target", str(self.target)), 13)
         shutil.rmtree(self.target)
         self.assert_restored(0, "--without-index")
 
@@ -380,7 +384,7 @@ class Rescue(unittest.TestCase):
         self.write_everything()
         _, offset, *_ = self.writer.write_pack(1)[0]
         self.damage(self.pack(1), offset + 60)
-        self.assertEqual(self.run_rescue("restore", "latest", str(self.target)), 13)
+        self.assertEqual(self.run_rescue("restore", "latest", "--target", str(self.target)), 13)
         self.assertEqual((self.target / "s/sub.txt").read_bytes(), b"t")
         self.assertFalse((self.target / "s/codecs").exists())
 
@@ -423,7 +427,7 @@ class Rescue(unittest.TestCase):
             [(b"..\0outside\0f", file)],
             [(b"a/../../outside/f", file)],
             [(b"a\0\0f", file)],
-            [(b"b", link), (b"b", {2: 1}), (b"b\0f", file)],
+            [(b"b", link), (b"b", {2: 1, 3: 0o755}), (b"b\0f", file)],
             [(b"f", file), (b"f\0g", file)],
         ]
         for entries in hostile:
@@ -431,14 +435,14 @@ class Rescue(unittest.TestCase):
             outside = self.scratch / "outside"
             outside.mkdir()
             self.writer.commit(self.writer.tree(entries))
-            self.assertNotEqual(self.run_rescue("restore", "latest", str(self.target)), 0, entries)
+            self.assertNotEqual(self.run_rescue("restore", "latest", "--target", str(self.target)), 0, entries)
             self.assertEqual(os.listdir(outside), [], entries)
 
     def test_a_target_with_content_is_refused(self):
         self.write_everything()
         self.target.mkdir()
         (self.target / "mine").write_text("mine")
-        self.assertEqual(self.run_rescue("restore", "latest", str(self.target)), 2)
+        self.assertEqual(self.run_rescue("restore", "latest", "--target", str(self.target)), 2)
         self.assertEqual(os.listdir(self.target), ["mine"])
 
 

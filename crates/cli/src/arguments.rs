@@ -9,7 +9,9 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{backup, cat, completions, diff, init, ls, man, protect, restore, snapshots, verify};
+use crate::commands::{
+    backup, cat, completions, diff, find, init, ls, man, protect, restore, snapshots, stats, verify,
+};
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
 
@@ -104,9 +106,11 @@ pub enum Command {
     Snapshots(snapshots::Arguments),
     Ls(ls::Arguments),
     Cat(cat::Arguments),
+    Find(find::Arguments),
     Diff(diff::Arguments),
     Restore(Box<restore::Arguments>),
     Verify(verify::Arguments),
+    Stats(stats::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -122,6 +126,8 @@ impl Command {
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",
+            Self::Find(_) => "find",
+            Self::Stats(_) => "stats",
             Self::Diff(_) => "diff",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",

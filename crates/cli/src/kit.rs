@@ -62,7 +62,7 @@ WHAT TO STORE, AND WHERE
  1. This file: printed, or on a medium that does not depend on the machine above. A password manager or a safe
     will do. Not inside what it protects.
  2. A copy of the repository away from this machine: copy the directory named above as it is, with any tool.
- 3. The seawall binary, or tools/rescue.py of its source: a few hundred lines of Python that read the same format.
+ 3. The seawall binary, or the directory tools/ of its source: a few hundred lines of Python that read the same format.
 
 TO RECOVER WITH SEAWALL
  1. Bring the repository and this file to any Linux machine. If the repository lies elsewhere there, put that place
@@ -76,10 +76,10 @@ TO RECOVER WITH SEAWALL
 
 TO RECOVER WITHOUT SEAWALL
  1. On a machine with Python 3:
-        python3 -m venv rescue && rescue/bin/pip install zstandard cryptography blake3 cbor2
+        python3 -m venv rescue && rescue/bin/pip install -r tools/requirements.txt
  2. See what there is, then restore:
-        rescue/bin/python tools/rescue.py {shown} --key-file seawall-kit.txt list
-        rescue/bin/python tools/rescue.py {shown} --key-file seawall-kit.txt restore latest /recovered
+        rescue/bin/python tools/rescue.py -r {shown} --key-file seawall-kit.txt snapshots
+        rescue/bin/python tools/rescue.py -r {shown} --key-file seawall-kit.txt restore latest --target /recovered
  docs/format.md of the source describes every stored byte.
 "
     )

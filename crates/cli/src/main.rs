@@ -80,6 +80,8 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
 fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
     match command {
         Command::Protect(arguments) => arguments.run(run),
+        Command::Find(arguments) => arguments.run(run),
+        Command::Stats(arguments) => arguments.run(run),
         Command::Diff(arguments) => arguments.run(run),
         Command::Verify(arguments) => arguments.run(run),
         Command::Init(arguments) => arguments.run(run),

@@ -97,6 +97,14 @@ impl Display {
         Self { shared, thread }
     }
 
+    /// Says something on standard output while the display stands below.
+    pub fn above<T>(&self, say: impl FnOnce() -> T) -> T {
+        match &self.shared.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        }
+    }
+
     /// What went wrong so far.
     #[must_use]
     pub fn problems(&self) -> Problems {

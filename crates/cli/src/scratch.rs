@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         std::fs::create_dir_all(path.join("a/b/c")).unwrap();
         std::fs::write(path.join("a/b/file"), "x").unwrap();
-        assert_eq!(left_behind(parent.path()), [path.clone()]);
+        assert_eq!(left_behind(parent.path()), std::slice::from_ref(&path));
         drop(scratch);
         assert!(!path.exists());
         let scratch = Scratch::make(parent.path()).unwrap();

@@ -69,7 +69,7 @@ impl Stop {
         self.prompting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[expect(clippy::exit, reason = "the second signal must end the process even where a thread hangs in the kernel")]
+    // Why exit: the second signal must end the process even where a thread hangs in the kernel.
     fn signalled(&self) {
         let prompting = self.prompting();
         if let Some(before) = prompting.as_ref() {

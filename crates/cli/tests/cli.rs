@@ -1,8 +1,10 @@
 //! The command line, driven as a user drives it: the real binary, real directories, exit codes and output.
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
-//! (shapes that scripts rest on), `flow` (back up, look, restore), `protect` (the main job). Nothing here looks inside
-//! the program; what needs that is tested beside the code.
+//! (shapes that scripts rest on), `flow` (back up, look, restore), `protect` (the main job), `kill` (kill -9 at
+//! random instants). Nothing here looks inside the program; what needs that is tested beside the code.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 #[path = "cli/exits.rs"]
 mod exits;
@@ -14,5 +16,7 @@ mod json;
 mod keys;
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/protect.rs"]
+mod protect;
 #[path = "cli/world.rs"]
 mod world;

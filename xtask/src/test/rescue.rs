@@ -72,7 +72,7 @@ fn round_trip(root: &Path, python: &Path, place: &Path) -> Result<()> {
     let reader = root.join("tools/rescue.py");
     let mut rescue = Command::new(python);
     rescue.arg(reader).arg("-r").arg(place.join("repository")).arg("--key-file").arg(place.join("key"));
-    process::run(rescue.args(["restore", "latest"]).arg(&restored))?;
+    process::run(rescue.args(["restore", "latest", "--target"]).arg(&restored))?;
     same(&tree, &restored.join(tree.strip_prefix("/").context("the tree has an absolute path")?))
 }
 

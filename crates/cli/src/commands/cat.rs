@@ -1,17 +1,13 @@
 //! `seawall cat`: one file of a snapshot on standard output.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 
-use seawall_engine::entry::{Content, Entry, Extent, Kind};
+use seawall_engine::browse::cat;
 use seawall_engine::error::Error;
-use seawall_engine::repo::Repository;
 
-use crate::output::printable;
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::SnapshotPath;
-
-/// Holes are written in pieces of this many zero bytes.
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,53 +35,34 @@ impl Arguments {
         let repository = run.open()?;
         let snapshots = repository.snapshots();
         let snapshot = named.resolve(&snapshots)?;
-        let entry = repository.tree(&snapshot.record.root).get(&named.path)?;
-        let entry =
-            entry.ok_or_else(|| Error::NotFound(format!("{}: the snapshot has no such path", named.written)))?;
-        let written = write_content(&entry, &named.written, &repository, run)?;
-        Outcome::done(serde_json::json!({ "bytes": written }))
+        let mut output = Standard { run, failed: None };
+        let written = cat(&repository, &snapshot.record.root, &named.path, None, &mut output);
+        match output.failed {
+            Some(_) if run.stop.requested() => Err(Error::Interrupted.into()),
+            Some(error) => Err(error.into()),
+            None => Outcome::done(serde_json::json!({ "bytes": written? })),
+        }
     }
 }
 
-fn write_content(entry: &Entry, name: &str, repository: &Repository, run: &Run) -> anyhow::Result<u64> {
-    let content = match &entry.kind {
-        Kind::File(Content::Inline(bytes)) => {
-            run.output.raw(bytes)?;
-            return Ok(bytes.len() as u64);
-        }
-        Kind::File(content) => content,
-        Kind::Directory => return Err(Error::Usage(format!("{name} is a directory")).into()),
-        Kind::Symlink(target) => {
-            return Err(Error::Usage(format!("{name} is a symbolic link to {}", printable(target))).into());
-        }
-        _ => return Err(Error::Usage(format!("{name} is no regular file")).into()),
-    };
-    let mut reader = repository.blob_reader();
-    let mut plain = Vec::new();
-    let mut written = 0;
-    for extent in repository.extents(content) {
-        if run.stop.requested() {
-            return Err(Error::Interrupted.into());
-        }
-        let extent = extent?;
-        match extent {
-            Extent::Chunk { id, .. } => {
-                reader.read(&id, &mut plain)?;
-                run.output.raw(&plain)?;
-            }
-            Extent::Hole { length } => write_zeros(length, run)?,
-        }
-        written += extent.length();
-    }
-    Ok(written)
+/// Standard output, which remembers why it failed and fails once the user wants to stop.
+struct Standard<'r> {
+    run: &'r Run,
+    failed: Option<io::Error>,
 }
 
-fn write_zeros(length: u64, run: &Run) -> anyhow::Result<()> {
-    let mut left = length;
-    while left > 0 && !run.stop.requested() {
-        let count = left.min(ZEROS.len() as u64);
-        run.output.raw(&ZEROS[..usize::try_from(count).unwrap_or(ZEROS.len())])?;
-        left -= count;
+impl Write for Standard<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written =
+            if self.run.stop.requested() { Err(io::Error::other("interrupted")) } else { self.run.output.raw(bytes) };
+        written.map(|()| bytes.len()).map_err(|error| {
+            let kind = error.kind();
+            self.failed = Some(error);
+            kind.into()
+        })
     }
-    if left > 0 { Err(Error::Interrupted.into()) } else { Ok(()) }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -1,8 +1,10 @@
 //! `seawall ls`: what lies in a directory of a snapshot.
 
 use std::ffi::OsString;
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 
+use seawall_engine::browse::list;
 use seawall_engine::entry::{Entry, Kind, TreeKey};
 use seawall_engine::error::Error;
 use serde::Serialize;
@@ -103,33 +105,21 @@ impl Arguments {
         let snapshots = repository.snapshots();
         let snapshot = named.resolve(&snapshots)?;
         let mut listed = 0u64;
-        let mut seen = false;
-        let top = named.path.depth();
-        for item in repository.tree(&snapshot.record.root).within(&named.path) {
-            if run.stop.requested() {
-                return Err(Error::Interrupted.into());
-            }
-            let (key, entry) = item?;
-            let itself = key == named.path;
-            seen = true;
-            if (itself && entry.is_directory()) || (!self.recursive && key.depth() > top + 1) {
-                continue;
-            }
+        let mut written = Ok(());
+        list(&repository, &snapshot.record.root, &named.path, self.recursive, &mut |key, entry| {
             listed += 1;
-            show(&key, &entry, self.long, run)?;
-        }
-        if !seen && named.path.depth() > 0 {
-            return Err(Error::NotFound(format!("{}: the snapshot has no such path", named.written)).into());
+            written = show(key, entry, self.long, run);
+            if written.is_err() || run.stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        written?;
+        if run.stop.requested() {
+            return Err(Error::Interrupted.into());
         }
         Outcome::done(serde_json::json!({ "entries": listed, "snapshot": snapshot.record.id.to_string() }))
     }
 }
 
-/// Writes one entry, as a line or as JSON.
-///
-/// # Errors
-/// When the output can't be written.
-pub fn show(key: &TreeKey, entry: &Entry, long: bool, run: &Run) -> std::io::Result<()> {
+fn show(key: &TreeKey, entry: &Entry, long: bool, run: &Run) -> std::io::Result<()> {
     if run.output.json() {
         return run.output.record("entry", EntryLine::new(key, entry));
     }
@@ -147,7 +137,9 @@ pub fn show(key: &TreeKey, entry: &Entry, long: bool, run: &Run) -> std::io::Res
     run.output.line(line)
 }
 
-fn long_columns(entry: &Entry, run: &Run) -> String {
+/// What `-l` shows before the path.
+#[must_use]
+pub fn long_columns(entry: &Entry, run: &Run) -> String {
     let name = |name: &Option<String>, number: u32| {
         name.as_ref().map_or_else(|| number.to_string(), |name| printable(name.as_bytes()))
     };

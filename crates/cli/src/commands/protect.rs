@@ -22,7 +22,7 @@ use seawall_engine::verify::{CompareOptions, CompareReport, VerifyReport, compar
 
 use super::backup::options as backup_options;
 use super::sources::{LabelArguments, SelectionArguments, existing, literal_pattern, refuse_overlap};
-use super::verify::options as verify_options;
+use super::verify::{options as verify_options, show_damage};
 use crate::progress::Display;
 use crate::quantities;
 use crate::run::{Outcome, Run};
@@ -129,11 +129,13 @@ impl Arguments {
         stored: &BackupReport,
         scratch_parent: &Path,
         display: &Display,
-    ) -> Result<Proofs> {
+    ) -> anyhow::Result<Proofs> {
         let repository = &opened.repository;
         let everything = self.full || opened.created;
         let data = DataProof::choose(repository, &stored.packs, everything)?;
         let verified = verify(repository, &verify_options(run, data.read.clone()), display)?;
+        // Said before the restore, which may fail by the very damage that is listed here.
+        display.above(|| show_damage(run, &verified.damage))?;
         let rehearsal = Rehearsal::choose(repository, snapshot, everything)?;
         require_space(scratch_parent, &rehearsal)?;
         let scratch = Scratch::make(scratch_parent)?;

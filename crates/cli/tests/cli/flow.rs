@@ -46,6 +46,37 @@ fn ls_shows_one_level_or_all() {
 }
 
 #[test]
+fn find_and_diff_show_what_there_is_and_what_changed() {
+    let world = World::with_repository();
+    world.open_ok(["backup", "data"]);
+    world.write("data/hello.txt", b"hello again\n");
+    world.write("data/added", b"new\n");
+    std::fs::remove_file(world.path("data/link")).unwrap();
+    std::fs::create_dir(world.path("data/link")).unwrap();
+    std::fs::remove_dir_all(world.path("data/inner")).unwrap();
+    world.open_ok(["backup", "data"]);
+    let table = world.open_ok(["snapshots"]);
+    let ids: Vec<&str> = table.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
+
+    let data = world.path("data").display().to_string();
+    let diff = world.open_ok(["diff", ids[0], "latest"]);
+    for line in ["+  D/added", "M  D/hello.txt", "-  D/inner", "-  D/inner/zeros.bin", "T  D/link"] {
+        assert!(diff.lines().any(|shown| shown == line.replace('D', &data)), "{line} is not in\n{diff}");
+    }
+    assert!(!diff.contains("\nU  "), "{diff}");
+    let within = world.open_ok(["diff", ids[0], &format!("latest:{data}/inner"), "--metadata"]);
+    assert!(within.contains("zeros.bin") && !within.contains("hello.txt"), "{within}");
+    assert!(world.open_ok(["diff", ids[0], "latest", "--metadata"]).contains(&format!("U  {data}\n")));
+
+    let found = world.open_ok(["find", "*.txt"]);
+    assert_eq!(found, format!("{}  {data}/hello.txt\n{}  {data}/hello.txt\n", ids[0], ids[1]));
+    assert_eq!(world.open_ok(["find", "*.bin", "--larger", "100KiB", "--type", "f"]).lines().count(), 1);
+    assert_eq!(world.open_ok(["find", "*", "--snapshot", "latest", "--type", "l"]), "");
+    let stats = world.open_ok(["stats"]);
+    assert!(stats.contains("Snapshots       2") && stats.contains("CODEC"), "{stats}");
+}
+
+#[test]
 fn streams_commit_only_what_ended_well() {
     let world = World::with_repository();
     let mut child = world

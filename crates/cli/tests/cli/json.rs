@@ -49,6 +49,20 @@ fn every_command_ends_in_one_summary() {
         &["snapshot", "target", "files", "directories", "bytes", "unchanged", "deleted", "seconds"],
     );
     assert_eq!(restore["files"], 2);
+
+    for (arguments, fields) in [
+        (
+            &["verify", "--read-data"][..],
+            &["snapshots", "nodes", "chunks", "packs", "packs_read", "bytes_read", "damage"][..],
+        ),
+        (&["diff", "latest", "latest"], &["added", "removed", "modified", "types", "metadata"]),
+        (&["find", "*"], &["matches", "entries", "snapshots", "problems"]),
+        (&["stats"], &["snapshots", "all_bytes", "stored_bytes", "ratio", "codecs", "data_packs", "objects"]),
+    ] {
+        let summary = world.open(arguments.iter().copied().chain(["--json"])).expect(0).summary();
+        assert_fields(&summary, fields);
+        assert_eq!((summary["command"].as_str(), summary["exit"].as_u64()), (Some(arguments[0]), Some(0)));
+    }
 }
 
 #[test]

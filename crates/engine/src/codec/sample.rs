@@ -5,8 +5,10 @@
 
 use std::sync::LazyLock;
 
-/// At most this many bytes of a chunk are counted.
-const SAMPLE_BYTES: usize = 16 << 10;
+/// At most this many bytes of a chunk are counted to find its layout: about a thousand in each of eight lanes.
+const SAMPLE_BYTES: usize = 8 << 10;
+/// At most this many bytes are counted to learn the statistics of one plane, or the phase.
+const PLANE_SAMPLE_BYTES: usize = 4 << 10;
 /// Length of one block of the sample; a multiple of the widest element, so that lanes stay lanes.
 const BLOCK_BYTES: usize = 512;
 /// Chunks shorter than this are not examined for numbers.
@@ -38,7 +40,7 @@ impl Histogram {
     pub(super) fn of_plane(plane: &[u8]) -> (Self, f32) {
         let mut histogram = Self::default();
         let mut repeats = 0usize;
-        for place in blocks(plane.len(), SAMPLE_BYTES / 2) {
+        for place in blocks(plane.len(), PLANE_SAMPLE_BYTES) {
             let block = &plane[place..(place + BLOCK_BYTES).min(plane.len())];
             block.iter().for_each(|&byte| histogram.counts[usize::from(byte)] += 1);
             repeats += block.windows(2).filter(|pair| pair[0] == pair[1]).count();
@@ -189,26 +191,23 @@ impl Sampler {
 /// Where elements of that width begin: the offset at which the bit that wraps from the top byte into the bottom byte
 /// makes the bytes least predictable costs most, so each phase is tried on the one plane that it changes.
 fn phase(plain: &[u8], width: usize) -> u8 {
-    let mut wrapped = vec![Histogram::default(); width];
-    let mut straight = vec![Histogram::default(); width];
-    for place in blocks(plain.len() - width, SAMPLE_BYTES) {
-        let end = (place + BLOCK_BYTES).min(plain.len() - width);
+    let mut wrapped: [Histogram; LANES] = Default::default();
+    let mut straight: [Histogram; LANES] = Default::default();
+    for place in blocks(plain.len() - LANES, PLANE_SAMPLE_BYTES) {
+        let end = (place + BLOCK_BYTES).min(plain.len() - LANES);
         for at in place.max(LANES)..end {
-            let lane = at % width;
-            wrapped[lane].counts[usize::from(plain[at] << 1 | plain[at + width - 1] >> 7)] += 1;
+            // The width is a power of two.
+            let lane = at & (width - 1);
+            let byte = plain[at] << 1;
+            wrapped[lane].counts[usize::from(byte | plain[at + width - 1] >> 7)] += 1;
+            straight[lane].counts[usize::from(byte | plain[at - 1] >> 7)] += 1;
             wrapped[lane].total += 1;
-            straight[lane].counts[usize::from(plain[at] << 1 | plain[at - 1] >> 7)] += 1;
             straight[lane].total += 1;
         }
     }
-    let cost = |lane: usize| wrapped[lane].plane_bits() - straight[lane].plane_bits();
-    let mut best = 0;
-    for lane in 1..width {
-        if cost(lane) < cost(best) - 0.02 {
-            best = lane;
-        }
-    }
-    best as u8
+    let costs: [f32; LANES] = std::array::from_fn(|lane| wrapped[lane].plane_bits() - straight[lane].plane_bits());
+    // A phase other than zero must show that it is better, or chance would choose among equals.
+    (1..width).fold(0, |best, lane| if costs[lane] < costs[best] - 0.02 { lane } else { best }) as u8
 }
 
 /// Length of what is compared with a base at one place.

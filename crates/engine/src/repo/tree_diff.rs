@@ -189,3 +189,6 @@ impl Iterator for TreeDiff<'_> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

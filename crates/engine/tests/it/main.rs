@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod browse;
+mod compare;
 mod crash;
 mod damage;
 mod place;

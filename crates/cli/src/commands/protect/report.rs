@@ -11,7 +11,7 @@ use super::Proofs;
 use super::opening::Opened;
 use crate::commands::backup::BackupSummary;
 use crate::commands::restore;
-use crate::commands::verify::{VerifySummary, show_damage};
+use crate::commands::verify::VerifySummary;
 use crate::failure::Exit;
 use crate::moments;
 use crate::output::{JsonPath, printable, table};
@@ -148,7 +148,6 @@ impl Protection {
     /// # Errors
     /// When the output can't be written.
     pub fn conclude(self, run: &Run, proofs: &Proofs) -> anyhow::Result<Outcome> {
-        show_damage(run, &proofs.verified.damage)?;
         for difference in proofs.compared.differences.iter().take(DIFFERENCES_SHOWN_MAX) {
             run.output.record("difference", DifferenceLine { path: &difference.path, what: &difference.what })?;
             run.output.line(format!(

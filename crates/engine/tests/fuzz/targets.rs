@@ -1,0 +1,344 @@
+//! What is fuzzed: every decoder of bytes from outside, as one function each, with valid bytes to begin from.
+//!
+//! Shared by `fuzz/` (coverage-guided, needs a nightly toolchain) and `fuzz_smoke.rs` (seeded mutation, plain stable). A
+//! target may not panic, whatever it is given; where it accepts the bytes, it checks what must hold for the result.
+//! Sealed objects are fuzzed inside their seal: the bytes are sealed under a known key first, or authentication would
+//! turn every one away.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a target reports")]
+
+use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::{BodyHeader, Decoder, Effort, Encoder};
+use seawall_engine::crypto::passphrase::Cost;
+use seawall_engine::crypto::sign::SigningKey;
+use seawall_engine::crypto::{Secret32, blob::PackCipher, envelope};
+use seawall_engine::entry::{Content, Entry, Extent, Kind, TreeKey};
+use seawall_engine::format::log::{Act, LogEntry, SegmentRecord};
+use seawall_engine::format::marker::Marker;
+use seawall_engine::format::names::{self, PackName, SegmentName};
+use seawall_engine::format::node::{self, Child, LeafWriter, Node};
+use seawall_engine::format::pack::{self, BlobKind, PackWriter};
+use seawall_engine::format::segment::{SegmentBuilder, SegmentView};
+use seawall_engine::format::slot::{self, KeyRing, Unlock};
+use seawall_engine::format::snapshot::SnapshotRecord;
+use seawall_engine::format::{log, session};
+use seawall_engine::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SlotId, SnapshotId};
+use seawall_engine::units::CHUNK_BYTES_MAX;
+
+/// One thing to fuzz.
+pub struct Target {
+    /// Its name, also in `fuzz/`.
+    pub name: &'static str,
+    /// Takes any bytes; panics only if something is wrong.
+    pub run: fn(&[u8]),
+    /// Bytes that `run` accepts.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    Target { name: "codec_decode", run: codec_decode, seeds: bodies },
+    Target { name: "codec_encode", run: codec_encode, seeds: plains },
+    Target { name: "envelope", run: envelope_open, seeds: envelopes },
+    Target { name: "extents", run: extents, seeds: extent_lists },
+    Target { name: "log_entry", run: log_entry, seeds: log_entries },
+    Target { name: "marker", run: marker, seeds: || vec![Marker::new(RepositoryId([1; 16]), false).encode()] },
+    Target { name: "names", run: object_names, seeds: object_name_seeds },
+    Target { name: "node", run: tree_node, seeds: nodes },
+    Target { name: "pack", run: whole_pack, seeds: || vec![packed().0] },
+    Target { name: "pack_footer", run: pack_footer, seeds: footers },
+    Target { name: "segment", run: index_segment, seeds: segments },
+    Target { name: "session", run: session_record, seeds: || vec![session::encode(SESSION, 0, &[1; 32], &[2; 48])] },
+    Target { name: "slot", run: key_slot, seeds: slots },
+];
+
+const SESSION: SessionId = SessionId([3; 16]);
+const PACK: PackName = PackName { session: SESSION, counter: 0 };
+const SLOT: SlotId = SlotId([4; 16]);
+
+fn key() -> Secret32 {
+    Secret32::new([5; 32])
+}
+
+fn text() -> Vec<u8> {
+    (0..400).flat_map(|n| format!("line {n} of a text with numbers {}\n", n * n).into_bytes()).collect()
+}
+
+fn plains() -> Vec<Vec<u8>> {
+    let numbers = (0..4000u32).flat_map(|n| (1.0 + (n.wrapping_mul(0x9e37_79b9) >> 8) as f32).to_le_bytes()).collect();
+    let noise = (0..900u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).rotate_left(9).to_le_bytes()).collect();
+    vec![text(), numbers, noise, vec![7; 5000]]
+}
+
+fn bodies() -> Vec<Vec<u8>> {
+    let base = text();
+    let mut encoder = Encoder::new(Effort::Balanced);
+    let mut bodies: Vec<Vec<u8>> = plains().iter().map(|plain| encoded(&mut encoder, plain, None)).collect();
+    let changed = [&base[..5000], b"something new", &base[4000..]].concat();
+    bodies.push(encoded(&mut encoder, &changed, Some(&base)));
+    bodies
+}
+
+fn encoded(encoder: &mut Encoder, plain: &[u8], base: Option<&[u8]>) -> Vec<u8> {
+    let mut body = Vec::new();
+    encoder.encode(plain, base.map(|base| (&ChunkId([6; 32]), base)), &mut body);
+    body
+}
+
+fn codec_decode(data: &[u8]) {
+    let mut out = Vec::new();
+    if Decoder::new().decode(data, Some(&text()), &mut out).is_ok() {
+        let (header, _) = BodyHeader::parse(data).unwrap();
+        assert_eq!(out.len(), header.plain_len as usize);
+    }
+    assert!(out.capacity() <= CHUNK_BYTES_MAX);
+}
+
+fn codec_encode(data: &[u8]) {
+    let base = text();
+    let mut out = Vec::new();
+    for (effort, base) in [(Effort::Balanced, None), (Effort::Fast, Some(&base[..]))] {
+        let body = encoded(&mut Encoder::new(effort), data, base);
+        assert!(body.len() <= data.len() + 8);
+        Decoder::new().decode(&body, base, &mut out).unwrap();
+        assert!(out == data);
+    }
+}
+
+fn envelopes() -> Vec<Vec<u8>> {
+    [0, 1, 3000].iter().map(|&length| envelope::seal(&key(), "name", &vec![1; length])).collect()
+}
+
+fn envelope_open(data: &[u8]) {
+    if let Ok(plain) = envelope::open(&key(), "name", data) {
+        assert!(plain.len() < data.len());
+    }
+}
+
+fn log_entries() -> Vec<Vec<u8>> {
+    let time = Timestamp { seconds: 1_700_000_000, nanos: 5 };
+    let snapshot = SnapshotRecord {
+        id: SnapshotId([7; 16]),
+        time,
+        host: "host".into(),
+        user: "user".into(),
+        paths: vec![b"/data".to_vec(), b"/\xff".to_vec()],
+        tags: vec!["nightly".into()],
+        root: ChunkId([8; 32]),
+        entries: 3,
+        files: 2,
+        bytes: 1 << 40,
+        labels: vec![("run".into(), "17".into())],
+        program: "0.1.0".into(),
+        problems: 0,
+        parent: Some(SnapshotId([9; 16])),
+        bytes_read: 5,
+        bytes_stored: 6,
+        duration_ms: 7,
+    };
+    let segment = SegmentRecord {
+        name: SegmentName { session: SESSION, counter: 0 },
+        hash: ObjectHash([1; 32]),
+        records: 10,
+        bytes: 1000,
+    };
+    let act =
+        Act::Commit { session: SESSION, segments: vec![segment], snapshot: Box::new(snapshot), adopted: vec![SESSION] };
+    let entry = LogEntry {
+        number: 1,
+        previous: Some(ObjectHash([2; 32])),
+        repository: RepositoryId([1; 16]),
+        member: MemberId([2; 16]),
+        time_ms: -1,
+        act,
+    };
+    let sealed = log::seal(&entry, &key(), &SigningKey::from_seed(&key()));
+    vec![envelope::open(&key(), &names::log_object(1), &sealed).unwrap()]
+}
+
+fn log_entry(data: &[u8]) {
+    let sealed = envelope::seal(&key(), &names::log_object(1), data);
+    if let Ok(opened) = log::open(1, &sealed, &key()) {
+        assert_eq!(opened.entry.number, 1);
+        let _ = opened.verify(&SigningKey::from_seed(&key()).public());
+    }
+}
+
+fn marker(data: &[u8]) {
+    if let Ok(marker) = Marker::decode(data) {
+        Marker::decode(&marker.encode()).unwrap();
+    }
+}
+
+fn object_name_seeds() -> Vec<Vec<u8>> {
+    [PACK.object(), names::log_object(7), names::slot_object(&SLOT), names::session_object(&SESSION, 1)]
+        .map(String::into_bytes)
+        .to_vec()
+}
+
+fn object_names(data: &[u8]) {
+    let Ok(name) = std::str::from_utf8(data) else { return };
+    // What is accepted is the one way to write it, or two names would mean one object.
+    assert!(PackName::parse(name).is_none_or(|pack| pack.object() == name));
+    assert!(SegmentName::parse(name).is_none_or(|segment| segment.object() == name));
+    assert!(names::parse_log(name).is_none_or(|number| names::log_object(number) == name));
+    assert!(names::parse_slot(name).is_none_or(|slot| names::slot_object(&slot) == name));
+    assert!(names::parse_session(name).is_none_or(|(id, generation)| names::session_object(&id, generation) == name));
+}
+
+fn entry(kind: Kind) -> Entry {
+    let time = Timestamp { seconds: -5, nanos: 999_999_999 };
+    Entry {
+        kind,
+        mode: 0o644,
+        uid: 1000,
+        gid: 1000,
+        user: Some("user".into()),
+        group: None,
+        mtime: time,
+        ctime: time,
+        btime: Some(time),
+        size: 12,
+        inode: 99,
+        links: None,
+        xattrs: vec![(b"user.note".to_vec(), b"value".to_vec())],
+        flags: 0,
+    }
+}
+
+fn nodes() -> Vec<Vec<u8>> {
+    let mut leaf = LeafWriter::new();
+    let extents = vec![Extent::Chunk { id: ChunkId([1; 32]), length: 12 }, Extent::Hole { length: 1 << 33 }];
+    let indirect = Content::Indirect { depth: 1, id: ChunkId([2; 32]), length: 300 };
+    for (path, kind) in [
+        ("", Kind::Directory),
+        ("a", Kind::File(Content::Inline(b"inline bytes".to_vec()))),
+        ("b", Kind::File(Content::Extents(extents))),
+        ("c", Kind::File(indirect)),
+        ("link", Kind::Symlink(b"../elsewhere".to_vec())),
+        ("pipe", Kind::Fifo),
+        ("tty", Kind::CharDevice(4, 1)),
+    ] {
+        leaf.push(&TreeKey(path.as_bytes().to_vec()), &entry(kind));
+    }
+    let child = |first: &[u8]| Child { first: TreeKey(first.to_vec()), id: ChunkId([3; 32]), entries: 9, bytes: 10 };
+    vec![leaf.take(), node::encode_inner(1, &[child(b""), child(b"k"), child(b"k\0l")]), LeafWriter::new().take()]
+}
+
+fn tree_node(data: &[u8]) {
+    match node::decode_node(data) {
+        Ok(Node::Leaf(entries)) => {
+            assert!(entries.is_sorted_by(|left, right| left.0 < right.0));
+            let mut writer = LeafWriter::new();
+            entries.iter().for_each(|(key, entry)| {
+                writer.push(key, entry);
+            });
+            assert_eq!(node::decode_node(&writer.take()).unwrap(), Node::Leaf(entries));
+        }
+        Ok(Node::Inner { level, children }) => {
+            assert!(level > 0 && children.is_sorted_by(|left, right| left.first < right.first));
+            assert_eq!(
+                node::decode_node(&node::encode_inner(level, &children)).unwrap(),
+                Node::Inner { level, children }
+            );
+        }
+        Err(_) => {}
+    }
+    let mut rest = data;
+    while let Ok((key, entry)) = node::decode_single(&mut rest) {
+        let mut again = Vec::new();
+        node::encode_single(&key, &entry, &mut again);
+        assert_eq!(node::decode_single(&mut &again[..]).unwrap(), (key, entry));
+    }
+}
+
+fn extent_lists() -> Vec<Vec<u8>> {
+    let list = [Extent::Chunk { id: ChunkId([1; 32]), length: 4096 }, Extent::Hole { length: 1 << 40 }];
+    vec![node::encode_extents(&list), node::encode_extents(&[])]
+}
+
+fn extents(data: &[u8]) {
+    if let Ok(list) = node::decode_extents(data) {
+        assert!(list.len() <= data.len());
+        assert_eq!(node::decode_extents(&node::encode_extents(&list)).unwrap(), list);
+    }
+}
+
+/// A pack of some blobs, and the records of its footer.
+fn packed() -> (Vec<u8>, Vec<pack::BlobRecord>) {
+    let cipher = PackCipher::new(&key(), &PACK);
+    let mut writer = PackWriter::new(PACK, BlobKind::Data, RepositoryId([1; 16]), cipher, 1 << 16);
+    for (number, body) in bodies().iter().enumerate() {
+        writer.push(&ChunkId([number as u8; 32]), body);
+    }
+    writer.finish(&key())
+}
+
+fn whole_pack(data: &[u8]) {
+    let _ = pack::decode_header(&PACK, data);
+    let _ = pack::decode_trailer(&PACK, data.len() as u64, data);
+    let Ok(trailer) = pack::check_pack(&PACK, data) else { return };
+    let footer = trailer.footer();
+    let _ = pack::decode_footer(&key(), &PACK, &data[footer.start as usize..footer.end as usize]);
+}
+
+fn footers() -> Vec<Vec<u8>> {
+    let (bytes, _) = packed();
+    let footer = pack::check_pack(&PACK, &bytes).unwrap().footer();
+    let sealed = &bytes[footer.start as usize..footer.end as usize];
+    vec![envelope::open(&key(), &footer_name(), sealed).unwrap()]
+}
+
+fn footer_name() -> String {
+    format!("{}#footer", PACK.object())
+}
+
+fn pack_footer(data: &[u8]) {
+    let sealed = envelope::seal(&key(), &footer_name(), data);
+    if let Ok(records) = pack::decode_footer(&key(), &PACK, &sealed) {
+        assert!(records.is_sorted_by(|left, right| u64::from(left.offset) < u64::from(right.offset)));
+    }
+}
+
+fn segments() -> Vec<Vec<u8>> {
+    let mut builder = SegmentBuilder::new();
+    packed().1.iter().for_each(|record| builder.push(PACK, BlobKind::Data, record));
+    vec![builder.finish(), SegmentBuilder::new().finish()]
+}
+
+fn index_segment(data: &[u8]) {
+    let Ok(view) = SegmentView::parse(data) else { return };
+    let _ = view.check();
+    view.packs().for_each(drop);
+    for index in 0..view.len().min(64) {
+        if let Some((id, _)) = view.record(index) {
+            let _ = view.find(&id);
+        }
+    }
+    for byte in [0, 3, 0x80, 0xff] {
+        let _ = view.find(&ChunkId([byte; 32]));
+    }
+    assert!(view.record(view.len()).is_none());
+}
+
+fn session_record(data: &[u8]) {
+    let _ = session::decode(&SESSION, 0, data);
+}
+
+fn slots() -> Vec<Vec<u8>> {
+    let ring = KeyRing::generate(RepositoryId([1; 16]));
+    let cheap = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+    [Unlock::KeyFile(key()), Unlock::Passphrase(b"passphrase".to_vec().into())]
+        .iter()
+        .map(|unlock| slot::seal(&ring, unlock, &SLOT, "label", 1_700_000_000, cheap).unwrap())
+        .collect()
+}
+
+/// With a key file only: a passphrase slot may ask for a gigabyte and a minute, which is refused elsewhere.
+fn key_slot(data: &[u8]) {
+    let _ = slot::open(data, &SLOT, &Unlock::KeyFile(key()));
+    let _ = slot::describe(data, &SLOT);
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = slot::parse_key_file(text);
+    }
+}
