@@ -96,13 +96,13 @@ mod tests {
             password_file: Some("/p".into()),
             password_command: Some("true".into()),
             password: Some(Zeroizing::new(b"x".to_vec())),
-            cache: Some("/home/x/.cache/seawall".into()),
+            cache: Some("/caches/seawall".into()),
             ..Environment::default()
         };
         let settings = Settings::check(&arguments(), &environment).unwrap();
         assert_eq!(settings.repository, Some("/from/environment".into()));
         assert_eq!(names(&settings), ["key file", "password file", "password command", "password"]);
-        assert_eq!(settings.cache, Some("/home/x/.cache/seawall".into()));
+        assert_eq!(settings.cache, Some("/caches/seawall".into()));
 
         let named = GlobalArguments {
             repository: Some("/named".into()),

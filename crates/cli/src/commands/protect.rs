@@ -6,6 +6,7 @@
 //! the report says exactly what was read and restored. "Protected" and exit code 0 mean: proven, without any problem.
 //! The scratch folder goes away however the run ends, short of a kill.
 
+mod above;
 mod opening;
 mod proof;
 mod report;
@@ -13,7 +14,8 @@ mod report;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use seawall_engine::backup::{BackupReport, Source, backup};
+use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
+use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::log::SnapshotRecord;
 use seawall_engine::restore::{RestoreOptions, RestoreReport, restore};
@@ -28,6 +30,7 @@ use crate::quantities;
 use crate::run::{Outcome, Run};
 use crate::scratch::{self, Scratch};
 use crate::snapshot_name::short;
+use above::SourcesOnly;
 use opening::Opened;
 use proof::{DataProof, Rehearsal};
 use report::Protection;
@@ -107,10 +110,8 @@ impl Arguments {
         let opened = opening::open_or_make(run, &location, self.kit.as_deref())?;
         let display = run.display();
         let walk = WalkOptions { sources, excludes, one_file_system: self.selection.one_file_system };
-        let options = seawall_engine::backup::BackupOptions {
-            force_read: self.force_read,
-            ..backup_options(run, Source::Paths(walk), &self.labels)
-        };
+        let options =
+            BackupOptions { force_read: self.force_read, ..backup_options(run, Source::Paths(walk), &self.labels) };
         let stored = backup(&opened.repository, options, &display)?;
         let snapshot = stored.snapshot.clone().expect("a backup that is no dry run commits a snapshot");
         let proofs = self
@@ -141,16 +142,18 @@ impl Arguments {
         let scratch = Scratch::make(scratch_parent)?;
         // Why a folder inside: the restored root carries the source's own mode, and the data must stay private.
         let target = scratch.path().join("restored");
-        let restored = restore(repository, &snapshot.root, &self.restore_options(run, &rehearsal, &target), display)?;
-        let chosen = |key: &seawall_engine::entry::TreeKey| rehearsal.includes(key);
+        let root = nix::unistd::geteuid().is_root();
+        let monitor = SourcesOnly::new(display, snapshot, root);
+        let restored = restore(repository, &snapshot.root, &self.restore_options(run, &rehearsal, &target), &monitor)?;
+        monitor.conclude();
+        let chosen = |key: &TreeKey| rehearsal.includes(key);
         let options = CompareOptions {
             threads: run.settings.threads,
             budget_bytes: run.settings.budget_bytes,
             filter: rehearsal.is_partial().then_some(&chosen),
-            owner: nix::unistd::geteuid().is_root(),
+            owner: root,
         };
-        let from = seawall_engine::entry::TreeKey::default();
-        let compared = compare(repository, &snapshot.root, &from, &target, &options, display)?;
+        let compared = compare(repository, &snapshot.root, &TreeKey::default(), &target, &options, display)?;
         scratch.remove()?;
         Ok(Proofs { data, verified, rehearsal, restored, compared })
     }

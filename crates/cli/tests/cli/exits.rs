@@ -64,7 +64,7 @@ fn unreadable_files_end_in_3_and_the_rest_is_kept() {
     // Root reads everything; a file whose reading fails is one that vanished or a directory that may not be entered,
     // and neither can be had as root without races. So this test gives up root where it can.
     let mut command = world.command(["-r", "repo", "--key-file", "seawall.key", "backup", "data", "--json"]);
-    if !drop_root(&world, &mut command) {
+    if !world.become_ordinary(&mut command) {
         println!("skipped: running as root and no user to become");
         return;
     }
@@ -77,24 +77,6 @@ fn unreadable_files_end_in_3_and_the_rest_is_kept() {
     assert_eq!(summary["problems"]["by_code"]["unreadable"], 1);
     assert_eq!(summary["files_new"], 2);
     std::fs::set_permissions(world.path("data/shut"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-}
-
-/// Makes the command run as an ordinary user who owns the world. True if it will.
-fn drop_root(world: &World, command: &mut std::process::Command) -> bool {
-    if !nix::unistd::geteuid().is_root() {
-        return true;
-    }
-    let Ok(Some(nobody)) = nix::unistd::User::from_name("nobody") else { return false };
-    let owner = format!("{}:{}", nobody.uid, nobody.gid);
-    let given = std::process::Command::new("chown").args(["-R", &owner]).arg(world.path("")).status();
-    std::os::unix::process::CommandExt::uid(command, nobody.uid.as_raw());
-    std::os::unix::process::CommandExt::gid(command, nobody.gid.as_raw());
-    // The binary itself must be within reach of that user.
-    let reach = std::process::Command::new("setpriv")
-        .args([&format!("--reuid={}", nobody.uid), &format!("--regid={}", nobody.gid), "--clear-groups", "test", "-x"])
-        .arg(env!("CARGO_BIN_EXE_seawall"))
-        .status();
-    given.is_ok_and(|status| status.success()) && reach.is_ok_and(|status| status.success())
 }
 
 #[test]

@@ -88,3 +88,16 @@ fn names_that_are_not_text_keep_their_bytes() {
     let odd = lines.iter().find(|line| !line["path_hex"].is_null()).expect("the odd name is listed");
     assert!(odd["path_hex"].as_str().unwrap().ends_with("6f64642dff2d6e616d65"), "{odd}");
 }
+
+#[test]
+fn long_work_tells_its_progress() {
+    let world = World::with_repository();
+    let slow = ["backup", "--command", "--stdin-name", "x", "--json", "--", "sh", "-c", "echo a; sleep 2; echo b"];
+    let lines = world.open(slow).expect(0).json();
+    let progress = of_type(&lines, "progress");
+    assert_fields(
+        progress.first().expect("a line of progress in two seconds"),
+        &["phase", "seconds", "files_done", "bytes_done", "bytes_known", "bytes_per_second", "problems", "current"],
+    );
+    assert_eq!(progress[0]["phase"], "backing-up");
+}

@@ -2,8 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
 
-use crate::world::World;
+use crate::world::{World, ended};
 
 fn world_with_data() -> World {
     let world = World::new();
@@ -193,4 +195,37 @@ fn passwords_become_slots_of_their_own() {
     world.ok(["-r", "repo", "snapshots"]);
     let again = world.ok(["protect", "data", "-r", "repo", "--password-file", "password"]);
     assert!(again.contains("PROTECTED"), "{again}");
+}
+
+#[test]
+fn an_interrupt_leaves_no_scratch_folder() {
+    let world = world_with_data();
+    world.ok(["protect", "data"]);
+    let mut interrupted = 0;
+    for milliseconds in (0..20).map(|round| 10 + round * 15) {
+        let mut command = world.command(["protect", "data", "--full", "--json"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGINT).unwrap();
+        let ended = ended(child.wait_with_output().unwrap());
+        // Killed outright (-1) only before it began to listen; finished (0) if the signal came too late.
+        assert!([-1, 0, 130].contains(&ended.code), "{ended:?}");
+        interrupted += u32::from(ended.code == 130);
+        assert_no_scratch(&world);
+    }
+    assert!(interrupted > 0, "no run was interrupted");
+    world.ok(["protect", "data"]);
+}
+
+#[test]
+fn an_ordinary_user_protects_a_folder_of_their_own() {
+    let world = world_with_data();
+    let mut command = world.command(["protect", "data", "--json"]);
+    if !world.become_ordinary(&mut command) {
+        println!("skipped: running as root and no user to become");
+        return;
+    }
+    let summary = ended(command.output().unwrap()).expect(0).summary();
+    assert_eq!((summary["protected"].as_bool(), summary["problems"]["count"].as_u64()), (Some(true), Some(0)));
 }

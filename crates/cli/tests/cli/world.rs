@@ -68,6 +68,30 @@ impl World {
         ended(self.command(arguments).output().unwrap())
     }
 
+    /// Gives the world to an ordinary user, whom the command will run as. False where that can't be done.
+    pub fn become_ordinary(&self, command: &mut Command) -> bool {
+        if !nix::unistd::geteuid().is_root() {
+            return true;
+        }
+        let Ok(Some(nobody)) = nix::unistd::User::from_name("nobody") else { return false };
+        let owner = format!("{}:{}", nobody.uid, nobody.gid);
+        let given = Command::new("chown").args(["-R", &owner]).arg(self.path("")).status();
+        std::os::unix::process::CommandExt::uid(command, nobody.uid.as_raw());
+        std::os::unix::process::CommandExt::gid(command, nobody.gid.as_raw());
+        // The binary itself must be within reach of that user.
+        let reach = Command::new("setpriv")
+            .args([
+                &format!("--reuid={}", nobody.uid),
+                &format!("--regid={}", nobody.gid),
+                "--clear-groups",
+                "test",
+                "-x",
+            ])
+            .arg(env!("CARGO_BIN_EXE_seawall"))
+            .status();
+        given.is_ok_and(|status| status.success()) && reach.is_ok_and(|status| status.success())
+    }
+
     /// Runs it with the repository and key of [`Self::with_repository`].
     pub fn open<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Ended {
         self.run(["-r", "repo", "--key-file", "seawall.key"].into_iter().chain(arguments))
