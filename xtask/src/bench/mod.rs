@@ -55,6 +55,9 @@ impl Options {
                 _ => bail!("bench does not know `{word}`"),
             }
         }
+        if options.publish && (options.quick || !options.only.is_empty() || !options.without.is_empty()) {
+            bail!("only a whole run is published");
+        }
         if options.rounds == 0 {
             options.rounds = if options.quick { 1 } else { 3 };
         }
@@ -132,7 +135,7 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
             fs::write(place.data.join("rows.json"), text).context("cannot write the rows")?;
         }
     }
-    let machine = report::Machine::look(versions, options.rounds)?;
+    let machine = report::Machine::look(versions, options.rounds, options.quick)?;
     let page = report::page(&machine, &rows, &limits);
     print!("{page}");
     if options.publish {
@@ -185,7 +188,9 @@ mod tests {
         assert!(quick.workloads().len() < 5);
         let one = parse(&["--only", "models", "--rounds", "5"]).unwrap();
         assert_eq!((one.rounds, one.workloads()[0].name), (5, "models"));
-        for wrong in [&["--only", "nothing"][..], &["--rounds"], &["--without", "tar"], &["--fast"]] {
+        for wrong in
+            [&["--only", "nothing"][..], &["--rounds"], &["--without", "tar"], &["--fast"], &["--publish", "--quick"]]
+        {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }
