@@ -5,13 +5,14 @@
 //! stay behind. Signals are blocked in all threads and taken by one waiting thread, so no code ever runs inside a
 //! signal handler. Commands that this program starts must not inherit the blocked mask: [`spawn`] sees to that.
 
+use std::fs::File;
 use std::io;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::environment::PASSWORD_VARIABLE;
 
@@ -22,7 +23,30 @@ const INTERRUPTED: i32 = 130;
 pub struct Stop {
     requested: AtomicBool,
     /// Set while a prompt has changed the terminal: how it was before.
-    prompting: Mutex<Option<Termios>>,
+    prompting: Mutex<Option<Terminal>>,
+}
+
+/// The terminal that a prompt reads from, and its settings from before.
+struct Terminal {
+    device: File,
+    before: Termios,
+}
+
+impl Terminal {
+    /// Opens the terminal and stops it from showing what is typed. `None` where there is none.
+    fn silenced() -> Option<Self> {
+        let device = File::options().read(true).write(true).open("/dev/tty").ok()?;
+        let before = tcgetattr(&device).ok()?;
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&device, OptionalActions::Now, &silent).ok()?;
+        Some(Self { device, before })
+    }
+
+    /// If the terminal went away there is nothing to put right.
+    fn restore(&self) {
+        let _ = tcsetattr(&self.device, OptionalActions::Now, &self.before);
+    }
 }
 
 impl Stop {
@@ -56,25 +80,29 @@ impl Stop {
         self.requested.store(true, Ordering::Relaxed);
     }
 
-    /// Runs a prompt. A signal that arrives meanwhile ends the process at once with the terminal as it was: nothing
-    /// has begun yet, and a thread that waits for keys could not look at the flag.
+    /// Runs a prompt for a secret. Nothing that is typed is shown, from before the question appears: the prompt itself
+    /// turns that off only after asking, too late for a fast typist or a paste.
+    ///
+    /// A signal that arrives meanwhile ends the process at once with the terminal as it was: nothing has begun yet, and
+    /// a thread that waits for keys could not look at the flag.
     pub fn while_prompting<T>(&self, prompt: impl FnOnce() -> T) -> T {
-        *self.prompting() = tcgetattr(io::stdin()).ok();
+        *self.prompting() = Terminal::silenced();
         let answer = prompt();
-        *self.prompting() = None;
+        if let Some(terminal) = self.prompting().take() {
+            terminal.restore();
+        }
         answer
     }
 
-    fn prompting(&self) -> std::sync::MutexGuard<'_, Option<Termios>> {
+    fn prompting(&self) -> std::sync::MutexGuard<'_, Option<Terminal>> {
         self.prompting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // Why exit: the second signal must end the process even where a thread hangs in the kernel.
     fn signalled(&self) {
         let prompting = self.prompting();
-        if let Some(before) = prompting.as_ref() {
-            // If the terminal went away there is nothing to put right.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        if let Some(terminal) = prompting.as_ref() {
+            terminal.restore();
         }
         if prompting.is_some() || self.requested.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);

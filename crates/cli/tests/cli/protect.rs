@@ -127,6 +127,7 @@ fn damage_ends_in_13_and_names_what_is_hit() {
         let damage = lines.iter().find(|line| line["type"] == "damage").expect("damage is listed");
         assert!(damage["object"].as_str().unwrap().starts_with("pack/"), "{damage}");
         assert_eq!(damage["snapshots"].as_array().map(Vec::len), Some(1), "{damage}");
+        world.run(["-r", "repo", "restore", "latest", "--target", "out"]).expect(13);
         let protect = world.run(["protect", "data", "-r", "repo", "--full"]).expect(13);
         assert!(
             protect.stdout.contains("DAMAGED pack/") && !protect.stdout.contains("PROTECTED"),
