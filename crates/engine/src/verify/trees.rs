@@ -15,7 +15,6 @@ use super::structure::Structure;
 use super::{Check, count, on_threads};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::Result;
-use crate::format::pack::BlobKind;
 use crate::repo::Snapshot;
 use crate::repo::nodes::{Below, NodeReader, NodeRef};
 
@@ -136,10 +135,6 @@ impl Worker<'_, '_> {
                 self.structure.unlisted(self.check, node.id);
                 return Ok(());
             }
-            Some(location) if location.kind != BlobKind::Tree => {
-                self.check.findings.chunk(&node.object(), "the index says that it is data", node.id);
-                return Ok(());
-            }
             // The finding is the session's; the chunks in its packs are counted later, all at once.
             Some(location) if self.structure.lost_sessions.contains(&location.pack.session) => return Ok(()),
             Some(_) => {}
@@ -208,8 +203,8 @@ impl Worker<'_, '_> {
         if let Extent::Chunk { id, length } = extent {
             match self.structure.index.locate(id) {
                 None => self.structure.unlisted(self.check, *id),
-                Some(location) if location.plain_len != *length || location.kind != BlobKind::Data => {
-                    let what = "it is not as long as the files say that have it, or no data";
+                Some(location) if location.plain_len != *length => {
+                    let what = "it is not as long as the files say that have it";
                     self.check.findings.chunk(&format!("chunk {id}"), what, *id);
                 }
                 Some(_) => {}

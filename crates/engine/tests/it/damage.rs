@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use seawall_engine::backup::backup;
@@ -58,6 +59,9 @@ impl Scene {
             fs::write(source.join(format!("big {number}")), noise(1000 + number, 3 * MIB / 2)).unwrap();
         }
         fs::write(source.join("table"), lines(60_000)).unwrap();
+        // So many holes that the list of extents is a chunk of its own.
+        let holes = fs::File::create(source.join("holes")).unwrap();
+        (0..200).for_each(|piece| holes.write_all_at(&noise(3000 + piece, 100), piece << 17).unwrap());
         let mut scene = Self { store: MemoryStore::new(), unlock, snapshots: Vec::new() };
         scene.backup(&repository, &source);
         let mut table = lines(60_000);

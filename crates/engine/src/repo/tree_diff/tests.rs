@@ -1,3 +1,5 @@
+//! The merge of two trees against a naive comparison of all entries, what it reads, and what single nodes are held against.
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;

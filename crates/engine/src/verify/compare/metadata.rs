@@ -87,3 +87,80 @@ fn time(time: Timestamp) -> String {
     let _ = write!(text, "{}.{:09}", time.seconds, time.nanos);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Content;
+    use crate::units::MIB;
+
+    fn entry(kind: Kind) -> Entry {
+        Entry {
+            kind,
+            mode: 0o644,
+            uid: 1,
+            gid: 2,
+            user: None,
+            group: None,
+            mtime: Timestamp { seconds: 5, nanos: 7 },
+            ctime: Timestamp::default(),
+            btime: None,
+            size: 3,
+            inode: 1,
+            links: None,
+            xattrs: vec![(b"security.x".to_vec(), b"1".to_vec()), (b"user.y".to_vec(), b"2".to_vec())],
+            flags: 0x40,
+        }
+    }
+
+    #[test]
+    fn every_difference_is_named_and_root_only_ones_only_where_asked_for() {
+        let file = || entry(Kind::File(Content::Inline(b"abc".to_vec())));
+        type Change = fn(&mut Entry);
+        // What changes; how often it is named where what only root can restore counts, and where not.
+        let cases: [(Change, [usize; 2], &str); 17] = [
+            (|_| {}, [0, 0], ""),
+            (|entry| entry.kind = Kind::Directory, [1, 1], "a directory instead of a file"),
+            (|entry| entry.kind = Kind::File(Content::Extents(Vec::new())), [0, 0], ""),
+            (|entry| entry.size = 4, [1, 1], "4 bytes instead of 3"),
+            (|entry| entry.mode = 0o4755, [1, 1], "mode 4755 instead of 0644"),
+            (|entry| entry.uid = 9, [1, 0], "owner 9:2 instead of 1:2"),
+            (|entry| entry.gid = 9, [1, 0], "owner 1:9 instead of 1:2"),
+            (|entry| entry.mtime.nanos = 8, [1, 1], "modified at 5.000000008 instead of 5.000000007"),
+            (|entry| entry.flags = 0, [1, 1], "inode flags 0x0 instead of 0x40"),
+            (|entry| entry.flags = 0x50, [1, 0], "inode flags 0x50 instead of 0x40"),
+            (|entry| entry.xattrs[0].1 = b"9".to_vec(), [1, 0], "security.x has another value"),
+            (|entry| entry.xattrs[1].1 = b"9".to_vec(), [1, 1], "user.y has another value"),
+            (|entry| drop(entry.xattrs.remove(1)), [1, 1], "user.y is missing"),
+            (|entry| entry.xattrs.push((b"trusted.z".to_vec(), Vec::new())), [1, 0], "trusted.z is not in"),
+            (|entry| entry.ctime.seconds = 1, [0, 0], ""),
+            (|entry| entry.inode = 77, [0, 0], ""),
+            (|entry| entry.btime = Some(Timestamp::default()), [0, 0], ""),
+        ];
+        for (change, counts, what) in cases {
+            let mut actual = file();
+            change(&mut actual);
+            for (owner, count) in [true, false].into_iter().zip(counts) {
+                let options = CompareOptions { threads: 1, budget_bytes: MIB, filter: None, owner };
+                let found = differences(&file(), &actual, &options);
+                assert_eq!(found.len(), count, "{what}, root: {owner}: {found:?}");
+                assert!(found.iter().all(|found| found.contains(what)), "{what}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn links_and_devices() {
+        let options = CompareOptions { threads: 1, budget_bytes: MIB, filter: None, owner: true };
+        for (expected, actual, count) in [
+            (Kind::Symlink(b"a".to_vec()), Kind::Symlink(b"a".to_vec()), 0),
+            (Kind::Symlink(b"a".to_vec()), Kind::Symlink(b"b".to_vec()), 1),
+            (Kind::CharDevice(1, 3), Kind::CharDevice(1, 3), 0),
+            (Kind::CharDevice(1, 3), Kind::CharDevice(1, 5), 1),
+            (Kind::CharDevice(1, 3), Kind::BlockDevice(1, 3), 1),
+            (Kind::Fifo, Kind::Socket, 1),
+        ] {
+            assert_eq!(differences(&entry(expected.clone()), &entry(actual), &options).len(), count, "{expected:?}");
+        }
+    }
+}
