@@ -34,7 +34,7 @@ impl SizeClass {
     /// For files up to 32 MiB.
     pub const SMALL: Self = Self { min: 64 * KIB, normal: 256 * KIB, max: MIB };
     /// For longer files and for streams of unknown length.
-    pub const LARGE: Self = Self { min: 256 * KIB, normal: MIB, max: 4 * MIB };
+    pub const LARGE: Self = Self { min: 512 * KIB, normal: 2 * MIB, max: 6 * MIB };
 
     /// The class of a file of that many bytes; `None` is a stream whose length nobody knows yet.
     #[must_use]
@@ -214,7 +214,7 @@ mod tests {
         let small = lengths(&chunker, &SizeClass::SMALL, &bytes);
         let large = lengths(&chunker, &SizeClass::LARGE, &bytes);
         assert_eq!(small[..6], [364_312, 367_182, 277_884, 590_396, 482_125, 326_830]);
-        assert_eq!(large[..6], [2_081_899, 326_830, 2_052_207, 1_767_131, 861_678, 446_331]);
+        assert_eq!(large[..6], [2_408_729, 3_819_338, 1_308_009, 2_468_962, 2_287_184, 603_454]);
         assert_eq!(digest(&small), "d2128bb3efd9ffb2");
         assert_eq!(digest(&large), "a5c2086e7738dc14");
     }

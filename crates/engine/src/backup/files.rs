@@ -33,7 +33,7 @@ pub(crate) const INLINE_BYTES_MAX: u64 = 2 * KIB as u64;
 /// Files from this length on are sealed by all workers together.
 const SPREAD_BYTES_MIN: u64 = 4 * MIB as u64;
 /// A large file is read in windows of this length.
-const WINDOW_BYTES: usize = 8 * MIB;
+const WINDOW_BYTES: usize = 16 * MIB;
 /// A file that changes while it is read is read this often.
 const ATTEMPTS: usize = 3;
 
