@@ -12,6 +12,7 @@ use seawall_engine::entry::{Content, Entry, Extent, Kind, TreeKey};
 use seawall_engine::error::Error;
 use seawall_engine::format::names::{MARKER, PackName, log_object};
 use seawall_engine::format::pack::{BlobKind, decode_header, decode_trailer};
+use seawall_engine::format::segment::Location;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::monitor::Silent;
@@ -414,6 +415,37 @@ fn chunks_that_are_stored_twice() {
         unharmed += u32::from(report.damage[0].snapshots.is_empty());
     }
     assert_eq!(unharmed, 1);
+}
+
+/// A new version that is stored against the old one is lost with it, though no tree of the new snapshot names the old.
+#[test]
+fn what_is_encoded_against_a_lost_chunk() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let mut table = lines(1500);
+    fs::write(source.join("table"), &table).unwrap();
+    let unlock = Unlock::KeyFile(Secret32::random());
+    let store = Arc::new(MemoryStore::new());
+    let repository = Repository::init(store.clone(), &[(unlock.clone(), String::new())], None).unwrap();
+    let mut scene = Scene { store: MemoryStore::new(), unlock, snapshots: Vec::new() };
+    scene.backup(&repository, &source);
+    table[20_000] = b'!';
+    fs::write(source.join("table"), &table).unwrap();
+    scene.backup(&repository, &source);
+    scene.store = store.copy();
+    let mut with_base = Vec::new();
+    let each = &mut |_, location: Location| with_base.extend(location.base.and_then(|base| repository.locate(&base)));
+    repository.each_location(each).unwrap();
+    let pack = with_base.first().expect("the second version has a base").pack;
+    for read in [Read::Nothing, Read::All, Read::Packs(Vec::new())] {
+        let store = scene.store.copy();
+        act(&store, Action::Delete, &pack.object(), "");
+        let repository = scene.open(store).unwrap();
+        let report = check(&repository, read.clone());
+        check_report(&format!("{read:?}"), &scene, &repository, &report, &pack.object(), None);
+        assert_eq!(report.damage[0].snapshots.len(), 2, "{read:?}");
+    }
 }
 
 #[test]
