@@ -1,6 +1,6 @@
 //! Restore: from a snapshot's tree back into a file system, beneath one directory.
 //!
-//!     walk the tree -> plan files -> fetch ranges of packs -> open, decode -> write -> links, directories -> flags
+//! walk the tree -> plan files -> fetch ranges of packs -> open, decode -> write -> links, directories -> flags
 //!
 //! Pass 1 ([`write`]) walks the tree in key order, makes directories (open to nobody else yet) and everything small,
 //! and plans the content of files; worker threads ([`fetch`]) read packs in long ranges, in order of place, and

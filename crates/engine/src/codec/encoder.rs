@@ -77,17 +77,21 @@ impl Encoder {
         };
         let mut best = std::mem::take(&mut self.prefixed);
         self.encode_prefixed(&repeat_settings(base.len()), plain, id, base, &mut best);
-        if best.len() > plain.len() / 16 {
-            self.encode_prefixed(&blend_settings(self.effort, base.len()), plain, id, base, out);
+        if best.len() > plain.len() / 64 {
+            let mostly_new = best.len() > plain.len() / 4;
+            let settings =
+                if mostly_new { blend_settings(self.effort, base.len()) } else { patient_settings(base.len()) };
+            self.encode_prefixed(&settings, plain, id, base, out);
             if out.len() < best.len() {
                 std::mem::swap(out, &mut best);
             }
         }
-        if best.len() > plain.len() / 4 {
+        let nearly_all_old = best.len() <= plain.len() / 64;
+        if !nearly_all_old {
             self.encode_alone(plain, out);
         }
         // A body without a base is read with one look-up in place of two: it stays unless the base saves a tenth.
-        if best.len() <= plain.len() / 4 || best.len() * 10 < out.len() * 9 {
+        if nearly_all_old || best.len() * 10 < out.len() * 9 {
             if self.decodes(base, plain, &best) {
                 std::mem::swap(out, &mut best);
             } else {
@@ -201,11 +205,19 @@ fn frame_settings(effort: Effort, text: bool) -> Settings {
     }
 }
 
-/// Settings for a chunk that mostly repeats its base: as small as lazy matching makes it, at 4 to 8 times its speed. The base is entered into the table at every third byte, so a table of
-/// one entry for each of its bytes stays sparse: with half as many, collisions lose stretches of the base.
+/// Settings for a chunk that mostly repeats its base: as small as lazy matching makes it, at 4 to 8 times its speed.
+/// The base is entered into the table at every third byte, so a table of one entry for each of its bytes stays sparse:
+/// with half as many, collisions lose stretches of the base.
 fn repeat_settings(base: usize) -> Settings {
     let hash_log = base.next_power_of_two().ilog2().clamp(12, 22);
     Settings { search: Some(search(Strategy::ZSTD_fast, hash_log, 0, 7)), ..Settings::level(1) }
+}
+
+/// Settings for a chunk whose base repeats itself so much (numbered lines, say) that the newest place of a few bytes is
+/// the wrong one: chains are followed to the place that goes on longest.
+fn patient_settings(base: usize) -> Settings {
+    let log = base.next_power_of_two().ilog2().clamp(12, 20);
+    Settings { search: Some(search(Strategy::ZSTD_lazy2, log, log, 5)), ..Settings::level(6) }
 }
 
 /// Settings for a chunk that shares less with its base and has much that is new.

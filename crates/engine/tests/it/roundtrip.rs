@@ -38,7 +38,8 @@ fn files_of_all_sizes_come_back_and_an_unchanged_run_reads_nothing() {
 fn a_changed_file_is_read_again_and_stored_against_its_old_version() {
     let (place, repository) = Place::new();
     let path = place.source().join("log");
-    let mut text: Vec<u8> = (0..400_000).flat_map(|line| format!("{{\"line\":{line}}}\n").into_bytes()).collect();
+    let line = |number: u64| format!("{{\"line\":{number},\"text\":\"{}\"}}\n", blake3::hash(&number.to_le_bytes()));
+    let mut text: Vec<u8> = (0..60_000).flat_map(|number| line(number).into_bytes()).collect();
     fs::write(&path, &text).unwrap();
     fs::write(place.source().join("other"), noise(1, 100_000)).unwrap();
     let first = backup(&repository, options(paths(&place.source())), &Silent).unwrap();
