@@ -152,7 +152,11 @@ impl Run {
 /// [`Error::NoRepository`] if nothing is there.
 pub fn open_store(location: &Path) -> Result<Arc<dyn Store>> {
     match LocalStore::open(location) {
-        Ok(store) => Ok(Arc::new(store)),
+        Ok(store) => {
+            // Why: leftovers of killed writers only take room; where they can't be removed, nothing is lost.
+            let _ = store.sweep_temporaries();
+            Ok(Arc::new(store))
+        }
         Err(StoreError::Missing(_)) => Err(Error::NoRepository(location.display().to_string())),
         Err(error) => Err(error.into()),
     }

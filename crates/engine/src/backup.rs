@@ -42,6 +42,9 @@ use files::{Queues, Worker};
 
 /// Events that the walk hands over at once.
 const BATCH_EVENTS: usize = 64;
+/// Length of data packs where the budget allows: one buffer stays under the 32 MiB above which the C library's
+/// allocator gives memory back to the system each time.
+const PACK_BYTES: usize = 24 * MIB;
 /// Writer threads: one makes a pack durable while the other is filled.
 const WRITERS: usize = 2;
 
@@ -184,7 +187,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     if options.dry_run {
         return dry_run(repository, &options, &name, parent.as_ref(), monitor);
     }
-    let session = Session::begin(repository, (options.budget_bytes / 8).clamp(4 * MIB, 32 * MIB))?;
+    let session = Session::begin(repository, (options.budget_bytes / 8).clamp(4 * MIB, PACK_BYTES))?;
     for adopted in session.adopted() {
         monitor.note(&format!("took over what the interrupted session {adopted} had stored"));
     }

@@ -133,7 +133,7 @@ impl Batch {
     /// When the run was ended.
     pub(super) fn send(&mut self, run: &Run<'_>, jobs: &Sender<Job>) -> Result<()> {
         let batch = mem::take(self);
-        let range_bytes = (run.options.budget_bytes / (4 * run.threads())).clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX);
+        let range_bytes = (run.options.budget_bytes / (8 * run.threads())).clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX);
         let mut inline = batch.inline;
         while !inline.is_empty() {
             let rest = inline.split_off(inline.len().min(INLINE_FILES));

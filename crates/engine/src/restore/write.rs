@@ -67,7 +67,8 @@ pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Wri
     let (sender, receiver) = crossbeam_channel::bounded(2 * run.threads());
     std::thread::scope(|scope| {
         if !run.options.dry_run {
-            for _ in 0..run.threads() {
+            // Why: a thread that waits for the store leaves its core to another that decodes.
+            for _ in 0..2 * run.threads() {
                 let receiver = receiver.clone();
                 scope.spawn(move || fetch::work(run, &receiver));
             }

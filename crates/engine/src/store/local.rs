@@ -10,10 +10,12 @@
 //! [`LocalStore::sweep_temporaries`]. Everything is reached from one open descriptor of the root, so a file system that
 //! is unmounted or replaced under a running process is not written past. Directories that become empty stay.
 
+mod direct;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -300,7 +302,9 @@ impl Store for LocalStore {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).map_err(|error| failed(io::Error::other(error)))?;
         bytes.resize(length, 0);
-        file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
+        if !direct::read(&file, &mut bytes, range.start) {
+            file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
+        }
         Ok(bytes)
     }
 
@@ -354,11 +358,12 @@ struct Temporary<'a> {
 
 impl Temporary<'_> {
     fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for (index, piece) in bytes.chunks(WRITEBACK_PIECE_BYTES).enumerate() {
-            self.file.write_all(piece)?;
+        let direct = direct::write_blocks(&self.file, bytes);
+        for (index, piece) in bytes[direct..].chunks(WRITEBACK_PIECE_BYTES).enumerate() {
+            let offset = (direct + index * WRITEBACK_PIECE_BYTES) as u64;
+            self.file.write_all_at(piece, offset)?;
             // Why: on Linux this advice starts writing dirty pages out without waiting, as sync_file_range does. A failure
             // costs only time. The pages are still dirty or under writeback, so they stay cached.
-            let offset = (index * WRITEBACK_PIECE_BYTES) as u64;
             let _ = fs::fadvise(&self.file, offset, NonZeroU64::new(piece.len() as u64), Advice::DontNeed);
         }
         self.file.sync_all()

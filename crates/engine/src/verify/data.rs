@@ -73,13 +73,18 @@ struct Pack<'p> {
     length: u64,
 }
 
+/// How many threads read packs. Why: a thread that waits for the store leaves its core to another that decodes.
+fn workers(check: &Check<'_>) -> usize {
+    2 * check.threads()
+}
+
 impl<'a, 'r> Data<'a, 'r> {
     pub(super) fn new(check: &'a Check<'r>, structure: &'a Structure) -> Self {
         let share = check.options.budget_bytes / 4;
         Self {
             check,
             structure,
-            piece_bytes: count((share / check.threads()).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)),
+            piece_bytes: count((share / workers(check)).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)),
             waiting_bytes_max: share,
             waiting: Mutex::default(),
             sessions_told: AtomicBool::new(false),
@@ -91,13 +96,13 @@ impl<'a, 'r> Data<'a, 'r> {
         let known = chosen.iter().filter_map(|(_, facts)| facts.length).sum();
         self.check.bytes_known.store(known, Ordering::Relaxed);
         let start = || Worker { reader: self.check.repository.blob_reader(), plain: Vec::new() };
-        spread(self.check.threads(), chosen, start, |worker, (name, facts)| {
+        spread(workers(self.check), chosen, start, |worker, (name, facts)| {
             self.check.go_on()?;
             self.pack(worker, name, facts)
         })?;
         let rest = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)).blobs;
         let groups = by_base(rest);
-        spread(self.check.threads(), &groups, start, |worker, group| {
+        spread(workers(self.check), &groups, start, |worker, group| {
             self.check.go_on()?;
             let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
             group.iter_mut().for_each(|dependant| self.dependant(worker, dependant));

@@ -6,5 +6,6 @@ mod browse;
 mod compare;
 mod crash;
 mod damage;
+mod fidelity;
 mod place;
 mod roundtrip;

@@ -5,8 +5,6 @@
 //! Needs root, for devices, owners, trusted attributes and flags; a part that the machine can't do is skipped with a
 //! printed reason, and fails where the variable CI is set.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
