@@ -15,7 +15,7 @@ mod seal;
 
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::stages::metadata::Names;
 use crate::stages::walk::{Event, StatKind, WalkOptions, walk};
 use crate::units::MIB;
 
-use assemble::{Assembler, Counts};
+use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
 
 /// Events that the walk hands over at once.
@@ -45,6 +45,8 @@ const BATCH_EVENTS: usize = 64;
 /// Length of data packs where the budget allows: one buffer stays under the 32 MiB above which the C library's
 /// allocator gives memory back to the system each time.
 const PACK_BYTES: usize = 24 * MIB;
+/// What a worker's own buffers may take: a window of a large file, an encoder's tables, bases.
+const WORKER_BYTES: usize = 32 * MIB;
 /// Writer threads: one makes a pack durable while the other is filled.
 const WRITERS: usize = 2;
 
@@ -138,6 +140,8 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) queues: Queues,
     /// Closed when the run is over.
     pub(crate) ended: Receiver<()>,
+    /// True once the run has ended, well or not.
+    over: AtomicBool,
     bytes_read: AtomicU64,
     problems: AtomicU64,
     files_known: AtomicU64,
@@ -147,7 +151,7 @@ pub(crate) struct Run<'a, 'r> {
 impl Run<'_, '_> {
     /// Fails once the user wants to stop or storing has failed.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.monitor.stopped() {
+        if self.monitor.stopped() || self.over.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         self.session.check()
@@ -192,7 +196,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
         monitor.note(&format!("took over what the interrupted session {adopted} had stored"));
     }
     let (end, ended) = crossbeam_channel::bounded(0);
-    let threads = options.threads.max(1);
+    let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
     let run = Run {
         repository,
         session: &session,
@@ -201,26 +205,30 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
         names: Names::new(),
         queues: Queues::new(threads, options.budget_bytes / 4),
         ended,
+        over: AtomicBool::new(false),
         bytes_read: AtomicU64::new(0),
         problems: AtomicU64::new(0),
         files_known: AtomicU64::new(0),
         bytes_known: AtomicU64::new(0),
     };
     let task = Task { name, parent, paths, parent_time: options.time };
+    let (end_writers, writers_ended) = crossbeam_channel::bounded(0);
     thread::scope(|scope| {
         for _ in 0..WRITERS {
-            scope.spawn(|| session.write_packs(&session.writer_queue(), &run.ended));
+            scope.spawn(|| session.write_packs(&session.writer_queue(), &writers_ended));
         }
-        for _ in 0..threads {
-            scope.spawn(|| Worker::new(&run).work());
-        }
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| Worker::new(&run).work())).collect();
         let result = perform(&run, &task, options, scope, started);
+        run.over.store(true, Ordering::SeqCst);
+        drop(end);
+        // Why: the writers go last, so that no worker waits for ever for room in their queue.
+        workers.into_iter().for_each(|worker| drop(worker.join()));
         if matches!(result, Err(Error::Interrupted)) {
             // Why: what is stored and listed now need not be read and stored again by the next run.
             let _ = session.flush();
         }
-        drop(end);
-        result
+        drop(end_writers);
+        result.map_err(|error| session.take_failure().unwrap_or(error))
     })
 }
 
@@ -352,7 +360,7 @@ fn count_sources(run: &Run<'_, '_>, options: &WalkOptions) {
             run.files_known.fetch_add(1, Ordering::Relaxed);
             run.bytes_known.fetch_add(found.stat.size, Ordering::Relaxed);
         }
-        if run.monitor.stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if run.check().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
 }
 
@@ -378,7 +386,7 @@ fn dry_run(
             }
             Event::Found(found) => {
                 let known = parent.take(&found.key);
-                let stored = |id: &_| repository.locate(id).is_some();
+                let stored = Stored { repository, session: None };
                 let unchanged = !options.force_read
                     && known.iter().flatten().any(|known| assemble::is_unchanged(known, &found.stat, &stored));
                 let is_known = known.iter().any(Option::is_some);

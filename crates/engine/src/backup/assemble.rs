@@ -3,24 +3,26 @@
 //! A file whose size, times and inode are as the parent has them, and whose chunks are all stored, is taken over. Other
 //! files go to the workers; their entries come back in any order and wait here, so that the tree is written in order.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, SendTimeoutError};
 
 use crate::backup::Run;
-use crate::backup::files::{FileJob, Worker};
+use crate::backup::files::{FileJob, FileOutcome, Worker};
 use crate::backup::seal::Sealer;
 use crate::clock::{Timestamp, monotonic};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
 use crate::error::Result;
-use crate::format::node::is_storable;
+use crate::format::node::{decode_extents, is_storable};
 use crate::format::pack::BlobKind;
+use crate::format::segment::Location;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
 use crate::repo::parent::{EntriesWriter, Known, Parent, SourceName};
 use crate::repo::tree::{TreeRoot, TreeWriter};
+use crate::repo::{Repository, Session};
 use crate::stages::metadata::{self, LinkTable};
 use crate::stages::walk::{Event, Found, Stat, StatKind};
 use crate::units::MIB;
@@ -28,7 +30,9 @@ use crate::units::MIB;
 /// So many entries wait for the one in front of them at most.
 const PENDING_MAX: usize = 2048;
 /// So many inodes with several names are remembered; a further name of another one is read again.
-const LINKS_MAX: usize = 100_000;
+const LINKS_MAX: usize = 20_000;
+/// So many further names wait at most: each holds its directory open.
+const FURTHER_NAMES_MAX: usize = 128;
 /// Extended attributes of one file, together: a tree node must hold them.
 const ATTRIBUTES_BYTES_MAX: usize = 4 * MIB;
 /// How long a wait lasts before the run's state is looked at.
@@ -80,9 +84,11 @@ pub(crate) struct Assembler<'a, 'r> {
     tree: TreeWriter<StoreNode<'a>>,
     entries: Option<EntriesWriter>,
     links: LinkTable,
-    linked: HashSet<LinkGroup>,
+    /// Inodes of which a first name was met, with the number of names that are still to come.
+    linked: HashMap<LinkGroup, u64>,
     linked_entries: HashMap<LinkGroup, Entry>,
     pending: VecDeque<Pending>,
+    further_names: usize,
     first: u64,
     counts: Counts,
     told_at: Instant,
@@ -106,9 +112,10 @@ impl<'a, 'r> Assembler<'a, 'r> {
             tree: TreeWriter::new(&run.repository.keys().chunker_key, store),
             entries: EntriesWriter::create(run.repository.cache(), source, time),
             links: LinkTable::new(),
-            linked: HashSet::new(),
+            linked: HashMap::new(),
             linked_entries: HashMap::new(),
             pending: VecDeque::new(),
+            further_names: 0,
             first: 0,
             counts: Counts::default(),
             told_at: monotonic(),
@@ -121,20 +128,24 @@ impl<'a, 'r> Assembler<'a, 'r> {
             Event::Problem(problem) => self.run.problem(problem),
             Event::Found(found) => self.found(found)?,
         }
-        while self.pending.len() >= PENDING_MAX {
+        while self.is_full() {
             self.write_front()?;
-            if self.pending.len() >= PENDING_MAX {
+            if self.is_full() {
                 self.wait()?;
             }
         }
         Ok(())
     }
 
+    fn is_full(&self) -> bool {
+        self.pending.len() >= PENDING_MAX || self.further_names >= FURTHER_NAMES_MAX
+    }
+
     fn found(&mut self, found: Found) -> Result<()> {
         let link = self.links.group(&found.stat);
         let known = self.parent.take(&found.key);
         let is_known = known.iter().any(Option::is_some);
-        let stored = |id: &ChunkId| self.run.session.contains(id);
+        let stored = Stored { repository: self.run.repository, session: Some(self.run.session) };
         let [fresh, old] = known;
         let mut old_content = None;
         for candidate in [fresh, old].into_iter().flatten() {
@@ -154,12 +165,13 @@ impl<'a, 'r> Assembler<'a, 'r> {
         let number = self.first + u64::try_from(self.pending.len()).unwrap_or(0);
         let job = FileJob { number, found, link, old: old_content };
         match link {
-            Some(group) if self.linked.contains(&group) => {
+            Some(group) if self.linked.contains_key(&group) => {
+                self.further_names += 1;
                 self.pending.push_back(Pending::FurtherName { job: Box::new(job), known: is_known });
                 return Ok(());
             }
             Some(group) if self.linked.len() < LINKS_MAX => {
-                self.linked.insert(group);
+                self.linked.insert(group, u64::from(job.found.stat.links).saturating_sub(1));
             }
             _ => {}
         }
@@ -171,7 +183,10 @@ impl<'a, 'r> Assembler<'a, 'r> {
     fn other(&mut self, found: &Found, link: Option<LinkGroup>) -> Result<()> {
         let mut problems = Vec::new();
         match metadata::complete(found, &self.run.names, link, &mut problems) {
-            Ok(entry) => self.pending.push_back(Pending::Ready(found.key.clone(), Box::new(entry))),
+            Ok(entry) => {
+                let inode = if problems.is_empty() { entry.inode } else { 0 };
+                self.pending.push_back(Pending::Ready(found.key.clone(), Box::new(Entry { inode, ..entry })));
+            }
             Err(error) => problems.push(Problem::path(&found.key.to_path(), "unreadable", error.to_string())),
         }
         problems.into_iter().for_each(|problem| self.run.problem(problem));
@@ -192,8 +207,8 @@ impl<'a, 'r> Assembler<'a, 'r> {
 
     /// Takes in what the workers have finished, and writes what is ready.
     pub(crate) fn advance(&mut self) -> Result<()> {
-        while let Ok((number, outcome)) = self.run.queues.outcomes.1.try_recv() {
-            self.arrived(number, outcome)?;
+        while let Ok(outcome) = self.run.queues.outcomes.1.try_recv() {
+            self.arrived(outcome)?;
         }
         self.write_front()?;
         if self.told_at.elapsed() >= PROGRESS_INTERVAL {
@@ -206,18 +221,18 @@ impl<'a, 'r> Assembler<'a, 'r> {
 
     fn wait(&mut self) -> Result<()> {
         match self.run.queues.outcomes.1.recv_timeout(PATIENCE) {
-            Ok((number, outcome)) => self.arrived(number, outcome)?,
+            Ok(outcome) => self.arrived(outcome)?,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.run.check()?,
         }
         self.advance()
     }
 
-    fn arrived(&mut self, number: u64, outcome: Result<Option<Box<Entry>>>) -> Result<()> {
-        let at = usize::try_from(number - self.first).expect("few entries wait");
+    fn arrived(&mut self, outcome: FileOutcome) -> Result<()> {
+        let at = usize::try_from(outcome.number - self.first).expect("few entries wait");
         let place = &mut self.pending[at];
         let Pending::Reading { key, known } = std::mem::replace(place, Pending::Lost) else { return Ok(()) };
-        if let Some(entry) = outcome? {
-            self.counts.count_read(known);
+        if let Some(entry) = outcome.entry? {
+            self.counts.count_read(known, outcome.same);
             *place = Pending::Ready(key, entry);
         }
         Ok(())
@@ -241,16 +256,38 @@ impl<'a, 'r> Assembler<'a, 'r> {
 
     /// A further name has the entry of the first; where that is not to be had, the file is read here.
     fn further_name(&mut self, job: &FileJob, known: bool) -> Result<()> {
-        let first = job.link.and_then(|group| self.linked_entries.get(&group)).cloned();
-        let entry = match first {
-            Some(entry) => Some(Box::new(entry)),
-            None => self.worker.file(job)?,
+        self.further_names -= 1;
+        let stat = &job.found.stat;
+        let first = job.link.and_then(|group| self.linked_entries.get(&group));
+        // Why: while the walk goes on, an inode may be freed and used again by another file.
+        let same_file = |entry: &&Entry| match entry.btime {
+            Some(birth) => Some(birth) == stat.btime,
+            None => (entry.size, entry.mtime) == (stat.size, stat.mtime),
         };
+        let entry = match (first, first.filter(same_file)) {
+            (_, Some(entry)) => Some(Box::new(entry.clone())),
+            (None, None) => self.worker.file(job)?,
+            (Some(_), None) => self.worker.file(&FileJob { link: None, ..job.clone() })?,
+        };
+        if let Some(group) = job.link {
+            self.one_name_less(group);
+        }
         if let Some(entry) = entry {
-            self.counts.count_read(known);
+            self.counts.count_read(known, job.has_content_of(Some(&entry)));
             self.write(&job.found.key, &entry)?;
         }
         Ok(())
+    }
+
+    /// Forgets an inode once all its names were met.
+    fn one_name_less(&mut self, group: LinkGroup) {
+        if let Some(left) = self.linked.get_mut(&group) {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.linked.remove(&group);
+                self.linked_entries.remove(&group);
+            }
+        }
     }
 
     fn write(&mut self, key: &TreeKey, entry: &Entry) -> Result<()> {
@@ -266,7 +303,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             _ => self.counts.others += 1,
         }
         if let (Kind::File(_), Some(group)) = (&entry.kind, entry.links)
-            && self.linked.contains(&group)
+            && self.linked.contains_key(&group)
             && !self.linked_entries.contains_key(&group)
         {
             self.linked_entries.insert(group, entry.clone());
@@ -298,7 +335,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             xattrs: Vec::new(),
             flags: 0,
         };
-        self.counts.count_read(false);
+        self.counts.count_read(false, false);
         self.write(key, &entry)
     }
 
@@ -316,11 +353,11 @@ impl<'a, 'r> Assembler<'a, 'r> {
 }
 
 impl Counts {
-    fn count_read(&mut self, known: bool) {
-        if known {
-            self.files_changed += 1;
-        } else {
-            self.files_new += 1;
+    fn count_read(&mut self, known: bool, same: bool) {
+        match (known, same) {
+            (_, true) => self.files_unchanged += 1,
+            (true, false) => self.files_changed += 1,
+            (false, false) => self.files_new += 1,
         }
     }
 }
@@ -328,7 +365,7 @@ impl Counts {
 /// True if an entry can be taken over: kind, size, mtime, ctime and inode are as they were, the last change lies clearly
 /// before that earlier reading (a change in the same instant would not show in the times), and all its chunks are
 /// stored.
-pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &dyn Fn(&ChunkId) -> bool) -> bool {
+pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &Stored<'_, '_>) -> bool {
     let entry = &known.entry;
     let same_kind = match (&entry.kind, stat.kind) {
         (Kind::File(_), StatKind::File) => entry.size == stat.size,
@@ -339,18 +376,58 @@ pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &dyn Fn(&ChunkId)
         // Devices are cheap to look at anew.
         _ => false,
     };
-    let same_times = entry.mtime == stat.mtime && entry.ctime == stat.ctime && entry.inode == stat.inode;
+    // Inode 0 stands for an entry that is incomplete: it equals nothing.
+    let same_inode = entry.inode == stat.inode && entry.inode != 0;
+    let same_times = entry.mtime == stat.mtime && entry.ctime == stat.ctime;
     let settled = stat.ctime.seconds < known.read_at.seconds - 1;
-    same_kind && same_times && settled && content_is_stored(&entry.kind, stored)
+    same_kind && same_inode && same_times && settled && stored.has(known)
 }
 
-fn content_is_stored(kind: &Kind, stored: &dyn Fn(&ChunkId) -> bool) -> bool {
-    match kind {
-        Kind::File(Content::Extents(extents)) => extents.iter().all(|extent| match extent {
-            Extent::Chunk { id, .. } => stored(id),
+/// Tells whether all chunks of a known entry are stored.
+pub(crate) struct Stored<'a, 'r> {
+    pub(crate) repository: &'r Repository,
+    /// The running session; none in a dry run.
+    pub(crate) session: Option<&'a Session<'r>>,
+}
+
+impl Stored<'_, '_> {
+    fn has(&self, known: &Known) -> bool {
+        match &known.entry.kind {
+            Kind::File(Content::Extents(extents)) => self.has_extents(extents, 0),
+            // What a committed snapshot's list names is stored with it. What a run that did not commit listed may be
+            // stored in part, so there the lists are followed.
+            Kind::File(Content::Indirect { id, .. }) if !known.unfinished => self.has_chunk(id),
+            Kind::File(Content::Indirect { id, depth, .. }) => self.has_list(id, *depth),
+            _ => true,
+        }
+    }
+
+    fn has_chunk(&self, id: &ChunkId) -> bool {
+        match self.session {
+            Some(session) => session.contains(id),
+            None => self.repository.locate(id).is_some(),
+        }
+    }
+
+    fn has_list(&self, id: &ChunkId, depth: u8) -> bool {
+        let location = match self.session {
+            Some(session) => session.locate(id),
+            None => self.repository.locate(id),
+        };
+        let read = |location: Location| {
+            let mut blob = self.repository.fetch(&location).ok()?;
+            let mut plain = Vec::new();
+            self.repository.blob_reader().decode(id, &location, &mut blob, &mut plain).ok()?;
+            decode_extents(&plain).ok()
+        };
+        depth > 0 && location.and_then(read).is_some_and(|extents| self.has_extents(&extents, depth - 1))
+    }
+
+    fn has_extents(&self, extents: &[Extent], depth: u8) -> bool {
+        extents.iter().all(|extent| match extent {
             Extent::Hole { .. } => true,
-        }),
-        Kind::File(Content::Indirect { id, .. }) => stored(id),
-        _ => true,
+            Extent::Chunk { id, .. } if depth > 0 => self.has_list(id, depth),
+            Extent::Chunk { id, .. } => self.has_chunk(id),
+        })
     }
 }

@@ -38,6 +38,7 @@ const WINDOW_BYTES: usize = 16 * MIB;
 const ATTEMPTS: usize = 3;
 
 /// A regular file to read.
+#[derive(Clone)]
 pub(crate) struct FileJob {
     pub(crate) number: u64,
     pub(crate) found: Found,
@@ -45,8 +46,20 @@ pub(crate) struct FileJob {
     pub(crate) old: Option<Content>,
 }
 
+impl FileJob {
+    /// True if the entry's content is the old one.
+    pub(crate) fn has_content_of(&self, entry: Option<&Entry>) -> bool {
+        matches!((entry.map(|entry| &entry.kind), &self.old), (Some(Kind::File(now)), Some(old)) if now == old)
+    }
+}
+
 /// What became of a file: its entry, or nothing where it could not be read.
-pub(crate) type FileOutcome = (u64, Result<Option<Box<Entry>>>);
+pub(crate) struct FileOutcome {
+    pub(crate) number: u64,
+    pub(crate) entry: Result<Option<Box<Entry>>>,
+    /// True if the content is what it was.
+    pub(crate) same: bool,
+}
 
 /// A chunk of a large file.
 pub(crate) struct ChunkJob {
@@ -135,7 +148,9 @@ impl<'a, 'r> Worker<'a, 'r> {
                 recv(chunks) -> job => if let Ok(job) = job { self.seal_job(job) },
                 recv(files) -> job => match job {
                     Ok(job) => {
-                        let outcome = (job.number, self.file(&job));
+                        let entry = self.file(&job);
+                        let same = entry.as_ref().is_ok_and(|entry| job.has_content_of(entry.as_deref()));
+                        let outcome = FileOutcome { number: job.number, entry, same };
                         if queues.outcomes.0.send(outcome).is_err() { return }
                     }
                     Err(_) => return,
@@ -193,6 +208,10 @@ impl<'a, 'r> Worker<'a, 'r> {
             let after = metadata::stat_file(&file)?;
             let settled = length == before.size && same_state(&before, &after);
             if settled || attempt == ATTEMPTS {
+                if !problems.is_empty() {
+                    // Why: what could not be recorded now must not count as unchanged next time.
+                    entry.inode = 0;
+                }
                 problems.into_iter().for_each(|problem| self.run.problem(problem));
                 entry.size = length;
                 return Ok((entry, !settled));

@@ -99,6 +99,13 @@ impl Index {
         &self.segments
     }
 
+    /// A copy of `id` that is not encoded against a base. Why: two writers that did not know of each other may both have
+    /// stored a chunk, one of them with a base; a base is always a copy without one.
+    pub(crate) fn locate_alone(&self, id: &ChunkId) -> Option<Location> {
+        let copies = self.segments.iter().rev().filter_map(|segment| segment.view()?.find(id));
+        copies.into_iter().find(|location| location.base.is_none())
+    }
+
     /// Where `id` lies, if any segment lists it.
     pub(crate) fn locate(&self, id: &ChunkId) -> Option<Location> {
         self.segments.iter().rev().find_map(|segment| segment.view()?.find(id))

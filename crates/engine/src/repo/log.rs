@@ -197,12 +197,22 @@ impl Log {
         let object = log_object(number);
         match store.create(&object, bytes) {
             Ok(Created::Created) => Ok(true),
-            Ok(Created::AlreadyThere) => Ok(store.get(&object, None)? == bytes),
-            Err(error) => match store.get(&object, None) {
-                Ok(stored) => Ok(stored == bytes),
+            Ok(Created::AlreadyThere) => Self::is_ours(store, &object, bytes),
+            // Why: the entry may be there although the answer was lost; only the log itself can tell.
+            Err(error) => match store.head(&object) {
+                Ok(_) => Self::is_ours(store, &object, bytes),
                 Err(_) => Err(error.into()),
             },
         }
+    }
+
+    /// True if the entry at `object` is ours; it is then made durable, which the answer that was lost did not say.
+    fn is_ours(store: &dyn Store, object: &str, bytes: &[u8]) -> Result<bool> {
+        let ours = store.get(object, None)? == bytes;
+        if ours {
+            store.put(object, bytes)?;
+        }
+        Ok(ours)
     }
 
     /// Applies the cached entries, after comparing the newest of them with the store's.

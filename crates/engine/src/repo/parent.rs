@@ -23,8 +23,8 @@ use crate::repo::repository::Repository;
 use crate::repo::tree::TreeEntries;
 use crate::units::{KIB, MIB};
 
-/// A block is written when it holds this many bytes, or a second after the one before.
-const BLOCK_BYTES: usize = 256 * KIB;
+/// A block is written when it holds this many bytes, or a tenth of a second after the one before.
+const BLOCK_BYTES: usize = 64 * KIB;
 /// No block is longer; a longer one is damage.
 const BLOCK_BYTES_MAX: usize = 16 * MIB;
 const BLOCK_HEADER_BYTES: usize = 16;
@@ -81,7 +81,7 @@ impl EntriesWriter {
     /// Appends an entry.
     pub fn push(&mut self, key: &TreeKey, entry: &Entry) {
         encode_single(key, entry, &mut self.block);
-        if self.block.len() >= BLOCK_BYTES || self.written_at.elapsed().as_secs() >= 1 {
+        if self.block.len() >= BLOCK_BYTES || self.written_at.elapsed().as_millis() >= 100 {
             self.flush();
         }
     }
@@ -219,12 +219,15 @@ pub struct Known {
     pub entry: Entry,
     /// When that run began to read: what changed later may be newer than its entry although its times are equal.
     pub read_at: Timestamp,
+    /// True if that run did not commit: what it says was stored may not be.
+    pub unfinished: bool,
 }
 
 /// What an earlier run knows of the source, asked in ascending key order.
 #[derive(Default)]
 pub struct Parent<'r> {
-    sequences: Vec<(std::iter::Peekable<Sequence<'r>>, Timestamp)>,
+    /// Each with the time at which its run began to read, and whether that run did not commit.
+    sequences: Vec<(std::iter::Peekable<Sequence<'r>>, Timestamp, bool)>,
 }
 
 impl<'r> Parent<'r> {
@@ -236,15 +239,15 @@ impl<'r> Parent<'r> {
         let directory = repository.cache().entries_directory();
         let unfinished = directory.as_ref().and_then(|directory| largest_unfinished(directory, source));
         if let Some((file, time)) = unfinished.and_then(|path| EntriesFile::open(&path)) {
-            parent.sequences.push((Sequence::File(file).peekable(), time));
+            parent.sequences.push((Sequence::File(file).peekable(), time, true));
         }
         let Some(snapshot) = snapshot else { return parent };
         let path = directory.map(|directory| directory.join(source.finished(&snapshot.id)));
         if let Some((file, time)) = path.and_then(|path| EntriesFile::open(&path)) {
-            parent.sequences.push((Sequence::File(file).peekable(), time));
+            parent.sequences.push((Sequence::File(file).peekable(), time, false));
         } else if repository.can_read_data() {
             let entries = repository.tree(&snapshot.root).entries();
-            parent.sequences.push((Sequence::Tree(entries).peekable(), snapshot.time));
+            parent.sequences.push((Sequence::Tree(entries).peekable(), snapshot.time, false));
         }
         parent
     }
@@ -252,10 +255,10 @@ impl<'r> Parent<'r> {
     /// What is known for `key`, the freshest first. Keys must be asked for in ascending order.
     pub fn take(&mut self, key: &TreeKey) -> [Option<Known>; 2] {
         let mut found = [None, None];
-        for (place, (sequence, read_at)) in found.iter_mut().zip(&mut self.sequences) {
+        for (place, (sequence, read_at, unfinished)) in found.iter_mut().zip(&mut self.sequences) {
             while sequence.next_if(|(known, _)| known < key).is_some() {}
             let entry = sequence.next_if(|(known, _)| known == key).map(|(_, entry)| entry);
-            *place = entry.map(|entry| Known { entry, read_at: *read_at });
+            *place = entry.map(|entry| Known { entry, read_at: *read_at, unfinished: *unfinished });
         }
         found
     }

@@ -88,7 +88,10 @@ impl<'r> BlobReader<'r> {
         if let Some((_, bytes)) = self.bases.iter().find(|(known, _)| known == id) {
             return Ok(Arc::clone(bytes));
         }
-        let location = self.repository.locate_or_refresh(id)?;
+        let location = match self.repository.locate_alone(id) {
+            Some(location) => location,
+            None => self.repository.locate_or_refresh(id)?,
+        };
         let mut blob = self.repository.fetch(&location)?;
         let mut plain = Vec::new();
         self.decode_at(id, &location, &mut blob, &mut plain, false)?;

@@ -261,6 +261,11 @@ impl Repository {
         self.index.read().unwrap_or_else(PoisonError::into_inner).locate(id)
     }
 
+    /// Where a copy of the chunk lies that has no base.
+    pub(crate) fn locate_alone(&self, id: &ChunkId) -> Option<Location> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).locate_alone(id)
+    }
+
     /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).
     ///
     /// # Errors

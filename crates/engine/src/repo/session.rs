@@ -5,7 +5,7 @@
 //! abandoned, or adopted by a later session.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord, SnapshotRecord};
 use crate::format::names::{PackName, SegmentName, session_object};
 use crate::format::pack::{BlobKind, BlobRecord, PackWriter};
-use crate::format::segment::{SegmentBuilder, SegmentView};
+use crate::format::segment::{Location, SegmentBuilder, SegmentView};
 use crate::format::session as session_format;
 use crate::ids::{ChunkId, SessionId};
 use crate::repo::adopt::{Adopted, adopt};
@@ -81,6 +81,9 @@ pub struct Session<'r> {
     adopted: Vec<SessionId>,
     queue: (Sender<FullPack>, Receiver<FullPack>),
     in_flight: (Mutex<u64>, Condvar),
+    /// Chunks that were claimed and are in no pack yet.
+    unstored: (Mutex<u64>, Condvar),
+    failed: AtomicBool,
     failure: Mutex<Option<Error>>,
     chunks: AtomicU64,
     plain_bytes: AtomicU64,
@@ -121,6 +124,8 @@ impl<'r> Session<'r> {
             adopted: Vec::new(),
             queue: crossbeam_channel::bounded(1),
             in_flight: (Mutex::new(0), Condvar::new()),
+            unstored: (Mutex::new(0), Condvar::new()),
+            failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             chunks: AtomicU64::new(0),
             plain_bytes: AtomicU64::new(0),
@@ -184,23 +189,37 @@ impl<'r> Session<'r> {
         self.is_listed(id) || lock(&self.claimed).contains(id)
     }
 
-    /// True if the caller has to store the chunk now; nobody else will.
+    /// True if the caller has to [`Self::store`] the chunk now; nobody else will. The commit waits for it.
     #[must_use]
     pub fn claim(&self, id: &ChunkId) -> bool {
-        !self.is_listed(id) && lock(&self.claimed).insert(*id)
+        let claimed = !self.is_listed(id) && lock(&self.claimed).insert(*id);
+        *lock(&self.unstored.0) += u64::from(claimed);
+        claimed
+    }
+
+    /// Where a chunk lies that is published, adopted, or listed by this session.
+    #[must_use]
+    pub fn locate(&self, id: &ChunkId) -> Option<Location> {
+        let own = || self.own.read().unwrap_or_else(PoisonError::into_inner).locate(id);
+        self.published.locate(id).or_else(own)
     }
 
     fn is_listed(&self, id: &ChunkId) -> bool {
-        self.published.locate(id).is_some()
-            || self.own.read().unwrap_or_else(PoisonError::into_inner).locate(id).is_some()
+        self.locate(id).is_some()
     }
 
     /// Adds a claimed chunk's encoded body to the open pack of its kind. Blocks while the writers are behind.
     ///
     /// # Errors
-    /// When a writer failed before.
+    /// When a writer failed before, or this one does: then the session can't be committed any more.
     pub fn store(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
-        self.check()?;
+        let added = self.refuse_after_failure().and_then(|()| self.add(kind, id, plain_bytes, body));
+        *lock(&self.unstored.0) -= 1;
+        self.unstored.1.notify_all();
+        added.map_err(|error| self.fail(error))
+    }
+
+    fn add(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
         let (place, limit) = match kind {
             BlobKind::Data => (&self.open_packs[0], self.pack_bytes),
             BlobKind::Tree => (&self.open_packs[1], self.pack_bytes.min(TREE_PACK_BYTES_MAX)),
@@ -273,10 +292,8 @@ impl<'r> Session<'r> {
     }
 
     fn write_counted(&self, pack: FullPack) {
-        if self.check().is_ok()
-            && let Err(error) = self.write_pack(pack)
-        {
-            lock(&self.failure).get_or_insert(error);
+        if let Err(error) = self.refuse_after_failure().and_then(|()| self.write_pack(pack)) {
+            self.fail(error);
         }
         *lock(&self.in_flight.0) -= 1;
         self.in_flight.1.notify_all();
@@ -338,19 +355,30 @@ impl<'r> Session<'r> {
         Ok(())
     }
 
-    /// The first failure of a writer thread, once; later calls give a plain refusal.
+    /// Keeps the first failure for [`Self::check`] and gives the plain refusal that everybody else gets.
+    fn fail(&self, error: Error) -> Error {
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            *lock(&self.failure) = Some(error);
+        }
+        Error::Refused("storing failed before".into())
+    }
+
+    fn refuse_after_failure(&self) -> Result<()> {
+        if self.failed.load(Ordering::SeqCst) { Err(Error::Refused("storing failed before".into())) } else { Ok(()) }
+    }
+
+    /// Fails once storing has failed. The thread that reports to the user asks with [`Self::take_failure`] why.
     ///
     /// # Errors
-    /// When a writer failed.
+    /// A refusal without the reason.
     pub fn check(&self) -> Result<()> {
-        let mut failure = lock(&self.failure);
-        match failure.take() {
-            None => Ok(()),
-            Some(error) => {
-                *failure = Some(Error::Refused("storing failed before".into()));
-                Err(error)
-            }
-        }
+        self.refuse_after_failure()
+    }
+
+    /// The first failure of any thread, once.
+    #[must_use]
+    pub fn take_failure(&self) -> Option<Error> {
+        lock(&self.failure).take()
     }
 
     /// Makes everything durable that was stored so far and lists it in a segment, without publishing it.
@@ -358,6 +386,11 @@ impl<'r> Session<'r> {
     /// # Errors
     /// When storing fails.
     pub fn flush(&self) -> Result<()> {
+        let mut unstored = lock(&self.unstored.0);
+        while *unstored > 0 {
+            unstored = self.unstored.1.wait(unstored).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(unstored);
         for (kind, place) in [BlobKind::Data, BlobKind::Tree].into_iter().zip(&self.open_packs) {
             let open = lock(place).take();
             self.send(kind, open);

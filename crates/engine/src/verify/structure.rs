@@ -194,20 +194,21 @@ impl Structure {
         facts.end = facts.end.max(end);
     }
 
-    /// A base must be listed, and have no base itself.
+    /// Of every base a copy must be listed that has no base itself.
     fn check_bases(&self, check: &Check<'_>) -> Result<()> {
         for segment in self.index.segments() {
             check.go_on()?;
             let Some(view) = segment.view() else { continue };
             for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
                 let Some(base) = location.base else { continue };
-                match self.index.locate(&base) {
-                    None => self.unlisted(check, id),
-                    Some(place) if place.base.is_some() => {
-                        let object = segment.record().name.object();
-                        check.findings.chunk(&object, "a base that has a base itself", id);
-                    }
-                    Some(_) => {}
+                if self.index.locate_alone(&base).is_some() {
+                    continue;
+                }
+                if self.index.locate(&base).is_none() {
+                    self.unlisted(check, id);
+                } else {
+                    let object = segment.record().name.object();
+                    check.findings.chunk(&object, "a base that has a base itself", id);
                 }
             }
         }
