@@ -35,7 +35,8 @@ Examples:
 /// takes seconds. The single steps are commands too.
 ///
 /// Snapshots are named by the beginning of their id, by `latest`, `latest:HOST` or `latest:HOST:/SOURCE`, or by a date
-/// or time: the newest at or before it. SNAPSHOT:/PATH is a path inside one.
+/// or time: the newest at or before it. SNAPSHOT:/PATH is a path inside one; latest:HOST:/PATH is too, where /PATH is no
+/// source itself but lies in one.
 #[derive(Debug, Parser)]
 #[command(name = "seawall", version, after_help = EXIT_CODES, after_long_help = AFTER_HELP.as_str())]
 #[command(disable_help_subcommand = true)]

@@ -126,15 +126,22 @@ fn run_password_command(command: &OsString) -> Result<Zeroizing<Vec<u8>>> {
 /// # Errors
 /// [`Error::Usage`] where there is no terminal; [`Error::Interrupted`] for Ctrl-C.
 pub fn prompt(question: &str, stop: &Stop) -> Result<Zeroizing<Vec<u8>>> {
+    prompt_or(question, stop, "")
+}
+
+/// As [`prompt`]; where there is no terminal, the error ends with `remark`.
+///
+/// # Errors
+/// As [`prompt`].
+pub fn prompt_or(question: &str, stop: &Stop, remark: &str) -> Result<Zeroizing<Vec<u8>>> {
     let answer = stop.while_prompting(|| rpassword::prompt_password(format!("{question}: ")));
     match answer {
         Ok(text) => password(Zeroizing::new(text.into_bytes()), "the password"),
         Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Err(Error::Interrupted),
-        Err(_) => Err(Error::Usage(
-            "no key: name one with --key-file, --password-file or --password-command, or set SEAWALL_PASSWORD \
-             (there is no terminal to ask on)"
-                .to_owned(),
-        )),
+        Err(_) => Err(Error::Usage(format!(
+            "no key: name one with --key-file (a recovery kit is a key file too), --password-file or \
+             --password-command, or set SEAWALL_PASSWORD (there is no terminal to ask on){remark}"
+        ))),
     }
 }
 

@@ -86,7 +86,8 @@ TO RECOVER WITHOUT SEAWALL
 }
 
 /// A path as a POSIX shell takes it.
-fn shell_quoted(text: &str) -> String {
+#[must_use]
+pub fn shell_quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

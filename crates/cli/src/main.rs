@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 
 use arguments::{Arguments, Command};
@@ -51,6 +52,7 @@ struct Summary<'a> {
 }
 
 fn main() -> ExitCode {
+    allow_many_files();
     let written: Vec<OsString> = std::env::args_os().collect();
     let json = written.iter().any(|argument| argument == "--json");
     let exit = match Arguments::try_parse_from(written) {
@@ -58,6 +60,14 @@ fn main() -> ExitCode {
         Err(refused) => misunderstood(&refused, json),
     };
     ExitCode::from(exit.code())
+}
+
+/// Raises the soft limit of open files to the hard one: a walk holds directories, and many threads hold files.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where the system refuses, the engine waits for free descriptors, only slower.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn run(arguments: Arguments) -> Exit {

@@ -59,12 +59,13 @@ fn to_instant(time: Timestamp) -> Option<Instant> {
     Instant::new(time.seconds, i32::try_from(time.nanos).ok()?).ok()
 }
 
-/// A time for people, as `2026-11-22 14:05:09` in `zone`; the bare seconds where no calendar reaches.
+/// A time for tables, as `2026-11-22 14:05:09+01:00` in `zone`, which [`parse`] understands; the bare seconds where no
+/// calendar reaches.
 #[must_use]
 pub fn show(time: Timestamp, zone: &TimeZone) -> String {
     to_instant(time).map_or_else(
         || format!("{} s", time.seconds),
-        |instant| instant.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        |instant| instant.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:z").to_string(),
     )
 }
 
@@ -120,6 +121,8 @@ mod tests {
         let again = parse(&show(time, &berlin()), &berlin()).unwrap();
         assert_eq!(again.seconds, time.seconds);
         assert!(again >= time);
+        assert_eq!(show(time, &berlin()), "2026-11-18T15:06:40+01:00".replace('T', " "));
+        assert_eq!(parse(&show(time, &berlin()), &TimeZone::UTC), Some(again), "whatever the zone of the reader");
     }
 
     #[test]

@@ -105,11 +105,24 @@ impl Run {
         }
         match self.kept_key(store.as_ref(), location)? {
             Some(key) => self.open_with(&store, &[key]),
-            None => {
-                let question = format!("Password for {}", location.display());
-                self.open_with(&store, &[KeySource::Password(keys::prompt(&question, &self.stop)?)])
-            }
+            None => self.open_with(&store, &[self.ask(store.as_ref(), location)?]),
         }
+    }
+
+    /// A password from a prompt, after a word on the key file that may be lost.
+    fn ask(&self, store: &dyn Store, location: &Path) -> Result<KeySource> {
+        let lost = self.key_path(&repository_id(store)?).map(|path| {
+            format!("the key file {} that `protect` would have kept for this repository is not there", path.display())
+        });
+        // A repository that was named may well have been made with a password only.
+        if self.settings.repository.is_none()
+            && let Some(lost) = &lost
+        {
+            self.output.warn(&format!("{lost}; the recovery kit is a key file too: --key-file KIT"));
+        }
+        let remark = lost.map(|lost| format!("; {lost}")).unwrap_or_default();
+        let question = format!("Password for {}", location.display());
+        Ok(KeySource::Password(keys::prompt_or(&question, &self.stop, &remark)?))
     }
 
     /// Opens with the first of these keys that fits.

@@ -5,7 +5,8 @@
 //!     DATE or TIME  the newest at or before 2026-11-22, "2026-11-22 14:05", 2026-11-22T14:05:09Z
 //!
 //! Any of them may be followed by `:/PATH`, a path inside the snapshot. `latest:/PATH` is that path in the newest of
-//! all; `latest::/SOURCE` is the newest of that source on any host. "Newest" goes by the order of the log, which no
+//! all; `latest::/SOURCE` is the newest of that source on any host. Where /SOURCE lies inside a source but is none, it
+//! is the path inside as well. "Newest" goes by the order of the log, which no
 //! wrong clock can change; only dates go by the time that a snapshot claims.
 
 use std::ffi::OsStr;
@@ -50,8 +51,8 @@ pub struct SnapshotPath {
     pub name: Name,
     /// As the user wrote the whole.
     pub written: String,
-    /// The path inside; the root where none was written.
-    pub path: TreeKey,
+    /// The path inside; `None` where none was written.
+    pub path: Option<TreeKey>,
 }
 
 impl SnapshotPath {
@@ -69,8 +70,21 @@ impl SnapshotPath {
                 (plain(name, &written, zone)?, path)
             }
         };
-        let path = path.map_or_else(|| Ok(TreeKey::default()), |path| inner_path(path, &written))?;
+        let path = path.map(|path| inner_path(path, &written)).transpose()?;
         Ok(Self { name, written, path })
+    }
+
+    /// The path that is meant in the snapshot that was resolved: the one written, else what `latest:HOST:/PATH` names
+    /// if that is no source but lies in one, else the root.
+    #[must_use]
+    pub fn path_in(&self, snapshot: &Snapshot) -> TreeKey {
+        match (&self.path, &self.name) {
+            (Some(path), _) => path.clone(),
+            (None, Name::Latest { source: Some(path), .. }) if !sources(snapshot).any(|source| source == *path) => {
+                path.clone()
+            }
+            _ => TreeKey::default(),
+        }
     }
 
     /// The snapshot that is meant.
@@ -132,9 +146,11 @@ pub fn short(id: &SnapshotId) -> String {
 /// True if a snapshot was made of `path` or of something above it.
 #[must_use]
 pub fn holds(snapshot: &Snapshot, path: &TreeKey) -> bool {
-    snapshot.record.paths.iter().any(|source| {
-        TreeKey::from_path(Path::new(OsStr::from_bytes(source))).is_some_and(|source| path.is_within(&source))
-    })
+    sources(snapshot).any(|source| path.is_within(&source))
+}
+
+fn sources(snapshot: &Snapshot) -> impl Iterator<Item = TreeKey> {
+    snapshot.record.paths.iter().filter_map(|source| TreeKey::from_path(Path::new(OsStr::from_bytes(source))))
 }
 
 /// `:HOST:/SOURCE:/PATH`, each part optional from the right; `:/PATH` alone is a path inside.
@@ -275,10 +291,30 @@ mod tests {
             ("2026-11-22 14:05:/etc", "/etc"),
         ] {
             let parsed = SnapshotPath::parse(OsStr::new(text), &TimeZone::UTC).unwrap();
-            assert_eq!(parsed.path.to_path(), Path::new(path), "{text}");
+            assert_eq!(parsed.path.unwrap_or_default().to_path(), Path::new(path), "{text}");
         }
         let bytes = SnapshotPath::parse(OsStr::from_bytes(b"aa:/x\xff"), &TimeZone::UTC).unwrap();
-        assert_eq!(bytes.path.0, b"x\xff");
+        assert_eq!(bytes.path.unwrap().0, b"x\xff");
+    }
+
+    #[test]
+    fn a_path_below_a_source_is_the_path_inside() {
+        let all = snapshots();
+        for (text, number, path) in [
+            ("latest:web1:/srv", 1, "/"),
+            ("latest:web1:/srv/", 1, "/"),
+            ("latest:web1:/srv/models/x", 1, "/srv/models/x"),
+            ("latest:web2:/srv/models", 2, "/"),
+            ("latest::/srv/models/x", 2, "/srv/models/x"),
+            ("latest:web1:/srv/models:/srv/y", 1, "/srv/y"),
+            ("latest:web1:/srv/models:/", 1, "/"),
+            ("latest:/etc", 3, "/etc"),
+            ("latest", 3, "/"),
+        ] {
+            let name = SnapshotPath::parse(OsStr::new(text), &TimeZone::UTC).unwrap();
+            let snapshot = name.resolve(&all).unwrap();
+            assert_eq!((snapshot.number, name.path_in(snapshot).to_path()), (number, path.into()), "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
 use seawall_engine::clock::Timestamp;
@@ -12,7 +12,8 @@ use seawall_engine::repo::Repository;
 use seawall_engine::stages::walk::WalkOptions;
 use serde::Serialize;
 
-use super::sources::{LabelArguments, SelectionArguments, existing};
+use super::overlap::{self, OwnPlace};
+use super::sources::{LabelArguments, SelectionArguments, absolute};
 use crate::failure::Exit;
 use crate::progress::Problems;
 use crate::quantities::{bytes, count, counted, duration, rate, ratio};
@@ -83,10 +84,15 @@ impl Arguments {
     /// # Errors
     /// When nothing could be committed.
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
-        let paths = existing(&self.paths)?;
-        let repository = run.open()?;
+        let location = run.location()?;
+        let walk = self.walk(run, &location)?;
+        let repository = run.open_at(&location)?;
         let parent = self.parent(run, &repository)?;
-        let (source, producer) = self.source(run, paths)?;
+        // Why only now: a command is not started for a repository that does not open.
+        let (source, producer) = match walk {
+            Some(walk) => (Source::Paths(walk), None),
+            None => self.stream(run)?,
+        };
         let options = BackupOptions {
             force_read: self.force_read,
             dry_run: self.dry_run,
@@ -114,12 +120,20 @@ impl Arguments {
         Ok(Some(SnapshotPath::parse(text, &run.zone)?.resolve(&snapshots)?.record.id))
     }
 
-    fn source(&self, run: &Run, paths: Vec<PathBuf>) -> Result<(Source, Option<Producer>)> {
-        if !self.stdin && !self.command {
-            let excludes = self.selection.excludes(&[])?;
-            let one_file_system = self.selection.one_file_system;
-            return Ok((Source::Paths(WalkOptions { sources: paths, excludes, one_file_system }), None));
+    /// What to walk; `None` for a stream.
+    fn walk(&self, run: &Run, location: &Path) -> Result<Option<WalkOptions>> {
+        if self.stdin || self.command {
+            return Ok(None);
         }
+        let sources = absolute(&self.paths)?;
+        let own: Vec<OwnPlace> = OwnPlace::cache(run).into_iter().collect();
+        let excludes = self.selection.excludes(&overlap::leave_out(run, &own, &sources)?)?;
+        let one_file_system = self.selection.one_file_system;
+        overlap::refuse(location, &sources, &excludes, one_file_system)?;
+        Ok(Some(WalkOptions { sources, excludes, one_file_system }))
+    }
+
+    fn stream(&self, run: &Run) -> Result<(Source, Option<Producer>)> {
         let name = self.stdin_name.clone().expect("the parser requires a name for streams").into_vec();
         if self.stdin {
             let reader = Box::new(Stoppable::new(std::io::stdin(), &run.stop));
@@ -207,13 +221,13 @@ fn show(run: &Run, report: &BackupReport, problems: &Problems) -> std::io::Resul
     };
     output.report(head)?;
     output.report(format!(
-        "  {}: {} new, {} changed, {} unchanged; {}, {} others",
+        "  {}: {} new, {} changed, {} unchanged; {}, {}",
         counted(files, "file", "files"),
         count(report.files_new),
         count(report.files_changed),
         count(report.files_unchanged),
         counted(report.directories, "directory", "directories"),
-        count(report.others)
+        counted(report.others, "other", "others")
     ))?;
     output.report(format!(
         "  {} in all; {} {read}, {} new, {} stored ({})",

@@ -36,7 +36,7 @@ impl Arguments {
         let snapshots = repository.snapshots();
         let snapshot = named.resolve(&snapshots)?;
         let mut output = Standard { run, failed: None };
-        let written = cat(&repository, &snapshot.record.root, &named.path, None, &mut output);
+        let written = cat(&repository, &snapshot.record.root, &named.path_in(snapshot), None, &mut output);
         match output.failed {
             Some(_) if run.stop.requested() => Err(Error::Interrupted.into()),
             Some(error) => Err(error.into()),

@@ -70,10 +70,10 @@ impl Arguments {
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let from = SnapshotPath::parse(&self.from, &run.zone)?;
         let to = SnapshotPath::parse(&self.to, &run.zone)?;
-        let within = common_path(&from.path, &to.path)?;
         let repository = run.open()?;
         let snapshots = repository.snapshots();
         let (old, new) = (from.resolve(&snapshots)?, to.resolve(&snapshots)?);
+        let within = common_path(&from.path_in(old), &to.path_in(new))?;
         let mut written = Ok(());
         let report = diff(&repository, &old.record.root, &new.record.root, &within, &mut |change| {
             if change.kind != ChangeKind::Metadata || self.metadata {

@@ -15,7 +15,7 @@ use super::ls::EntryLine;
 use crate::failure::Exit;
 use crate::moments;
 use crate::output::printable;
-use crate::quantities::{count, counted, parse_size};
+use crate::quantities::{counted, parse_size};
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
 
@@ -125,7 +125,7 @@ impl Arguments {
         let mut chosen = Vec::new();
         for name in &self.snapshot {
             let name = SnapshotPath::parse(name, &run.zone)?;
-            if name.path.depth() > 0 {
+            if name.path.as_ref().is_some_and(|path| path.depth() > 0) {
                 return Err(Error::Usage(format!("{}: --snapshot takes no path; write it as a pattern", name.written)));
             }
             chosen.push(name.resolve(all)?.clone());
@@ -164,9 +164,9 @@ fn conclude(run: &Run, report: &FindReport, snapshots: u64) -> anyhow::Result<Ou
         run.output.warn(&format!("{}: {}", printable(problem.subject.as_bytes()), problem.what));
     }
     run.output.note(&format!(
-        "{} among {} entries of {}",
+        "{} among {} of {}",
         counted(report.matches, "match", "matches"),
-        count(report.entries),
+        counted(report.entries, "entry", "entries"),
         counted(snapshots, "snapshot", "snapshots")
     ));
     let exit = if report.problems_count > 0 { Exit::Damage } else { Exit::Done };

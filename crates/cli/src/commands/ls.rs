@@ -106,7 +106,7 @@ impl Arguments {
         let snapshot = named.resolve(&snapshots)?;
         let mut listed = 0u64;
         let mut written = Ok(());
-        list(&repository, &snapshot.record.root, &named.path, self.recursive, &mut |key, entry| {
+        list(&repository, &snapshot.record.root, &named.path_in(snapshot), self.recursive, &mut |key, entry| {
             listed += 1;
             written = show(key, entry, self.long, run);
             if written.is_err() || run.stop.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -4,6 +4,7 @@
 //! and ends in an `Outcome`: an exit code and the fields of the JSON summary. `sources` holds what several
 //! commands share.
 
+pub mod above;
 pub mod backup;
 pub mod cat;
 pub mod completions;
@@ -12,6 +13,7 @@ pub mod find;
 pub mod init;
 pub mod ls;
 pub mod man;
+pub mod overlap;
 pub mod protect;
 pub mod restore;
 pub mod snapshots;

@@ -6,7 +6,6 @@
 //! the report says exactly what was read and restored. "Protected" and exit code 0 mean: proven, without any problem.
 //! The scratch folder goes away however the run ends, short of a kill.
 
-mod above;
 mod opening;
 mod proof;
 mod report;
@@ -22,15 +21,16 @@ use seawall_engine::restore::{RestoreOptions, RestoreReport, restore};
 use seawall_engine::stages::walk::WalkOptions;
 use seawall_engine::verify::{CompareOptions, CompareReport, VerifyReport, compare, verify};
 
+use super::above::SourcesOnly;
 use super::backup::options as backup_options;
-use super::sources::{LabelArguments, SelectionArguments, existing, literal_pattern, refuse_overlap};
+use super::overlap::{self, OwnPlace};
+use super::sources::{LabelArguments, SelectionArguments, absolute};
 use super::verify::{options as verify_options, show_damage};
 use crate::progress::Display;
 use crate::quantities;
 use crate::run::{Outcome, Run};
 use crate::scratch::{self, Scratch};
 use crate::snapshot_name::short;
-use above::SourcesOnly;
 use opening::Opened;
 use proof::{DataProof, Rehearsal};
 use report::Protection;
@@ -102,11 +102,12 @@ impl Arguments {
     /// # Errors
     /// When the backup could not be committed or the proof could not be carried out.
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
-        let sources = existing(&self.paths)?;
+        let sources = absolute(&self.paths)?;
         let location = opening::location(run)?;
         let scratch_parent = self.scratch_parent(&location)?;
-        let excludes = self.selection.excludes(&left_out(run, &scratch_parent))?;
-        refuse_overlap("the repository", &location, &sources, &excludes, self.selection.one_file_system)?;
+        let left_out = overlap::leave_out(run, &own_places(run, &location, &scratch_parent), &sources)?;
+        let excludes = self.selection.excludes(&left_out)?;
+        overlap::refuse(&location, &sources, &excludes, self.selection.one_file_system)?;
         let opened = opening::open_or_make(run, &location, self.kit.as_deref())?;
         let display = run.display();
         let walk = WalkOptions { sources, excludes, one_file_system: self.selection.one_file_system };
@@ -145,7 +146,9 @@ impl Arguments {
         let root = nix::unistd::geteuid().is_root();
         let monitor = SourcesOnly::new(display, snapshot, root);
         let restored = restore(repository, &snapshot.root, &self.restore_options(run, &rehearsal, &target), &monitor)?;
-        monitor.conclude();
+        monitor.conclude(
+            "in the rehearsal, directories above the sources belonged to this user; a recovery as root sets their owners",
+        );
         let chosen = |key: &TreeKey| rehearsal.includes(key);
         let options = CompareOptions {
             threads: run.settings.threads,
@@ -181,14 +184,15 @@ impl Arguments {
     }
 }
 
-/// What no snapshot should hold although it may lie in a source: caches, and scratch folders of a killed run.
-fn left_out(run: &Run, scratch_parent: &Path) -> Vec<String> {
+/// What no snapshot should hold although it may lie in a source. A repository that the user placed is not among it:
+/// whether to leave that out is for the user to say.
+fn own_places(run: &Run, location: &Path, scratch_parent: &Path) -> Vec<OwnPlace> {
     for left in scratch::left_behind(scratch_parent) {
         run.output.warn(&format!("an earlier run that was killed left {} behind; remove it", left.display()));
     }
-    let cache = run.settings.cache.as_deref().and_then(literal_pattern).map(|path| format!("{path}/"));
-    let scratch = literal_pattern(&scratch_parent.join(scratch::PREFIX)).map(|path| format!("{path}*/"));
-    cache.into_iter().chain(scratch).collect()
+    let chosen_here = run.settings.repository.is_none().then(|| OwnPlace::repository(location));
+    let scratch = OwnPlace::scratch(scratch_parent);
+    chosen_here.into_iter().chain([scratch]).chain(OwnPlace::cache(run)).collect()
 }
 
 /// A restore that runs into a full disk proves nothing and may harm others on that disk.

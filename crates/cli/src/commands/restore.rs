@@ -7,16 +7,20 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
+use seawall_engine::monitor::Monitor;
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_engine::restore::{Act, Overwrite, OwnerBy, RestoreOptions, RestoreReport, restore};
 use serde::Serialize;
 
+use super::above::SourcesOnly;
+use super::sources::from_here;
 use crate::failure::Exit;
 use crate::output::{JsonPath, printable};
 use crate::progress::Problems;
 use crate::quantities::{bytes, count, counted, duration, rate};
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
+use crate::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +67,8 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = OverwriteChoice::IfChanged, value_name = "WHEN")]
     pub overwrite: OverwriteChoice,
 
-    /// Delete what the snapshot does not have from the restored directories (asks first)
+    /// Delete what the snapshot does not have from the restored directories (asks first); refused where the backup had
+    /// problems
     #[arg(long)]
     pub delete: bool,
 
@@ -110,26 +115,32 @@ impl Arguments {
         let repository = run.open()?;
         let snapshots = repository.snapshots();
         let snapshot = named.resolve(&snapshots)?;
+        let from = named.path_in(snapshot);
         let target = self.target(&repository, snapshot, &named)?;
-        if self.delete && !self.dry_run && !self.yes {
-            confirm_deletion(&target)?;
+        let options = self.options(run, &from, target.clone())?;
+        if self.delete {
+            require_whole(snapshot)?;
+            if !self.dry_run && !self.yes {
+                confirm_deletion(run, &repository, snapshot, &options)?;
+            }
         }
-        let options = self.options(run, &named.path, target.clone());
         let display = run.display();
-        let report = restore(&repository, &snapshot.record.root, &options, &display)?;
+        let monitor = SourcesOnly::new(&display, &snapshot.record, nix::unistd::geteuid().is_root());
+        let report = restore(&repository, &snapshot.record.root, &options, &monitor)?;
+        monitor.conclude("directories above the sources belong to this user now; a restore as root sets their owners");
         let problems = display.problems();
         drop(display);
         show(run, &report, &problems, snapshot, &target, self.dry_run)?;
-        let exit = exit(report.problems, &problems);
+        let exit = exit(problems.count, &problems);
         Outcome::with(exit, RestoreSummary::new(&report, problems, snapshot, &target))
     }
 
-    fn options(&self, run: &Run, from: &TreeKey, target: PathBuf) -> RestoreOptions {
-        RestoreOptions {
+    fn options(&self, run: &Run, from: &TreeKey, target: PathBuf) -> Result<RestoreOptions> {
+        Ok(RestoreOptions {
             from: from.clone(),
             target,
-            include: self.include.clone(),
-            exclude: self.exclude.clone(),
+            include: from_here(&self.include)?,
+            exclude: from_here(&self.exclude)?,
             overwrite: match self.overwrite {
                 OverwriteChoice::Never => Overwrite::Never,
                 OverwriteChoice::IfChanged => Overwrite::IfChanged,
@@ -144,7 +155,7 @@ impl Arguments {
             budget_bytes: run.settings.budget_bytes,
             threads: run.settings.threads,
             sync: self.sync,
-        }
+        })
     }
 
     /// In place, a directory is restored onto itself and anything else into the directory that held it.
@@ -152,11 +163,12 @@ impl Arguments {
         if let Some(target) = &self.target {
             return Ok(target.clone());
         }
-        let entry = repository.tree(&snapshot.record.root).get(&named.path)?;
+        let path = named.path_in(snapshot);
+        let entry = repository.tree(&snapshot.record.root).get(&path)?;
         let entry =
             entry.ok_or_else(|| Error::NotFound(format!("{}: the snapshot has no such path", named.written)))?;
-        let holder = if entry.is_directory() { None } else { named.path.parent() };
-        Ok(holder.unwrap_or_else(|| named.path.clone()).to_path())
+        let holder = if entry.is_directory() { None } else { path.parent() };
+        Ok(holder.unwrap_or(path).to_path())
     }
 }
 
@@ -172,16 +184,52 @@ pub fn exit(counted: u64, problems: &Problems) -> Exit {
     }
 }
 
-fn confirm_deletion(target: &std::path::Path) -> Result<()> {
+/// A file that the backup could not read is not in the snapshot, and `--delete` would take it for a stray.
+fn require_whole(snapshot: &Snapshot) -> anyhow::Result<()> {
+    let problems = snapshot.record.problems;
+    anyhow::ensure!(
+        problems == 0,
+        "the backup of snapshot {} met {}: files that it could not read would be deleted; restore without --delete",
+        short(&snapshot.record.id),
+        counted(problems, "problem", "problems")
+    );
+    Ok(())
+}
+
+/// Asks, after a dry run that counts what would go. Nothing is asked where nothing would.
+fn confirm_deletion(
+    run: &Run,
+    repository: &Repository,
+    snapshot: &Snapshot,
+    options: &RestoreOptions,
+) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::Usage("--delete asks before it deletes, and there is no terminal: add --yes".to_owned()));
+        let text = "--delete asks before it deletes, and there is no terminal: add --yes";
+        return Err(Error::Usage(text.to_owned()).into());
     }
-    let shown = printable(target.as_os_str().as_encoded_bytes());
-    let asked = write!(std::io::stderr(), "Delete what the snapshot does not have from {shown}? Type yes: ");
+    let rehearsal = RestoreOptions { dry_run: true, ..options.clone() };
+    let deleted = restore(repository, &snapshot.record.root, &rehearsal, &Stopping(&run.stop))?.deleted;
+    if deleted == 0 {
+        return Ok(());
+    }
+    let paths = counted(deleted, "path", "paths");
+    let shown = printable(options.target.as_os_str().as_encoded_bytes());
+    let question = format!("{paths} in {shown} would be deleted (--dry-run lists them). Type yes to go on: ");
+    let mut stderr = std::io::stderr();
+    stderr.write_all(question.as_bytes())?;
+    stderr.flush()?;
     let mut answer = String::new();
-    match asked.and_then(|()| std::io::stdin().read_line(&mut answer)) {
-        Ok(_) if answer.trim() == "yes" => Ok(()),
-        _ => Err(Error::Usage("not confirmed; nothing was changed".to_owned())),
+    std::io::stdin().read_line(&mut answer)?;
+    anyhow::ensure!(answer.trim() == "yes", "not confirmed; nothing was changed");
+    Ok(())
+}
+
+/// Says nothing: what the rehearsal of a deletion meets, the restore meets again.
+struct Stopping<'s>(&'s Stop);
+
+impl Monitor for Stopping<'_> {
+    fn stopped(&self) -> bool {
+        self.0.requested()
     }
 }
 
@@ -244,10 +292,10 @@ fn show(
     let shown = printable(target.as_os_str().as_encoded_bytes());
     output.report(format!("{head} {} to {shown}", short(&snapshot.record.id)))?;
     output.report(format!(
-        "  {}, {}, {} others; {} unchanged, {} skipped, {} deleted",
+        "  {}, {}, {}; {} unchanged, {} skipped, {} deleted",
         counted(report.files, "file", "files"),
         counted(report.directories, "directory", "directories"),
-        count(report.others),
+        counted(report.others, "other", "others"),
         count(report.unchanged),
         count(report.skipped),
         count(report.deleted)

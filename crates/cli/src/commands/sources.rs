@@ -1,7 +1,7 @@
-//! What `backup` and `protect` share: which files are taken, how a snapshot is labelled, and the checks on sources.
+//! What `backup` and `protect` share: which files are taken, how a snapshot is labelled, and which sources exist.
+//!
+//! Whether sources and seawall's own files get into each other's way is looked at in `overlap`.
 
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use seawall_engine::error::{Error, Result};
@@ -13,7 +13,8 @@ use crate::quantities::parse_size;
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "What is taken")]
 pub struct SelectionArguments {
-    /// Leave out what matches: NAME at any depth, /ABSOLUTE/PATH, `*`, `**`, NAME/ directories only, !PATTERN takes again
+    /// Leave out what matches: NAME or SOME/NAMES at any depth, /ABSOLUTE/PATH, ./PATH from the working directory, `*`
+    /// (not over a slash), `**` (any depth), NAME/ for directories only, !PATTERN to take again
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
 
@@ -21,7 +22,7 @@ pub struct SelectionArguments {
     #[arg(long, value_name = "PATTERN")]
     pub iexclude: Vec<String>,
 
-    /// Leave out what matches a line of this file; empty lines and lines with # do not count
+    /// Leave out what matches a line of this file; empty lines and lines that begin with # do not count
     #[arg(long, value_name = "FILE")]
     pub exclude_file: Vec<PathBuf>,
 
@@ -55,12 +56,13 @@ impl SelectionArguments {
                 std::fs::read_to_string(path).map_err(|error| Error::file(path, "cannot read the exclude file", error))
             })
             .collect::<Result<Vec<String>>>()?;
-        let mut patterns = self.exclude.clone();
+        let lines = |content: &String| from_here(content.lines()).map(|lines| lines.join("\n"));
+        let mut patterns = from_here(&self.exclude)?;
         patterns.extend_from_slice(also);
         Excludes::new(ExcludeOptions {
             patterns,
-            patterns_ignore_case: self.iexclude.clone(),
-            pattern_files,
+            patterns_ignore_case: from_here(&self.iexclude)?,
+            pattern_files: pattern_files.iter().map(lines).collect::<Result<_>>()?,
             if_present: self.exclude_if_present.clone(),
             cachedir_tag: self.exclude_caches,
             larger_than: self.exclude_larger_than,
@@ -92,6 +94,29 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Patterns with a leading `./` (behind a `!`, if there is one) made absolute: it stands for the working directory.
+///
+/// # Errors
+/// When the working directory is needed and can't be known or written as a pattern.
+pub fn from_here<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Vec<String>> {
+    let resolve = |pattern: P| {
+        let (mark, body) = pattern.as_ref().strip_prefix('!').map_or(("", pattern.as_ref()), |body| ("!", body));
+        match body.strip_prefix("./") {
+            Some(rest) => Ok(format!("{mark}{}/{}", working_directory()?, rest.trim_start_matches('/'))),
+            None => Ok(pattern.as_ref().to_owned()),
+        }
+    };
+    patterns.into_iter().map(resolve).collect()
+}
+
+/// As a pattern, without a slash at the end.
+fn working_directory() -> Result<String> {
+    let here = std::env::current_dir().map_err(|error| Error::file(".", "cannot tell the working directory", error))?;
+    let pattern = literal_pattern(&here)
+        .ok_or_else(|| Error::Usage("a pattern that begins with ./ needs a working directory in UTF-8".to_owned()))?;
+    Ok(pattern.trim_end_matches('/').to_owned())
+}
+
 /// A pattern that matches exactly this path; `None` where it can't be written as text.
 #[must_use]
 pub fn literal_pattern(path: &Path) -> Option<String> {
@@ -105,132 +130,32 @@ pub fn literal_pattern(path: &Path) -> Option<String> {
     Some(pattern)
 }
 
-/// The sources as absolute paths that exist. Symbolic links at the end are kept; the walk knows what to do with them.
+/// The sources as absolute paths. Symbolic links at the end are kept; the walk knows what to do with them. As long as
+/// one exists, it also tells of those that do not, as problems.
 ///
 /// # Errors
-/// When a path does not exist or can't be looked at.
-pub fn existing(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    paths
-        .iter()
-        .map(|path| {
-            std::fs::symlink_metadata(path).map_err(|error| Error::file(path, "cannot protect this", error))?;
-            std::path::absolute(path).map_err(|error| Error::file(path, "cannot make this path absolute", error))
-        })
-        .collect()
-}
-
-/// Where a path is, or would be: the part that exists is resolved, the rest appended.
-///
-/// # Errors
-/// When the existing part can't be resolved.
-pub fn resolved(path: &Path) -> Result<PathBuf> {
-    let path = std::path::absolute(path).map_err(|error| Error::file(path, "cannot make this path absolute", error))?;
-    for ancestor in path.ancestors() {
-        match ancestor.canonicalize() {
-            Ok(real) => {
-                let rest = path.strip_prefix(ancestor).expect("an ancestor is a prefix");
-                return Ok(if rest.as_os_str().is_empty() { real } else { real.join(rest) });
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::file(ancestor, "cannot resolve this path", error)),
+/// When none exists or can be looked at.
+pub fn absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = paths.is_empty();
+    let mut failure = None;
+    for path in paths {
+        match std::fs::symlink_metadata(path) {
+            Ok(_) => found = true,
+            Err(error) => failure = failure.or(Some(Error::file(path, "cannot protect this", error))),
         }
     }
-    Ok(path)
-}
-
-/// Refuses a repository that lies inside a source, or a source inside of it: each run would back up what the run
-/// before stored. It may lie there if it is left out by a pattern, or by `--one-file-system` on another file system.
-///
-/// # Errors
-/// [`Error::Usage`] naming both.
-pub fn refuse_overlap(
-    what: &str,
-    place: &Path,
-    sources: &[PathBuf],
-    excludes: &Excludes,
-    one_file_system: bool,
-) -> Result<()> {
-    let place = resolved(place)?;
-    for source in sources {
-        let real = resolved(source)?;
-        if place.starts_with(&real)
-            && !is_left_out(&place, &real, excludes)
-            && !(one_file_system && is_elsewhere(&place, &real))
-        {
-            return Err(Error::Usage(format!(
-                "{what} {} would lie inside the source {}: choose a place outside of what is protected, best on \
-                 another disk, or leave it out with --exclude",
-                place.display(),
-                source.display()
-            )));
-        }
-        if real.starts_with(&place) {
-            return Err(Error::Usage(format!(
-                "the source {} lies inside {what} {}: choose other paths",
-                source.display(),
-                place.display()
-            )));
-        }
+    if let Some(failure) = failure.filter(|_| !found) {
+        return Err(failure);
     }
-    Ok(())
-}
-
-/// True if a pattern keeps the walk from coming from `source` down to `place`.
-fn is_left_out(place: &Path, source: &Path, excludes: &Excludes) -> bool {
-    place
-        .ancestors()
-        .take_while(|ancestor| *ancestor != source)
-        .filter_map(|ancestor| ancestor.as_os_str().as_bytes().strip_prefix(b"/"))
-        .any(|path| excludes.is_excluded(path, true))
-}
-
-fn is_elsewhere(place: &Path, source: &Path) -> bool {
-    let device = |path: &Path| {
-        let existing = path.ancestors().find_map(|ancestor| std::fs::symlink_metadata(ancestor).ok());
-        existing.map(|metadata| metadata.dev())
+    let whole = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|error| Error::file(path, "cannot make this path absolute", error))
     };
-    device(place) != device(source)
+    paths.iter().map(whole).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
-
-    #[test]
-    fn overlaps_are_seen_through_links_and_missing_ends() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().canonicalize().unwrap();
-        for name in ["data/inner", "data2", "backup"] {
-            std::fs::create_dir_all(root.join(name)).unwrap();
-        }
-        symlink(root.join("data/inner"), root.join("link")).unwrap();
-        let overlap = |place: &str, source: &str, excludes: &Excludes| {
-            refuse_overlap("the repository", &root.join(place), &[root.join(source)], excludes, false)
-                .map_err(|error| error.code())
-        };
-        let check = |place: &str, source: &str| overlap(place, source, &Excludes::default());
-        for (place, source) in [
-            ("data/repo", "data"),
-            ("data", "data"),
-            ("data/new/deep/repo", "data"),
-            ("link/repo", "data"),
-            ("data/inner/repo", "link"),
-            ("backup", "backup/x"),
-            ("backup/../data/repo", "data"),
-        ] {
-            assert_eq!(check(place, source), Err("usage"), "{place} in {source}");
-        }
-        for (place, source) in [("backup/repo", "data"), ("data2", "data"), ("data", "data2"), ("new/repo", "data")] {
-            assert_eq!(check(place, source), Ok(()), "{place} in {source}");
-        }
-        for (pattern, allowed) in [("repo", true), ("/data/inner", false), ("**/inner/", true), ("repository", false)] {
-            let selection = SelectionArguments { exclude: vec![pattern.to_owned()], ..SelectionArguments::default() };
-            let excludes = selection.excludes(&[]).unwrap();
-            assert_eq!(overlap("data/inner/repo", "data", &excludes).is_ok(), allowed, "{pattern}");
-        }
-    }
 
     #[test]
     fn labels_have_a_key() {
@@ -249,10 +174,20 @@ mod tests {
     }
 
     #[test]
+    fn a_leading_dot_is_the_working_directory() {
+        let here = literal_pattern(&std::env::current_dir().unwrap()).unwrap();
+        let resolved = from_here(["./a/*.o", "!./b/", ".//c", "a/./b", "x", "/y", ".z"]).unwrap();
+        let expected = [&format!("{here}/a/*.o"), &format!("!{here}/b/"), &format!("{here}/c")];
+        assert_eq!(resolved[..3].iter().collect::<Vec<_>>(), expected);
+        assert_eq!(resolved[3..], ["a/./b", "x", "/y", ".z"]);
+    }
+
+    #[test]
     fn a_missing_exclude_file_or_source_is_named() {
         let selection =
             SelectionArguments { exclude_file: vec!["/no/such/file".into()], ..SelectionArguments::default() };
         assert!(selection.excludes(&[]).unwrap_err().to_string().contains("/no/such/file"));
-        assert!(existing(&["/no/such/source".into()]).unwrap_err().to_string().contains("/no/such/source"));
+        assert!(absolute(&["/no/such/source".into()]).unwrap_err().to_string().contains("/no/such/source"));
+        assert_eq!(absolute(&["/no/such/source".into(), "/".into()]).unwrap().len(), 2);
     }
 }

@@ -28,6 +28,7 @@ fn every_failure_has_its_code_and_names_what_failed() {
         (&["-r", "repo", "--key-file", "seawall.key", "backup", "nothing-here"], 1, "file", "nothing-here"),
         (&["-r", "repo", "--key-file", "seawall.key", "ls", "ffffffff"], 1, "not-found", "ffffffff"),
         (&["-r", "repo", "--key-file", "seawall.key", "ls", "latest:/nowhere"], 1, "not-found", "/nowhere"),
+        (&["-r", "repo", "--key-file", "seawall.key", "cat", "latest:/"], 1, "not-found", "not a file"),
         (&["-r", "repo", "--key-file", "seawall.key", "ls", "no-such-name"], 2, "usage", "no-such-name"),
         (&["-r", "repo", "--key-file", "seawall.key", "--memory", "1MiB", "snapshots"], 2, "usage", "--memory"),
         (&["-r", "repo", "--key-file", "seawall.key", "--memory", "lots", "snapshots"], 2, "usage", "lots"),
@@ -55,6 +56,30 @@ fn hints_show_the_way_out() {
     assert!(missing.stderr.contains("hint:") && missing.stderr.contains("seawall init"), "{}", missing.stderr);
     let wrong = world.run(["-r", "repo", "--password-command", "echo wrong", "snapshots"]).expect(12);
     assert!(wrong.stderr.contains("recovery kit"), "{}", wrong.stderr);
+}
+
+#[test]
+fn a_missing_source_is_a_problem_unless_all_are_missing() {
+    let world = World::with_repository();
+    let some = world.open(["backup", "data", "data/none", "--json"]).expect(3);
+    assert_eq!(
+        (some.summary()["files_new"].as_u64(), some.summary()["problems"]["count"].as_u64()),
+        (Some(2), Some(1))
+    );
+    assert!(
+        some.json()
+            .iter()
+            .any(|line| line["type"] == "problem" && line["subject"].as_str().unwrap().ends_with("/data/none"))
+    );
+    world.open(["backup", "none", "data/none"]).expect(1);
+    let protect = world.run(["protect", "data", "none"]).expect(3);
+    assert!(protect.stderr.contains("/none") && !protect.stdout.contains("PROTECTED"), "{}", protect.stderr);
+    world.run(["protect", "none"]).expect(1);
+    // What the snapshot lacks may only be missing because it was away.
+    let refused = world.open(["restore", "latest", "--target", "out", "--delete", "--yes"]).expect(1);
+    assert!(refused.stderr.contains("1 problem") && refused.stderr.contains("without --delete"), "{}", refused.stderr);
+    assert!(!world.path("out").exists());
+    world.open(["restore", "latest", "--target", "out"]).expect(0);
 }
 
 #[test]

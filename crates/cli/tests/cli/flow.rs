@@ -116,6 +116,29 @@ fn deleting_needs_a_yes() {
 }
 
 #[test]
+fn a_host_and_a_path_below_a_source_name_that_path() {
+    let world = World::with_repository();
+    world.open_ok(["backup", "data", "--host", "web1"]);
+    let data = world.path("data").display().to_string();
+    assert_eq!(world.open_ok(["cat", &format!("latest:web1:{data}/hello.txt")]), "hello\n");
+    assert_eq!(world.open_ok(["ls", &format!("latest:web1:{data}/inner")]), format!("{data}/inner/zeros.bin\n"));
+    world.open_ok(["restore", &format!("latest:web1:{data}/inner"), "--target", "out"]);
+    assert!(world.path("out/zeros.bin").exists());
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let world = World::with_repository();
+    let line = format!(
+        "ulimit -Sn 64; ulimit -Hn; {} -q -r repo --key-file seawall.key backup --command --stdin-name n -- \
+         sh -c 'ulimit -Sn'",
+        env!("CARGO_BIN_EXE_seawall")
+    );
+    let shell = std::process::Command::new("sh").args(["-c", &line]).current_dir(world.path("")).output().unwrap();
+    assert_eq!(world.open_ok(["cat", "latest:/n"]), ended(shell).expect(0).stdout);
+}
+
+#[test]
 fn in_place_puts_back_what_is_gone() {
     let world = World::with_repository();
     world.open_ok(["backup", "data"]);
@@ -133,13 +156,16 @@ fn in_place_puts_back_what_is_gone() {
 fn excludes_and_dry_runs_do_what_they_say() {
     let world = World::with_repository();
     world.write("data/skip.tmp", b"x");
-    world.write("patterns", b"# comment\ninner/\n");
+    world.write("patterns", b"# comment\n./data/inner/\n");
     let dry = world.open_ok(["backup", "data", "--dry-run"]);
     assert!(dry.contains("nothing was stored") && dry.contains("3 files"), "{dry}");
     assert_eq!(world.open_ok(["snapshots"]).lines().count(), 1);
     world.open_ok(["backup", "data", "--exclude", "*.tmp", "--exclude-file", "patterns"]);
     let listed = world.open_ok(["ls", &format!("latest:{}", world.path("data").display())]);
     assert!(!listed.contains("skip.tmp") && !listed.contains("inner") && listed.contains("hello.txt"), "{listed}");
+    world.open_ok(["backup", "data", "--exclude", "data/*.txt", "--exclude", "./skip.tmp"]);
+    let listed = world.open_ok(["ls", &format!("latest:{}", world.path("data").display())]);
+    assert!(listed.contains("skip.tmp") && !listed.contains("hello.txt"), "{listed}");
 }
 
 #[test]

@@ -105,10 +105,72 @@ fn a_repository_inside_a_source_is_refused_before_anything_is_made() {
     let world = world_with_data();
     let inside = world.run(["protect", "data", "-r", "data/repo"]).expect(2);
     assert!(inside.stderr.contains("inside the source"), "{}", inside.stderr);
-    let home = world.run(["protect", "home"]).expect(2);
-    assert!(home.stderr.contains("--repository") || home.stderr.contains("outside"), "{}", home.stderr);
+    let way_out = format!("--exclude {}/", world.path("data/repo").display());
+    assert!(inside.stderr.contains(&way_out), "{}", inside.stderr);
     assert!(!world.path("data/repo").exists() && !world.path("home/.config").exists());
-    world.run(["protect", "data", "-r", "data/repo", "--exclude", "repo/"]).expect(0);
+    let pattern = way_out.strip_prefix("--exclude ").unwrap();
+    world.run(["protect", "data", "-r", "data/repo", "--exclude", pattern]).expect(0);
+    let again = world.run(["-r", "data/repo", "backup", "data"]).expect(2);
+    assert!(again.stderr.contains(&way_out), "{}", again.stderr);
+    world.run(["-r", "data/repo", "backup", "data", "--exclude", pattern]).expect(0);
+    world.run(["protect", "data/repo", "-r", "data/repo"]).expect(2);
+}
+
+#[test]
+fn what_this_program_placed_in_a_source_is_left_out() {
+    let world = World::new();
+    world.write("home/letter", b"dear\n");
+    let protect = world.run(["protect", "home"]).expect(0);
+    for place in ["home/.local/share/seawall/repository/", "home/.local/share/seawall/seawall-scratch-*/"] {
+        assert!(protect.stderr.contains(&format!("left out: {}", world.path(place).display())), "{}", protect.stderr);
+    }
+    world.run(["protect", "home"]).expect(0);
+    let listed = world.ok(["ls", "-R", &format!("latest:{}", world.path("home").display())]);
+    assert!(listed.contains("/letter") && !listed.contains("/repository"), "{listed}");
+    assert!(listed.contains("/.cache\n") && !listed.contains("/.cache/seawall"), "{listed}");
+    assert_no_scratch(&world);
+    // A plain backup does not choose the place, so it does not choose what is left out either, but for the cache.
+    world.run(["backup", "home"]).expect(2);
+    world.write("elsewhere/file", b"x");
+    world.ok(["backup", "elsewhere", "home/.cache"]);
+    assert!(!world.ok(["ls", "-R", "latest"]).contains("/.cache/seawall"));
+}
+
+#[test]
+fn one_key_opens_several_repositories_and_each_has_its_kit() {
+    let world = world_with_data();
+    let kits = |world: &World| {
+        let names = std::fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut kits: Vec<String> =
+            names.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".kit.txt")).collect();
+        kits.sort();
+        kits
+    };
+    for (number, repository) in ["one", "two"].into_iter().enumerate() {
+        let protect = ["protect", "data", "--key-file", "my.key", "--json", "-r", repository];
+        let summary = world.run(protect).expect(0).summary();
+        let id = summary["repository"]["id"].as_str().unwrap().to_owned();
+        let kit = format!("my.key.{}.kit.txt", &id[..8]);
+        assert!(summary["repository"]["recovery_kit"].as_str().unwrap().ends_with(&kit), "{summary}");
+        assert!(std::fs::read_to_string(world.path(&kit)).unwrap().contains(&id));
+        assert_eq!(kits(&world).len(), number + 1);
+        // Another file under the kit's name is no kit, and stays as it is.
+        std::fs::write(world.path(&kit), "something else").unwrap();
+        assert!(world.run(protect).expect(0).summary()["repository"]["recovery_kit"].is_null());
+        assert_eq!(std::fs::read_to_string(world.path(&kit)).unwrap(), "something else");
+        world.run(["protect", "data", "--key-file", "my.key", "-r", repository, "--kit", &kit]).expect(2);
+    }
+}
+
+#[test]
+fn a_lost_key_is_named_and_a_kit_takes_its_place() {
+    let world = world_with_data();
+    world.ok(["protect", "data"]);
+    let (key, kit) = (config_file(&world, ".key"), config_file(&world, ".kit.txt"));
+    std::fs::remove_file(&key).unwrap();
+    let lost = world.run(["snapshots"]).expect(2);
+    assert!(lost.stderr.contains(key.to_str().unwrap()) && lost.stderr.contains("kit"), "{}", lost.stderr);
+    world.ok(["--key-file", kit.to_str().unwrap(), "snapshots"]);
 }
 
 #[test]
@@ -229,4 +291,12 @@ fn an_ordinary_user_protects_a_folder_of_their_own() {
     }
     let summary = ended(command.output().unwrap()).expect(0).summary();
     assert_eq!((summary["protected"].as_bool(), summary["problems"]["count"].as_u64()), (Some(true), Some(0)));
+    let mut command = world.command(["restore", "latest", "--target", "out", "--json"]);
+    world.become_ordinary(&mut command);
+    let restored = ended(command.output().unwrap()).expect(0);
+    assert_eq!(restored.summary()["problems"]["count"], 0);
+    if nix::unistd::geteuid().is_root() {
+        let lines = restored.json();
+        assert_eq!(lines.iter().filter(|line| line["type"] == "note").count(), 1, "{lines:?}");
+    }
 }

@@ -38,7 +38,7 @@ type Task = (ChunkId, Sender<Result<Vec<u8>>>);
 /// gives their number.
 ///
 /// # Errors
-/// [`Error::NotFound`] where nothing is at `key`, [`Error::Usage`] where it is not a file, damage, and
+/// [`Error::NotFound`] where nothing is at `key` or it is not a file, damage, and
 /// [`Error::File`] with the output's error. What was written before an error is right.
 pub fn cat(
     repository: &Repository,
@@ -49,7 +49,7 @@ pub fn cat(
 ) -> Result<u64> {
     let entry = repository.tree(root).get(key)?.ok_or_else(|| not_found(key))?;
     let Kind::File(content) = &entry.kind else {
-        return Err(Error::Usage(format!("{} is not a file", key.to_path().display())));
+        return Err(Error::NotFound(format!("{} is not a file", key.to_path().display())));
     };
     let range = range.unwrap_or(0..entry.size);
     let range = range.start.min(entry.size)..range.end.min(entry.size);

@@ -19,8 +19,8 @@ use crate::error::{Error, Result};
 /// What to exclude, as the user says it.
 #[derive(Debug, Clone, Default)]
 pub struct ExcludeOptions {
-    /// Patterns. Without a `/` (but at the end) one matches a name at any depth; with one it matches the whole absolute
-    /// path. `*` and `?` stop at `/`, `**` does not, `?` is one byte, `[a-z]` and `{a,b}` are alternatives, `\`
+    /// Patterns. One that begins with `/` or `**` matches the whole absolute path; any other, a name or names joined by
+    /// `/`, matches at any depth. `*` and `?` stop at `/`, `**` does not, `?` is one byte, `[a-z]` and `{a,b}` are alternatives, `\`
     /// takes the next character as it is. A `/` at the end restricts to directories; a `!` in front includes again.
     pub patterns: Vec<String>,
     /// Patterns that take small and capital ASCII letters as equal; they come after `patterns`.
@@ -162,7 +162,7 @@ fn parse_pattern(pattern: &str) -> Result<(Rule, String)> {
     let (includes, rest) = pattern.strip_prefix('!').map_or((false, pattern), |rest| (true, rest));
     let body = rest.trim_end_matches('/');
     let directories_only = body.len() < rest.len();
-    let anchored = body.contains('/');
+    let anchored = body.starts_with('/') || body.starts_with("**");
     let body = body.trim_start_matches('/');
     if body.is_empty() {
         return Err(bad_pattern(pattern, "it names nothing"));

@@ -3,6 +3,8 @@
 //! The key is on the disk, durably, before the repository exists, under a name made of the location; when the id is
 //! known it gets its own name. So a crash at any instant leaves a repository that still opens, or none.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use seawall_engine::clock::Timestamp;
@@ -10,12 +12,19 @@ use seawall_engine::crypto::Secret32;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::names::MARKER;
 use seawall_engine::format::slot::{self, Unlock};
+use seawall_engine::ids::RepositoryId;
 use seawall_engine::repo::Repository;
+use zeroize::Zeroizing;
 
 use crate::commands::init::make_repository;
 use crate::keys::{self, KeySource, read_key_file};
 use crate::kit::Kit;
 use crate::run::Run;
+
+/// Digits of the repository's id in a kit's name.
+const KIT_ID_DIGITS: usize = 8;
+/// No kit is longer; a wrong path must not fill memory.
+const KIT_BYTES_MAX: usize = 64 << 10;
 
 /// An open repository and what belongs to it.
 pub struct Opened {
@@ -52,22 +61,46 @@ pub fn open_or_make(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Op
 fn open(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Opened> {
     let repository = run.open_at(location)?;
     let key = key_in_use(run, location, &repository)?;
-    // A run that was killed between making the repository and writing its kit left none.
-    let unfinished = repository.snapshots().is_empty();
     let kit = match (kit, &key) {
-        (Some(kit), Some(key)) if !kit.exists() => Some(write_kit(run, location, &repository, key, kit)?),
-        (Some(kit), None) if !kit.exists() => {
+        (Some(kit), _) if kit.exists() => {
+            if !tells_of(kit, repository.id()) {
+                return Err(taken(kit));
+            }
+            Some(kit.to_owned())
+        }
+        (Some(kit), Some(key)) => Some(write_kit(run, location, &repository, key, kit)?),
+        (Some(_), None) => {
             return Err(Error::Usage(
                 "--kit: the repository was opened with a password, a kit needs its key file".to_owned(),
             ));
         }
-        (Some(kit), _) => Some(kit.to_owned()),
-        (None, Some(key)) if unfinished && !kit_beside(key).exists() => {
-            Some(write_kit(run, location, &repository, key, &kit_beside(key))?)
+        // A run that was killed between making the repository and writing its kit left no snapshot and no kit.
+        (None, Some(key)) if repository.snapshots().is_empty() => kit_kept(run, location, &repository, key)?,
+        (None, key) => {
+            key.as_deref().map(|key| kit_beside(key, repository.id())).filter(|kit| tells_of(kit, repository.id()))
         }
-        (None, key) => key.as_deref().map(kit_beside).filter(|kit| kit.exists()),
     };
     Ok(Opened { repository, created: false, key, kit })
+}
+
+/// The kit beside the key, written if no file is there; `None` if another file took its name.
+fn kit_kept(run: &Run, location: &Path, repository: &Repository, key: &Path) -> Result<Option<PathBuf>> {
+    let kit = kit_beside(key, repository.id());
+    if kit.exists() {
+        return Ok(Some(kit).filter(|kit| tells_of(kit, repository.id())));
+    }
+    write_kit(run, location, repository, key, &kit).map(Some)
+}
+
+/// True if this file is a kit of that repository. Where the user moved kits, anything may lie under the name.
+fn tells_of(kit: &Path, id: RepositoryId) -> bool {
+    let mut text = Zeroizing::new(String::with_capacity(KIT_BYTES_MAX));
+    let read = File::open(kit).and_then(|file| file.take(KIT_BYTES_MAX as u64).read_to_string(&mut text));
+    read.is_ok() && text.contains(&id.to_string())
+}
+
+fn taken(kit: &Path) -> Error {
+    Error::Usage(format!("--kit {}: this file exists already; it is never overwritten", kit.display()))
 }
 
 /// The key file that the repository was opened with. One that still has its first name gets its own.
@@ -89,10 +122,7 @@ fn key_in_use(run: &Run, location: &Path, repository: &Repository) -> Result<Opt
 
 fn make(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Opened> {
     if let Some(kit) = kit.filter(|kit| kit.exists()) {
-        return Err(Error::Usage(format!(
-            "--kit {}: this file exists already; it is never overwritten",
-            kit.display()
-        )));
+        return Err(taken(kit));
     }
     let named = run.settings.keys.iter().find_map(|key| match key {
         KeySource::KeyFile(path) => Some(path.clone()),
@@ -114,9 +144,11 @@ fn make(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Opened> {
             own
         }
     };
-    let kit = kit.map_or_else(|| kit_beside(&key), Path::to_owned);
-    let kit = write_kit(run, location, &repository, &key, &kit)?;
-    Ok(Opened { repository, created: true, key: Some(key), kit: Some(kit) })
+    let kit = match kit {
+        Some(kit) => Some(write_kit(run, location, &repository, &key, kit)?),
+        None => kit_kept(run, location, &repository, &key)?,
+    };
+    Ok(Opened { repository, created: true, key: Some(key), kit })
 }
 
 /// A key that is there already is used: an earlier run may have been killed before it could make the repository.
@@ -138,8 +170,11 @@ fn slots(run: &Run, secret: &Secret32) -> Result<Vec<(Unlock, String)>> {
     Ok(slots)
 }
 
-fn kit_beside(key: &Path) -> PathBuf {
-    key.with_extension("kit.txt")
+/// `KEY.xxxxxxxx.kit.txt`, with the first digits of the repository's id: one key may open several repositories.
+fn kit_beside(key: &Path, id: RepositoryId) -> PathBuf {
+    let mut name = key.as_os_str().to_owned();
+    name.push(format!(".{}.kit.txt", &id.to_string()[..KIT_ID_DIGITS]));
+    PathBuf::from(name)
 }
 
 fn write_kit(run: &Run, location: &Path, repository: &Repository, key: &Path, kit: &Path) -> Result<PathBuf> {

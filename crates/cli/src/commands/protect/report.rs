@@ -238,12 +238,12 @@ fn backup_rows(
         row(
             "Files",
             format!(
-                "{} ({} new, {} changed), {}, {} others",
+                "{} ({} new, {} changed), {}, {}",
                 count(files),
                 count(stored.files_new),
                 count(stored.files_changed),
                 counted(stored.directories, "directory", "directories"),
-                count(stored.others)
+                counted(stored.others, "other", "others")
             ),
         ),
         row(

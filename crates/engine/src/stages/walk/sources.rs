@@ -69,8 +69,9 @@ impl Sources {
             match real_paths(path) {
                 Ok(found) => sources.keys.extend(found.iter().filter_map(|path| TreeKey::from_path(path))),
                 Err(error) => {
-                    let code = if error.kind() == io::ErrorKind::NotFound { "missing" } else { "unreadable" };
-                    sources.problems.push(Problem::path(path, code, format!("cannot find the source: {error}")));
+                    // Why not `missing`: that code is for stored objects, and means damage.
+                    let what = format!("cannot find the source: {error}");
+                    sources.problems.push(Problem::path(path, "unreadable", what));
                     failure = Error::file(path, "cannot find the source", error);
                 }
             }

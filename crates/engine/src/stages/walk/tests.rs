@@ -240,7 +240,7 @@ fn sources_merge_and_their_parents_lead_to_them() {
         assert!(found.parent_only && found.stat.kind == StatKind::Directory, "{parent}");
     }
     assert!(walked.get(&root.join("a/beside")).is_none() && walked.get(&root.join("unseen")).is_none());
-    assert_eq!(walked.codes(), [("missing", "missing")]);
+    assert_eq!(walked.codes(), [("missing", "unreadable")]);
     let resolved: Vec<_> = walked.summary.sources.iter().map(|key| key.name().to_vec()).collect();
     assert_eq!(resolved, [&b"b"[..], b"c", b"file", b"dangling", b"link", b"real"]);
 }

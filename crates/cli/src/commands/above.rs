@@ -1,7 +1,7 @@
-//! The directories above the sources: recorded with every snapshot, restored into scratch, but not what is protected.
+//! The directories above the sources: recorded and restored with every snapshot, but not what is protected.
 //!
 //! `/` and `/home` belong to root. An ordinary user who protects a folder of their own can't give them back their owner
-//! in a rehearsal, and that says nothing about the folder. So this monitor keeps such losses out of the problems, and
+//! in a restore, and that says nothing about the folder. So this monitor keeps such losses out of the problems, and
 //! only such: metadata, above every source, and not as root. Everything else passes through.
 
 use std::collections::HashSet;
@@ -28,12 +28,10 @@ impl<'d> SourcesOnly<'d> {
         Self { display, above, left_out: AtomicU64::new(0) }
     }
 
-    /// Says, in one line, that something was left out.
-    pub fn conclude(&self) {
+    /// Says this, if something was left out.
+    pub fn conclude(&self, note: &str) {
         if self.left_out.load(Ordering::Relaxed) > 0 {
-            self.display.note(
-                "in the rehearsal, directories above the sources belonged to this user; a recovery as root sets their owners",
-            );
+            self.display.note(note);
         }
     }
 }
