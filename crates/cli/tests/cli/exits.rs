@@ -28,7 +28,6 @@ fn every_failure_has_its_code_and_names_what_failed() {
         (&["-r", "repo", "--key-file", "seawall.key", "backup", "nothing-here"], 1, "file", "nothing-here"),
         (&["-r", "repo", "--key-file", "seawall.key", "ls", "ffffffff"], 1, "not-found", "ffffffff"),
         (&["-r", "repo", "--key-file", "seawall.key", "ls", "latest:/nowhere"], 1, "not-found", "/nowhere"),
-        (&["-r", "repo", "--key-file", "seawall.key", "cat", "latest:/"], 1, "not-found", "not a file"),
         (&["-r", "repo", "--key-file", "seawall.key", "ls", "no-such-name"], 2, "usage", "no-such-name"),
         (&["-r", "repo", "--key-file", "seawall.key", "--memory", "1MiB", "snapshots"], 2, "usage", "--memory"),
         (&["-r", "repo", "--key-file", "seawall.key", "--memory", "lots", "snapshots"], 2, "usage", "lots"),

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use crate::keys::on_a_terminal;
 use crate::world::{World, ended};
 
 #[test]
@@ -23,6 +24,9 @@ fn what_is_backed_up_comes_back() {
     assert_eq!(world.open_ok(["cat", &format!("latest:{data}/hello.txt")]), "hello again\n");
     let first_id = table.lines().nth(1).unwrap().split(' ').next().unwrap();
     assert_eq!(world.open_ok(["cat", &format!("{first_id}:{data}/hello.txt")]), "hello\n");
+
+    let directory = world.open(["cat", &format!("latest:{data}")]).expect(1);
+    assert!(directory.stderr.contains("is not a file"), "{}", directory.stderr);
 
     world.open_ok(["restore", &format!("latest:{data}"), "--target", "out"]);
     assert_eq!(std::fs::read(world.path("out/hello.txt")).unwrap(), b"hello again\n");
@@ -113,6 +117,28 @@ fn deleting_needs_a_yes() {
     assert!(world.path("out/stray").exists());
     world.open(["restore", &place, "--target", "out", "--delete", "--yes"]);
     assert!(!world.path("out/stray").exists());
+}
+
+#[test]
+fn the_question_before_deleting_says_how_much_would_go() {
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        println!("skipped: the program `script` is not installed");
+        return;
+    }
+    let world = World::with_repository();
+    world.open_ok(["backup", "data"]);
+    let command =
+        format!("--key-file seawall.key restore latest:{} --target out --delete", world.path("data").display());
+    // Nothing to delete, nothing to ask.
+    assert_eq!(on_a_terminal(&world, &command, &[]).0, 0);
+    world.write("out/stray", b"x");
+    world.write("out/inner/stray", b"x");
+    let (code, shown) = on_a_terminal(&world, &command, &["n"]);
+    assert_eq!(code, 1, "{shown}");
+    assert!(shown.contains("2 paths in ") && shown.contains("nothing was changed"), "{shown}");
+    assert!(!shown.contains("hint:") && world.path("out/inner/stray").exists(), "{shown}");
+    assert_eq!(on_a_terminal(&world, &command, &["yes"]).0, 0);
+    assert!(!world.path("out/stray").exists() && !world.path("out/inner/stray").exists());
 }
 
 #[test]

@@ -85,8 +85,12 @@ fn a_prompt_asks_twice_for_a_new_password() {
     assert_eq!(prompted(&world, "snapshots", &["wrong"]), 12);
 }
 
-/// Runs a command on a terminal of its own and answers its questions.
 fn prompted(world: &World, command: &str, answers: &[&str]) -> i32 {
+    on_a_terminal(world, command, answers).0
+}
+
+/// Runs a command on a terminal of its own and answers its questions; gives the exit code and what was shown.
+pub fn on_a_terminal(world: &World, command: &str, answers: &[&str]) -> (i32, String) {
     let line = format!("{} -r repo {command}", env!("CARGO_BIN_EXE_seawall"));
     let mut script = std::process::Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(world.path(""));
@@ -108,5 +112,5 @@ fn prompted(world: &World, command: &str, answers: &[&str]) -> i32 {
     stdout.read_to_end(&mut shown).unwrap();
     let shown = String::from_utf8_lossy(&shown).into_owned();
     assert!(!shown.contains("secret"), "the password is echoed: {shown}");
-    child.wait().unwrap().code().unwrap_or(-1)
+    (child.wait().unwrap().code().unwrap_or(-1), shown)
 }

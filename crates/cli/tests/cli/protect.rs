@@ -180,7 +180,7 @@ fn damage_ends_in_13_and_names_what_is_hit() {
         let world = world_with_data();
         world.write("data/hard-to-compress", &noise(400_000));
         world.ok(["protect", "data", "-r", "repo"]);
-        damage(&pack_of_kind(&world, kind));
+        damage(&pack_of_kind(&world, kind), kind);
         let verify = world.run(["-r", "repo", "verify", "--read-data"]).expect(13);
         assert!(verify.stdout.contains("DAMAGED pack/") && verify.stdout.contains(hit), "{}", verify.stdout);
         let json = world.run(["-r", "repo", "verify", "--read-data", "--json"]).expect(13);
@@ -220,10 +220,12 @@ fn pack_of_kind(world: &World, kind: u8) -> PathBuf {
     packs.into_iter().find(|path| std::fs::read(path).unwrap()[8] == kind).expect("a pack of each kind")
 }
 
-/// Flips a bit in the first blob's body, behind the pack's header (64 bytes) and the blob's (48).
-fn damage(pack: &std::path::Path) {
+/// Flips a bit: in the middle of a pack of data, where the noise lies in whatever order threads stored the files, else in
+/// the first blob's body, behind the pack's header (64 bytes) and the blob's (48).
+fn damage(pack: &std::path::Path, kind: u8) {
     let mut bytes = std::fs::read(pack).unwrap();
-    bytes[64 + 48 + 20] ^= 1;
+    let place = if kind == 0 { bytes.len() / 2 } else { 64 + 48 + 20 };
+    bytes[place] ^= 1;
     std::fs::set_permissions(pack, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(pack, bytes).unwrap();
 }
