@@ -8,4 +8,8 @@ mod crash;
 mod damage;
 mod fidelity;
 mod place;
+mod properties;
+mod resume;
 mod roundtrip;
+mod session;
+mod writers;

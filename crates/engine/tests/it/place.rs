@@ -8,14 +8,17 @@ use std::sync::Arc;
 use seawall_engine::backup::{BackupOptions, BackupReport, Source};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
-use seawall_engine::entry::{Content, Extent, Kind};
+use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
 use seawall_engine::error::Result;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::ChunkId;
+use seawall_engine::monitor::Silent;
 use seawall_engine::repo::Repository;
+use seawall_engine::restore::{RestoreOptions, restore};
 use seawall_engine::stages::walk::WalkOptions;
 use seawall_engine::store::local::LocalStore;
 use seawall_engine::units::MIB;
+use seawall_engine::verify::{CompareOptions, Read, VerifyOptions, compare, verify};
 
 pub fn options(source: Source) -> BackupOptions {
     BackupOptions {
@@ -107,4 +110,26 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut out = vec![0; length];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
     out
+}
+
+/// Every published object is there and every blob is what its id says.
+pub fn assert_whole(repository: &Repository) {
+    let options = VerifyOptions { read: Read::All, threads: 2, budget_bytes: 64 * MIB };
+    assert_eq!(verify(repository, &options, &Silent).unwrap().damage, []);
+}
+
+/// Restores `source` from a snapshot into a new directory `target`, and finds no difference.
+pub fn assert_restores(repository: &Repository, root: &ChunkId, source: &Path, target: &Path) {
+    let from = TreeKey::from_path(source).unwrap();
+    let options = RestoreOptions { from, target: target.to_path_buf(), threads: 2, ..RestoreOptions::default() };
+    assert_eq!(restore(repository, root, &options, &Silent).unwrap().problems, 0);
+    assert_same(repository, root, source, target);
+}
+
+/// The directory is as the snapshot has `source`.
+pub fn assert_same(repository: &Repository, root: &ChunkId, source: &Path, directory: &Path) {
+    let options = CompareOptions { threads: 2, budget_bytes: 64 * MIB, filter: None, owner: false };
+    let from = TreeKey::from_path(source).unwrap();
+    let report = compare(repository, root, &from, directory, &options, &Silent).unwrap();
+    assert_eq!(report.differences, [], "{}", directory.display());
 }
