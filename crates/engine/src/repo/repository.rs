@@ -87,12 +87,12 @@ impl Repository {
             Err(StoreError::Missing(_)) => return Err(Error::NoRepository(store.location())),
             Err(error) => return Err(error.into()),
         };
-        Marker::decode(&marker)?;
-        let ring = Self::unlock(&*store, unlock)?;
+        let ring = Self::unlock(&*store, unlock, Marker::decode(&marker)?.repository)?;
         Self::open_with(store, &marker, ring, cache)
     }
 
-    fn unlock(store: &dyn Store, unlock: &Unlock) -> Result<KeyRing> {
+    /// The first ring that opens and is of this repository: an `init` that lost a race leaves slots of another one.
+    fn unlock(store: &dyn Store, unlock: &Unlock, repository: RepositoryId) -> Result<KeyRing> {
         let mut slots = Vec::new();
         store.list("key/", &mut |info| slots.extend(parse_slot(&info.name)))?;
         slots.sort();
@@ -103,8 +103,8 @@ impl Repository {
                 .map_err(Error::from)
                 .and_then(|sealed| slot::open(&sealed, id, unlock))
             {
-                Ok(Some(ring)) => return Ok(ring),
-                Ok(None) => {}
+                Ok(Some(ring)) if ring.repository == repository => return Ok(ring),
+                Ok(_) => {}
                 Err(error) => damage = Some(error),
             }
         }
