@@ -17,6 +17,7 @@ import struct
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import cbor2
@@ -460,6 +461,14 @@ class Rescue(unittest.TestCase):
             pack.unlink()
             self.assertTrue(self.compare_check_with_restore())
             pack.write_bytes(stored)
+
+    def test_check_names_what_the_index_lacks(self):
+        self.write_everything()
+        lost, add = blake3(b"z" * 5000, key=self.writer.id_key).digest(), reader.Blobs.add
+        without = lambda blobs, chunk, *place: chunk == lost or add(blobs, chunk, *place)
+        with unittest.mock.patch.object(reader.Blobs, "add", without):
+            found = self.compare_check_with_restore()
+        self.assertEqual(found, {"/s/codecs", "/s/deep", "/s/sub/linked", "/s/zeds"})
 
     def test_a_wrong_checksum_is_said_once(self):
         self.write_everything()
