@@ -354,6 +354,14 @@ class Rescue(unittest.TestCase):
         shutil.rmtree(self.repository)
         self.assertEqual(self.run_rescue("snapshots"), 10)
 
+    def test_repositories_that_earlier_programs_wrote(self):
+        versions = sorted((Path(__file__).parents[1] / "testdata/repositories").glob("*/"))
+        for version in (path for path in versions if path.is_dir()):
+            self.repository = version / "repository"
+            for option, name in (("--key-file", "key"), ("--password-file", "passphrase")):
+                self.assertEqual(self.run_rescue("check", key=[option, str(version / name)]), 0, self.err.getvalue())
+        self.assertIn("v1", [path.name for path in versions])
+
     def test_hpke_agrees_with_another_implementation(self):
         try:
             from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite

@@ -7,5 +7,6 @@ mod compare;
 mod crash;
 mod damage;
 mod fidelity;
+mod old_repositories;
 mod place;
 mod roundtrip;
