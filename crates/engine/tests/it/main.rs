@@ -4,6 +4,7 @@
 
 mod browse;
 mod compare;
+mod concurrency;
 mod crash;
 mod damage;
 mod fidelity;

@@ -29,6 +29,7 @@ fn every_repository_ever_written_is_read() {
     let versions: BTreeSet<PathBuf> = entries.filter(|path| path.is_dir()).collect();
     assert!(versions.iter().any(|path| path.ends_with("v1")), "version 1 is gone: {versions:?}");
     for version in versions {
+        assert!(version.join("contents.txt").is_file(), "{} has no manifest", version.display());
         let before = stored(&version);
         check(&version);
         assert_eq!(stored(&version), before, "a test changed {}", version.display());
