@@ -9,8 +9,7 @@ With --without-index it does not trust the index: it finds the blobs through the
 is damaged, through the headers of the blobs themselves. A restore goes on past damage: what is lost is named on standard
 error, lost pieces of files read as zeros, and the exit code is 13.
 
-Needs Python 3.9 and the packages of tools/requirements.txt (argon2-cffi only for passphrases, and only where cryptography
-lacks Argon2id). Memory: about 200 bytes a chunk of the repository.
+Needs Python 3.9.2 and the packages of tools/requirements.txt. Memory: about 200 bytes a chunk of the repository.
 """
 
 from __future__ import annotations
@@ -42,10 +41,21 @@ ONLY = {16: (CHARACTER, BLOCK), 17: (SYMLINK,), 18: (FILE,), 19: (FILE,), 20: (F
 
 
 def check_entry(kind: int, entry: dict) -> None:
+    need(FILE <= kind <= BLOCK, f"kind {kind} needs a newer reader")
     need(all(kind in ONLY.get(field, (kind,)) for field in entry), "a field that this kind does not have")
     need(sum(field in entry for field in (18, 19, 20)) <= 1, "several contents")
     need(entry.get(3, 0) <= 0o7777, "a strange mode")
     need(all(0 <= entry[field][1] < 10**9 for field in (8, 9, 10) if field in entry), "a strange time")
+
+
+def content(blobs: Blobs, entry: dict) -> Iterator[tuple[int, bytes | None, int]]:
+    """The pieces of a file that has no inline content (place, chunk id or None, length); they must make up its size."""
+    size, place = entry.get(11, 0), 0
+    for piece, length in extents(blobs, entry):
+        need(place + length <= size, "content beyond the size")
+        yield place, piece, length
+        place += length
+    need(place == size, "content shorter than the size")
 
 
 class Restore:
@@ -64,6 +74,7 @@ class Restore:
             ([], os.open(target, os.O_RDONLY | os.O_DIRECTORY), None)
         ]
         self.links: dict[tuple, list[bytes]] = {}
+        self.damaged_links: set[tuple] = set()
         self.flagged: list[tuple[list[bytes], int]] = []
         self.files = self.bytes = 0
 
@@ -72,7 +83,7 @@ class Restore:
             try:
                 self.place(split(key), entry)
             except MALFORMED as error:
-                self.report.damage(show(key), error)
+                self.lose(split(key), entry, error)
             except OSError as error:
                 self.report.problem(show(key), error)
         while len(self.stack) > 1:
@@ -97,6 +108,12 @@ class Restore:
         if not self.link(path, entry):
             self.create(self.stack[-1][1], path, kind, entry)
         self.files += 1
+
+    def lose(self, path: list[bytes], entry: dict, why: object) -> None:
+        """Reports damage to a file, which is damage to all its names."""
+        self.report.damage(show(b"\0".join(path)), why)
+        if 13 in entry:
+            self.damaged_links.add(tuple(entry[13]))
 
     def enter(self, path: list[bytes], entry: dict | None) -> None:
         parent = self.stack[-1][1]
@@ -132,6 +149,9 @@ class Restore:
             os.link(first[-1], path[-1], src_dir_fd=parent, dst_dir_fd=self.stack[-1][1], follow_symlinks=False)
         finally:
             os.close(parent)
+        if tuple(entry[13]) in self.damaged_links:
+            same = show(b"\0".join(first))
+            self.report.damage(show(b"\0".join(path)), f"the same file as {same}")
         return True
 
     def create(self, parent: int, path: list[bytes], kind: int, entry: dict) -> None:
@@ -143,40 +163,37 @@ class Restore:
             os.symlink(entry.get(17, b""), name, dir_fd=parent)
         elif kind == FIFO:
             os.mkfifo(name, 0o600, dir_fd=parent)
-        elif kind in (SOCKET, CHARACTER, BLOCK):
+        else:
             form = {SOCKET: stat.S_IFSOCK, CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK}[kind]
             os.mknod(name, form | 0o600, os.makedev(*major_minor), dir_fd=parent)
-        else:
-            raise Damage(f"kind {kind} needs a newer reader")
         self.apply(path, entry, None, parent)
 
     def create_file(self, parent: int, path: list[bytes], entry: dict) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         file = os.open(path[-1], flags, 0o600, dir_fd=parent)
         try:
-            size, place = entry.get(11, 0), 0
-            for piece, length in [(b"", len(entry[18]))] if 18 in entry else extents(self.blobs, entry):
-                need(place + length <= size, "content beyond the size")
-                if piece is not None:
-                    self.write_piece(file, path, place, entry[18] if 18 in entry else piece, length, 18 in entry)
-                place += length
-            os.ftruncate(file, size)
-            need(place == size, "content shorter than the size")
-            self.bytes += size
+            if 18 in entry:
+                need(len(entry[18]) == entry.get(11, 0), "inline content of another length than the size")
+                write_at(file, 0, entry[18])
+            else:
+                self.write_pieces(file, path, entry)
+            self.bytes += entry.get(11, 0)
         finally:
             self.apply(path, entry, file)
             os.close(file)
 
-    def write_piece(self, file: int, path: list[bytes], place: int, piece: bytes, length: int, inline: bool) -> None:
-        try:
-            data = piece if inline else self.blobs.read(piece)
-            need(len(data) == length, "a chunk of another length")
-        except Damage as error:
-            self.report.damage(show(b"\0".join(path)), f"bytes {place} to {place + length} are lost: {error}")
-            return
-        while data:
-            written = os.pwrite(file, data, place)
-            data, place = data[written:], place + written
+    def write_pieces(self, file: int, path: list[bytes], entry: dict) -> None:
+        os.ftruncate(file, entry.get(11, 0))
+        for place, piece, length in content(self.blobs, entry):
+            if piece is None:
+                continue
+            try:
+                data = self.blobs.read(piece)
+                need(len(data) == length, "a chunk of another length")
+            except Damage as error:
+                self.lose(path, entry, f"bytes {place} to {place + length} are lost: {error}")
+                continue
+            write_at(file, place, data)
 
     def apply(self, path: list[bytes], entry: dict, open_file: int | None, parent: int | None = None) -> None:
         """Metadata in the order in which it does not undo itself: owner, xattrs, mode, times."""
@@ -219,6 +236,12 @@ class Restore:
             self.report.problem(show(b"\0".join(path)), f"inode flags {flags:#x}: {error.strerror}")
 
 
+def write_at(file: int, place: int, data: bytes) -> None:
+    while data:
+        written = os.pwrite(file, data, place)
+        data, place = data[written:], place + written
+
+
 # ---- Commands ----
 
 
@@ -239,7 +262,7 @@ class Repository:
         for name, digest in self.log.segments.items():
             try:
                 self.blobs.load_segment(name, digest, check_filter)
-            except Damage as error:
+            except MALFORMED as error:
                 self.report.damage(name, f"{error} (--without-index does without it)")
 
 
@@ -277,48 +300,94 @@ def restore(repository: Repository, options: argparse.Namespace) -> None:
         print("owners were not restored: only root can")
 
 
+class Check:
+    """Reads every pack whole, decodes every blob, and follows every snapshot to its last chunk.
+
+    It names the files of which a restore, with the same options, would lose something: no more and no fewer. So what a
+    chunk's places give decides, not whether all around it is in order.
+    """
+
+    def __init__(self, repository: Repository):
+        self.store, self.blobs, self.report = repository.store, repository.blobs, repository.report
+        self.lengths: dict[bytes, int | None] = {}  # plain length of a chunk; None: it can't be read
+
+    def pack(self, name: str) -> None:
+        data, blobs = self.store.read(name), self.blobs
+        if blake3(data[:-32]).digest() != data[-32:]:
+            self.report.damage(name, "the checksum of the pack is wrong")
+        session, counter, kind = bytes.fromhex(name.split("/")[1]), int(name.split("/")[2]), data[8]
+        header = struct.pack("<8sB7x16sQ16s8x", b"SWPACK01", kind, session, counter, blobs.ring[2])
+        if data[:64] != header or kind > 1:
+            self.report.damage(name, "a header that is not this pack's")
+            kind = None
+        place = 64
+        for number, record in enumerate(blobs.read_footer(name)):
+            try:
+                need(record[1] == place, "a blob that does not begin where the one before ends")
+                self.blob(name, data[place : place + 48 + record[2]], number, kind, record)
+            except MALFORMED as error:
+                self.report.damage(f"{name} at {record[1]}", error)
+            place = record[1] + 48 + record[2]
+        end = int.from_bytes(data[-64:-60], "little")
+        need(place == end, "a footer that does not begin where the last blob ends")
+
+    def blob(self, pack: str, blob: bytes, number: int, kind: int | None, record: tuple) -> None:
+        chunk, offset, sealed, length, codec, base = record
+        plain, body = self.blobs.decode(pack, blob, chunk), self.blobs.open_blob(pack, blob)
+        if self.blobs.has_place(chunk, pack, offset, sealed):
+            self.lengths[chunk] = len(plain)
+        need(struct.unpack_from("<I", blob, 8) == (number,), "a header of another blob")
+        need(kind is None or blob[12] == kind, "a blob of another kind than its pack")
+        need((len(plain), body[0]) == (length, codec), "a footer that says otherwise")
+        need(base is None or base == body[8:40], "a footer that says another base")
+
+    def length(self, chunk: bytes) -> int | None:
+        if chunk not in self.lengths:
+            try:
+                self.lengths[chunk] = len(self.blobs.read(chunk))
+            except Damage:
+                self.lengths[chunk] = None
+        return self.lengths[chunk]
+
+    def file(self, entry: dict) -> None:
+        if 18 in entry:
+            need(len(entry[18]) == entry.get(11, 0), "inline content of another length than the size")
+            return
+        pieces = content(self.blobs, entry)
+        lost = sum(self.length(piece) != length for _, piece, length in pieces if piece is not None)
+        need(not lost, f"{lost} chunks are lost")
+
+    def snapshot(self, snapshot: dict) -> None:
+        name = f"snapshot {snapshot[0].hex()}"
+        links: dict[tuple, object] = {}  # what is wrong with the first name of a file, which is what a restore reads
+        for key, entry in walk(self.blobs, snapshot[6], self.report, name):
+            group, wrong = None, None
+            try:
+                group = tuple(entry[13]) if 13 in entry else None
+                wrong = links.get(group)
+                check_entry(entry.get(2, FILE), entry)
+                if entry.get(2, FILE) == FILE and group not in links:
+                    self.file(entry)
+            except MALFORMED as error:
+                wrong = error
+            if group is not None:
+                links.setdefault(group, wrong)
+            if wrong:
+                self.report.damage(f"{name}: {show(key)}", wrong)
+
+
 def check(repository: Repository, options: argparse.Namespace) -> None:
-    """Reads every pack whole, decodes every blob, and follows every snapshot to its last chunk."""
-    store, blobs, report = repository.store, repository.blobs, repository.report
     repository.load(options.without_index, check_filter=True)
-    good: set[bytes] = set()
-    packs = store.names("pack")
+    run, packs, snapshots = Check(repository), repository.store.names("pack"), repository.log.snapshots
     for name in packs:
         try:
-            check_pack(blobs, name, report, good)
+            run.pack(name)
         except (*MALFORMED, OSError) as error:
-            report.damage(name, error)
-    for snapshot in repository.log.snapshots:
-        for key, entry in walk(blobs, snapshot[6], report, f"snapshot {snapshot[0].hex()}"):
-            try:
-                lost = sum(piece not in good for piece, _ in extents(blobs, entry) if piece is not None)
-                need(not lost, f"{lost} chunks are lost")
-            except MALFORMED as error:
-                report.damage(f"snapshot {snapshot[0].hex()}: {show(key)}", error)
-    print(f"read {len(packs)} packs, {len(good)} chunks, {len(repository.log.snapshots)} snapshots")
-
-
-def check_pack(blobs: Blobs, name: str, report: Report, good: set[bytes]) -> None:
-    data, records = blobs.store.read(name), blobs.read_footer(name)
-    session, counter = bytes.fromhex(name.split("/")[1]), int(name.split("/")[2])
-    kind, repository = data[8], blobs.ring[2]
-    header = struct.pack("<8sB7x16sQ16s8x", b"SWPACK01", kind, session, counter, repository)
-    need(data[:64] == header and kind <= 1, "a header that is not this pack's")
-    need(blake3(data[:-32]).digest() == data[-32:], "the checksum of the pack is wrong")
-    place = 64
-    for number, (chunk, offset, sealed, length, codec, base) in enumerate(records):
-        try:
-            need(offset == place, "a blob that does not begin where the one before ends")
-            place = offset + 48 + sealed
-            blob = data[offset : offset + 48 + sealed]
-            need(struct.unpack_from("<IB", blob, 8) == (number, kind), "a header of another blob")
-            plain, body = blobs.decode(name, blob, chunk), blobs.open_blob(name, blob)
-            need((len(plain), body[0]) == (length, codec), "a footer that says otherwise")
-            need(base is None or base == body[8:40], "a footer that says another base")
-            good.add(chunk)
-        except MALFORMED as error:
-            report.damage(f"{name} at {offset}", error)
-    need(place == int.from_bytes(data[-64:-60], "little"), "a footer that does not begin where the last blob ends")
+            repository.report.damage(name, error)
+    for snapshot in snapshots:
+        run.snapshot(snapshot)
+    chunks = sum(length is not None for length in run.lengths.values())
+    print(f"read {len(packs)} packs, {chunks} chunks, {len(snapshots)} snapshots")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -199,11 +199,18 @@ class Key:
         try:
             from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
         except ImportError:
-            from argon2.low_level import Type, hash_secret_raw
-
-            return hash_secret_raw(self.secret, salt, passes, memory_kib, lanes, 32, Type.ID, 0x13)
+            return derive_elsewhere(self.secret, salt, memory_kib, passes, lanes)
         derive = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib)
         return derive.derive(self.secret)
+
+
+def derive_elsewhere(secret: bytes, salt: bytes, memory_kib: int, passes: int, lanes: int) -> bytes:
+    """Argon2id for a cryptography package that is built without it."""
+    try:
+        from argon2.low_level import Type, hash_secret_raw
+    except ImportError:
+        raise Failure(FAILED, "a passphrase needs cryptography 44 or newer, or argon2-cffi") from None
+    return hash_secret_raw(secret, salt, passes, memory_kib, lanes, 32, Type.ID, 0x13)
 
 
 def open_ring(store: Store, key: Key, report: Report) -> dict:
@@ -389,15 +396,15 @@ class Blobs:
         records = 64 + 24 * packs
         need(len(plain) == records + 56 * count + 32 * bases + 32 * blocks, "a segment of another length")
         names = [f"pack/{s.hex()}/{c:010}" for s, c in struct.iter_unpack("<16sQ", plain[64:records])]
-        last = b""
+        last, missed = b"", 0
         for chunk, pack, offset, sealed, _, _, _, _, _ in struct.iter_unpack(
             "<32sIIIIBBHI", plain[records : records + 56 * count]
         ):
             need(chunk > last and pack < packs, "a damaged record")
             last = chunk
             self.add(chunk, names[pack], offset, sealed)
-            if check_filter:
-                need(in_filter(plain[-32 * blocks :], blocks, chunk), "the filter misses an id")
+            missed += check_filter and not in_filter(plain[-32 * blocks :], blocks, chunk)
+        need(not missed, f"the filter misses {missed} ids")
 
     def scan_packs(self, report: Report) -> None:
         """Finds blobs without the index."""
@@ -477,15 +484,19 @@ class Blobs:
         return open_aead(self.pack_key(pack), nonce(number), blob[48:], blob[:48])
 
     def read(self, chunk: bytes, as_base: bool = False) -> bytes:
-        """The plain bytes of a chunk, from the first of its places that gives them."""
+        """The plain bytes of a chunk, from the first of its places that gives them; for a base, that has none itself."""
         places, error = self.places.get(chunk, b""), Damage(f"chunk {chunk.hex()[:16]} is stored nowhere")
         for ordinal, offset, sealed in struct.iter_unpack("<III", places):
             try:
                 blob = self.pread(self.packs[ordinal], offset, 48 + sealed)
                 return self.decode(self.packs[ordinal], blob, chunk, as_base)
-            except Damage as found:
+            except (*MALFORMED, OSError) as found:
                 error = Damage(f"{self.packs[ordinal]} at {offset}: {found}")
         raise error
+
+    def has_place(self, chunk: bytes, pack: str, offset: int, sealed: int) -> bool:
+        place = (self.ordinals.get(pack), offset, sealed)
+        return place in struct.iter_unpack("<III", self.places.get(chunk, b""))
 
     def decode(self, pack: str, blob: bytes, chunk: bytes, as_base: bool = False) -> bytes:
         need(blob[16:48] == chunk, "a blob of another chunk")

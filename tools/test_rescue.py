@@ -10,12 +10,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import struct
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import cbor2
@@ -164,8 +166,23 @@ class Writer:
         self.put(name, out + blake3(out).digest())
         return records
 
+    def copy(self, plain, encoded):
+        """A chunk that may be stored already, by another writer as it were."""
+        self.blobs[0].append((blake3(plain, key=self.id_key).digest(), len(plain), encoded))
+        return self.blobs[0][-1][0]
+
     def commit(self, root):
-        found = sorted((r[0], kind, r) for kind in (0, 1) for r in self.write_pack(kind))
+        segments = []  # of which each lists a chunk once
+        for record in sorted(((r[0], kind, r) for kind in (0, 1) for r in self.write_pack(kind)), key=lambda r: r[0]):
+            ids = [{chunk for chunk, _, _ in segment} for segment in segments]
+            number = next((n for n, found in enumerate(ids) if record[0] not in found), len(segments))
+            segments[number:] = segments[number:] or [[]]
+            segments[number].append(record)
+        listed = [self.write_segment(number, found) for number, found in enumerate(segments)]
+        snapshot = {0: SNAPSHOT, 1: [1_700_000_000, 5], 2: "host", 3: "user", 4: [b"/s"], 5: [], 6: root, 8: 1, 9: 1}
+        self.append(1, {0: self.session, 1: listed, 2: snapshot, 3: []})
+
+    def write_segment(self, number, found):
         bases = sorted({r[5] for _, _, r in found if r[4] == 2})
         blocks = max(1, -(-len(found) // 24))
         words = [0] * (8 * blocks)
@@ -178,12 +195,10 @@ class Writer:
             block = (struct.unpack("<Q", chunk[:8])[0] >> 32) * blocks >> 32
             for j, salt in enumerate(salts):
                 words[8 * block + j] |= 1 << ((struct.unpack("<I", chunk[8:12])[0] * salt & 0xFFFFFFFF) >> 27)
-        name = f"index/{self.session.hex()}/0000000000"
+        name = f"index/{self.session.hex()}/{number:010}"
         sealed = envelope(self.index_key, name, plain + b"".join(bases) + struct.pack(f"<{len(words)}I", *words))
         self.put(name, sealed)
-        snapshot = {0: SNAPSHOT, 1: [1_700_000_000, 5], 2: "host", 3: "user", 4: [b"/s"], 5: [], 6: root, 8: 1, 9: 1}
-        segment = [self.session, 0, blake3(sealed).digest(), len(found), len(sealed)]
-        self.append(1, {0: self.session, 1: [segment], 2: snapshot, 3: []})
+        return [self.session, number, blake3(sealed).digest(), len(found), len(sealed)]
 
     def tree(self, entries, per_leaf=4):
         """Leaves of a few entries each and one node above; gives the root."""
@@ -234,14 +249,19 @@ def everything(writer: Writer):
         b"s\0name \xff": {**file, 11: 6, 14: [[b"user.note", b"\x00\x01"]], 18: b"inline"},
         b"s\0sub": {2: 1, 3: 0o700, 8: time},
         b"s\0sub\0hard": {**file, 11: 5, 13: [0, 77], 18: b"links"},
+        b"s\0sub\0linked": {**file, 11: 5000, 13: [0, 78], 19: [list(listed[2])]},
         b"s\0sub.txt": {**file, 11: 1, 18: b"t"},
+        b"s\0zeds": {**file, 11: 5000, 13: [0, 78], 19: [list(listed[2])]},
     }
     contents = {
         "codecs": whole,
         "deep": deep,
         "holes": bytes(1 << 23) + noise + bytes(1 << 23),
         "empty": b"",
+        "sub/hard": b"links",
+        "sub/linked": b"z" * 5000,
         "sub.txt": b"t",
+        "zeds": b"z" * 5000,
     }
     if ROOT:
         entries[b"s\0device"] = {2: 5, 3: 0o600, 4: 1234, 5: 4321, 8: time, 16: [1, 3]}
@@ -320,7 +340,7 @@ class Rescue(unittest.TestCase):
             self.run_rescue("restore", SNAPSHOT.hex()[:6], "--target", str(self.target), "--path", "/s/sub"), 0
         )
         found = [os.path.join(place, f) for place, _, files in os.walk(self.target) for f in files]
-        self.assertEqual(found, [str(self.target / "s/sub/hard")])
+        self.assertEqual(sorted(found), [str(self.target / "s/sub" / name) for name in ("hard", "linked")])
 
     def test_keys(self):
         password = self.scratch / "password"
@@ -333,6 +353,14 @@ class Rescue(unittest.TestCase):
         self.assertEqual(self.run_rescue("snapshots"), 2)
         shutil.rmtree(self.repository)
         self.assertEqual(self.run_rescue("snapshots"), 10)
+
+    def test_repositories_that_earlier_programs_wrote(self):
+        versions = sorted((Path(__file__).parents[1] / "testdata/repositories").glob("*/"))
+        for version in (path for path in versions if path.is_dir()):
+            self.repository = version / "repository"
+            for option, name in (("--key-file", "key"), ("--password-file", "passphrase")):
+                self.assertEqual(self.run_rescue("check", key=[option, str(version / name)]), 0, self.err.getvalue())
+        self.assertIn("v1", [path.name for path in versions])
 
     def test_hpke_agrees_with_another_implementation(self):
         try:
@@ -372,6 +400,7 @@ class Rescue(unittest.TestCase):
         self.damage(self.pack(0), offset + 60)
         self.contents["codecs"] = self.contents["codecs"].replace(b"z" * 5000, bytes(5000))
         self.contents["deep"] = self.contents["deep"].replace(b"z" * 5000, bytes(5000))
+        self.contents["zeds"] = self.contents["sub/linked"] = bytes(5000)
         self.assert_restored(13)
         self.assertIn("/s/codecs: bytes 16012 to 21012 are lost", self.err.getvalue())
         shutil.rmtree(self.target)
@@ -379,6 +408,83 @@ class Rescue(unittest.TestCase):
         self.damage(self.pack(0), -100)
         self.assert_restored(13, "--without-index")
         self.assertEqual(self.run_rescue("check"), 13)
+
+    def test_a_base_is_a_copy_without_base(self):
+        first, middle = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(250)), b""
+        middle, last = b"middle " + first, b"last " + first
+        ids = {name: blake3(plain, key=self.writer.id_key).digest() for name, plain in
+               (("first", first), ("middle", middle))}  # fmt: skip
+        based = body(2, middle, zstd(middle, first), base=ids["first"])
+        alone = body(1, middle, zstd(middle))
+        top = self.writer.chunk(last, 0, body(2, last, zstd(last, middle), base=ids["middle"]))
+        for encoded in (based, alone, based):
+            self.writer.copy(middle, encoded)
+        self.writer.chunk(first)
+        file = {2: 0, 3: 0o644, 11: len(last), 19: [[top, len(last)]]}
+        self.writer.commit(self.writer.tree([(b"", {2: 1, 3: 0o755}), (b"s", {2: 1, 3: 0o755}), (b"s\0last", file)]))
+        self.contents = {"last": last}
+        for options in ((), ("--without-index",)):
+            self.assert_restored(0, *options)
+            self.assertEqual(self.run_rescue(*options, "check"), 0, self.err.getvalue())
+            shutil.rmtree(self.target)
+        # Without the copy that stands alone the chunk itself can be read, but not as a base.
+        records = self.writer.write_pack(0)
+        alone = next(record for record in records if record[0] == ids["middle"] and record[4] == 1)
+        self.damage(self.pack(0), alone[1] + 60)
+        self.assertEqual(self.run_rescue("restore", "latest", "--target", str(self.target)), 13)
+        self.assertIn("a base that has a base", self.err.getvalue())
+
+    def named(self):
+        """The paths and tree nodes that the last run called damaged."""
+        return set(re.findall(r"^damaged: (?:snapshot \w+: )?(/[^:\n]*|tree node \w+)", self.err.getvalue(), re.M))
+
+    def compare_check_with_restore(self, *options):
+        self.run_rescue(*options, "check")
+        checked = self.named()
+        self.run_rescue(*options, "restore", "latest", "--target", str(self.target))
+        self.assertEqual(checked, self.named())
+        if not any(name.startswith("tree node") for name in checked):
+            for name, content in self.contents.items():
+                whole = (self.target / "s" / name).read_bytes() == content
+                self.assertEqual(whole, f"/s/{name}" not in checked, name)
+        for place, _, _ in os.walk(self.target):
+            os.chmod(place, 0o700)
+        shutil.rmtree(self.target)
+        return checked
+
+    def test_check_names_what_restore_fails_on(self):
+        self.write_everything()
+        for kind in (0, 1):
+            pack, records = self.pack(kind), self.writer.write_pack(kind)
+            stored, hit = pack.read_bytes(), []
+            around = [3, 8, 20, 45, len(stored) - 100, len(stored) - 60, len(stored) - 1]
+            for place in [*around, *(record[1] + 60 for record in records), *(record[1] + 20 for record in records)]:
+                pack.write_bytes(stored)
+                self.damage(pack, place)
+                found = self.compare_check_with_restore()
+                self.assertTrue(place not in around or not found, (place, found))
+                hit.append(bool(found))
+                self.compare_check_with_restore("--without-index")
+            self.assertGreater(sum(hit), 1)
+            pack.unlink()
+            self.assertTrue(self.compare_check_with_restore())
+            pack.write_bytes(stored)
+
+    def test_check_names_what_the_index_lacks(self):
+        self.write_everything()
+        lost, add = blake3(b"z" * 5000, key=self.writer.id_key).digest(), reader.Blobs.add
+        without = lambda blobs, chunk, *place: chunk == lost or add(blobs, chunk, *place)
+        with unittest.mock.patch.object(reader.Blobs, "add", without):
+            found = self.compare_check_with_restore()
+        self.assertEqual(found, {"/s/codecs", "/s/deep", "/s/sub/linked", "/s/zeds"})
+
+    def test_a_wrong_checksum_is_said_once(self):
+        self.write_everything()
+        self.damage(self.pack(0), -1)
+        self.assertEqual(self.run_rescue("check"), 13)
+        self.assertEqual(self.err.getvalue().splitlines(), [
+            f"damaged: pack/{self.writer.session.hex()}/0000000000: the checksum of the pack is wrong"
+        ])  # fmt: skip
 
     def test_a_damaged_node_costs_only_what_is_below(self):
         self.write_everything()

@@ -4,9 +4,11 @@
 
 mod browse;
 mod compare;
+mod concurrency;
 mod crash;
 mod damage;
 mod fidelity;
+mod old_repositories;
 mod place;
 mod properties;
 mod resume;

@@ -1,0 +1,134 @@
+//! The table of docs/concurrency.md: backups, readers and verify beside each other in one repository.
+//!
+//! Each thread opens the repository for itself, as another process would. What they meet is left to chance, in many
+//! rounds; what must hold afterwards is not.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use seawall_engine::backup::{BackupReport, backup};
+use seawall_engine::crypto::Secret32;
+use seawall_engine::error::Error;
+use seawall_engine::format::slot::Unlock;
+use seawall_engine::monitor::Silent;
+use seawall_engine::repo::Repository;
+use seawall_engine::store::Store;
+use seawall_engine::store::local::LocalStore;
+use seawall_engine::units::MIB;
+use seawall_engine::verify::{Read, VerifyOptions, verify};
+
+use crate::place::{Place, files_of, noise, options, paths, stored_files};
+
+const WRITERS: u64 = 3;
+const ROUNDS: u64 = 4;
+
+fn assert_sound(repository: &Repository) {
+    let options = VerifyOptions { read: Read::All, threads: 1, budget_bytes: 64 * MIB };
+    assert_eq!(verify(repository, &options, &Silent).unwrap().damage, []);
+}
+
+/// A writer's files: some are the same for all writers of a round, so that several store the same new chunks.
+fn write_files(directory: &Path, writer: u64, round: u64) {
+    fs::create_dir_all(directory).unwrap();
+    fs::write(directory.join("shared"), noise(round, 400_000)).unwrap();
+    fs::write(directory.join("own"), noise(100 + writer, 300_000)).unwrap();
+    fs::write(directory.join("tiny"), round.to_le_bytes()).unwrap();
+}
+
+/// Backs up a directory that changes, each time through another opening of the repository.
+fn write_rounds(place: &Place, writer: u64) -> Vec<BackupReport> {
+    let directory = place.source().join(writer.to_string());
+    let rounds = (0..ROUNDS).map(|round| {
+        write_files(&directory, writer, round);
+        let report = backup(&place.open(writer == 0), options(paths(&directory)), &Silent).unwrap();
+        assert_eq!(stored_files(&place.open(false), &report)[&directory.join("shared")], noise(round, 400_000));
+        report
+    });
+    rounds.collect()
+}
+
+#[test]
+fn backups_readers_and_verify_do_not_disturb_each_other() {
+    let (place, repository) = Place::new();
+    let writing = AtomicBool::new(true);
+    let reports = thread::scope(|scope| {
+        let place = &place;
+        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write_rounds(place, writer))).collect();
+        let reader = scope.spawn(|| {
+            while writing.load(Ordering::Relaxed) {
+                // Opened before all backups: it learns of their chunks only by reading the log again.
+                repository.refresh().unwrap();
+                for snapshot in repository.snapshots() {
+                    assert_eq!(files_of(&repository, &snapshot.record.root).len(), 3);
+                }
+            }
+        });
+        let checker = scope.spawn(|| {
+            while writing.load(Ordering::Relaxed) {
+                assert_sound(&place.open(false));
+            }
+        });
+        let ended: Vec<_> = writers.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        // Why before a writer's failure is passed on: the others would go on for ever.
+        writing.store(false, Ordering::Relaxed);
+        let reports: Vec<BackupReport> = ended.into_iter().flat_map(Result::unwrap).collect();
+        reader.join().unwrap();
+        checker.join().unwrap();
+        reports
+    });
+    let repository = place.open(false);
+    assert_eq!(u64::try_from(repository.snapshots().len()).unwrap(), WRITERS * ROUNDS);
+    assert!(repository.snapshots().is_sorted_by(|a, b| a.number < b.number));
+    for report in &reports {
+        assert_eq!((report.problems, stored_files(&repository, report).len()), (0, 3));
+    }
+    assert_sound(&repository);
+}
+
+#[test]
+fn one_of_two_inits_wins() {
+    for _ in 0..8 {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::create(&directory.path().join("repository")).unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let unlocks: Vec<_> = (0..4).map(|_| Unlock::KeyFile(Secret32::random())).collect();
+        let made: Vec<_> = thread::scope(|scope| {
+            let init = |unlock| {
+                let store = Arc::clone(&store);
+                move || Repository::init(store, &[(unlock, "test".to_owned())], None).map(drop)
+            };
+            let threads: Vec<_> = unlocks.iter().cloned().map(|unlock| scope.spawn(init(unlock))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 1);
+        for (unlock, made) in unlocks.iter().zip(&made) {
+            assert!(matches!(made, Ok(()) | Err(Error::RepositoryExists(_))), "{made:?}");
+            assert_eq!(Repository::open(Arc::clone(&store), unlock, None).is_ok(), made.is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_log_that_goes_back_is_refused_by_whoever_saw_more() {
+    let (place, repository) = Place::new();
+    write_files(&place.source(), 0, 0);
+    backup(&repository, options(paths(&place.source())), &Silent).unwrap();
+    let last = place.directory.path().join("repository/log").join(format!("{:020}", 1));
+    let seen = fs::read(&last).unwrap();
+    let open = |cache: bool| {
+        let store = LocalStore::open(&place.directory.path().join("repository")).unwrap();
+        Repository::open(Arc::new(store), &place.unlock, cache.then(|| place.directory.path().join("cache")))
+    };
+    fs::remove_file(&last).unwrap();
+    assert!(matches!(open(true), Err(Error::Rollback(_))), "shorter");
+    // Who never saw more can't know: another valid end of the log is taken for the only one.
+    backup(&open(false).unwrap(), options(paths(&place.source())), &Silent).unwrap();
+    assert_ne!(fs::read(&last).unwrap(), seen);
+    assert!(matches!(open(true), Err(Error::Rollback(_))), "another entry");
+    assert_eq!(open(false).unwrap().snapshots().len(), 1);
+    fs::write(&last, seen).unwrap();
+    assert_eq!(open(true).unwrap().snapshots().len(), 1);
+}
