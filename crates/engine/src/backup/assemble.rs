@@ -431,3 +431,6 @@ impl Stored<'_, '_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -289,11 +289,11 @@ impl Scene {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree_and_any_change_of_it_come_back(
-        items in vec(item(), 0..60),
+        items in vec(item(), 0..45),
         changes in vec(change(), 0..20),
         settled in any::<bool>(),
         cache in any::<bool>(),
