@@ -203,7 +203,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
         monitor,
         chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
         names: Names::new(),
-        queues: Queues::new(threads, options.budget_bytes / 4),
+        queues: Queues::new(threads, options.budget_bytes / 8),
         ended,
         over: AtomicBool::new(false),
         bytes_read: AtomicU64::new(0),
