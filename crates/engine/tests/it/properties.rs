@@ -27,6 +27,9 @@ use seawall_engine::units::{KIB, MIB};
 
 use crate::place::{assert_same, assert_whole, noise, options, paths};
 
+/// With 4 KiB of data in each, holes stay between.
+const TOOTH_STEP: u64 = 16 * KIB as u64;
+
 #[derive(Debug, Clone)]
 enum Made {
     Directory,
@@ -36,7 +39,7 @@ enum Made {
         length: usize,
         text: bool,
     },
-    /// Data of 4 KiB at these multiples of 64 KiB, and the size.
+    /// Data of 4 KiB at these multiples of [`TOOTH_STEP`], and the size.
     Sparse {
         teeth: Vec<u64>,
         length: u64,
@@ -86,8 +89,8 @@ fn made() -> impl Strategy<Value = Made> {
     prop_oneof![
         3 => Just(Made::Directory),
         8 => (0..4u64, file_length(), any::<bool>()).prop_map(|(seed, length, text)| Made::File { seed, length, text }),
-        1 => (vec(0..300u64, 0..6), 0..(20 * MIB as u64)).prop_map(|(teeth, length)| Made::Sparse { teeth, length }),
-        1 => (vec(0..1000u64, 140..150)).prop_map(|teeth| Made::Sparse { teeth, length: 0 }),
+        1 => (vec(0..300u64, 0..6), 0..(6 * MIB as u64)).prop_map(|(teeth, length)| Made::Sparse { teeth, length }),
+        1 => (vec(0..600u64, 170..180)).prop_map(|teeth| Made::Sparse { teeth, length: 0 }),
         2 => vec(1..=255u8, 1..200).prop_map(Made::Symlink),
         1 => Just(Made::Fifo),
         2 => any::<usize>().prop_map(Made::Link),
@@ -131,7 +134,7 @@ fn make(path: &Path, made: &Made, files: &[PathBuf]) -> bool {
         Made::Sparse { teeth, length } => {
             let file = File::create(path).unwrap();
             for tooth in teeth {
-                file.write_all_at(&noise(*tooth, 4 * KIB), tooth * 64 * KIB as u64).unwrap();
+                file.write_all_at(&noise(*tooth, 4 * KIB), tooth * TOOTH_STEP).unwrap();
             }
             file.set_len(file.metadata().unwrap().len().max(*length)).unwrap();
         }
@@ -289,7 +292,7 @@ impl Scene {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_tree_and_any_change_of_it_come_back(

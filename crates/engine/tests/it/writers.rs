@@ -1,4 +1,4 @@
-//! Two writers on one store, each with a view of its own: whatever is committed is whole, and nobody is in the other's way.
+//! Two writers on one store, each with a view of its own: whatever is committed is whole, and neither hurts the other.
 
 use std::collections::BTreeSet;
 use std::fs;
