@@ -31,7 +31,6 @@ use crate::ids::{SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::repo::parent::{Parent, SourceName};
 use crate::repo::session::SessionTotals;
-use crate::repo::tree::TreeRoot;
 use crate::repo::{Repository, Session};
 use crate::stages::metadata::Names;
 use crate::stages::walk::{Event, StatKind, WalkOptions, walk};
@@ -283,13 +282,12 @@ fn perform<'scope>(
     if let Some(entries) = entries {
         entries.commit(&snapshot.id);
     }
-    Ok(report(run, &counts, root, (number, snapshot), started))
+    Ok(report(run, &counts, (number, snapshot), started))
 }
 
 fn report(
     run: &Run<'_, '_>,
     counts: &Counts,
-    _root: TreeRoot,
     (number, snapshot): (u64, SnapshotRecord),
     started: std::time::Instant,
 ) -> BackupReport {
