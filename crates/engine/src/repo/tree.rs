@@ -85,9 +85,12 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
     /// # Errors
     /// What storing a node fails with.
     pub fn finish(mut self) -> Result<TreeRoot> {
-        if self.first.is_some() || self.levels.is_empty() {
-            self.first.get_or_insert_with(TreeKey::default);
+        if self.first.is_some() {
             self.finish_leaf()?;
+        }
+        if self.levels.is_empty() {
+            // Why not as a child: an inner node could end after it, and would have to name a first key.
+            return Ok(TreeRoot { id: (self.store)(&self.leaf.take())?, entries: 0, bytes: 0 });
         }
         let mut level = 0;
         loop {
@@ -272,5 +275,24 @@ impl Iterator for TreeEntries<'_> {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_tree_is_one_leaf_whatever_its_id() {
+        let mut stored = Vec::new();
+        // This id is one after which an inner node ends.
+        let ending = ChunkId([0; 32]);
+        let writer = TreeWriter::new(&Secret32::random(), |node: &[u8]| {
+            stored.push(node.to_vec());
+            Ok(ending)
+        });
+        assert_eq!(writer.finish().unwrap(), TreeRoot { id: ending, entries: 0, bytes: 0 });
+        assert_eq!(stored, [LeafWriter::new().take()]);
+        assert!(inner_ends_after(&ending));
     }
 }
