@@ -31,7 +31,8 @@ use crate::ids::{SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::repo::parent::{Parent, SourceName};
 use crate::repo::session::SessionTotals;
-use crate::repo::{Repository, Session};
+use crate::repo::tree::TreeRoot;
+use crate::repo::{Committed, Repository, Session};
 use crate::stages::metadata::Names;
 use crate::stages::walk::{Event, StatKind, WalkOptions, walk};
 use crate::units::MIB;
@@ -186,7 +187,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     let started = monotonic();
     let paths = source_paths(&options.source)?;
     let name = SourceName::new(&options.host, &paths);
-    let parent = choose_parent(repository, &options, &paths)?;
+    let parent = choose_parent(repository, options.parent, &options.host, &paths)?;
     if options.dry_run {
         return dry_run(repository, &options, &name, parent.as_ref(), monitor);
     }
@@ -210,7 +211,8 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
         files_known: AtomicU64::new(0),
         bytes_known: AtomicU64::new(0),
     };
-    let task = Task { name, parent, paths, parent_time: options.time };
+    let snapshot = SnapshotId(crate::crypto::random());
+    let task = Task { name, snapshot, parent, paths, parent_time: options.time };
     let (end_writers, writers_ended) = crossbeam_channel::bounded(0);
     thread::scope(|scope| {
         for _ in 0..WRITERS {
@@ -234,55 +236,88 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
 /// What a run works on.
 struct Task {
     name: SourceName,
+    snapshot: SnapshotId,
     parent: Option<SnapshotRecord>,
     paths: Vec<Vec<u8>>,
     parent_time: Timestamp,
 }
 
+/// Walks and commits; again where content that was taken over was pruned meanwhile (rule W2).
 fn perform<'scope>(
     run: &'scope Run<'scope, '_>,
     task: &Task,
-    options: BackupOptions,
+    mut options: BackupOptions,
     scope: &'scope thread::Scope<'scope, '_>,
     started: std::time::Instant,
 ) -> Result<BackupReport> {
-    let parent = Parent::open(run.repository, &task.name, task.parent.as_ref());
-    let mut assembler = Assembler::new(run, parent, &task.name, task.parent_time, options.force_read);
-    let BackupOptions { source, host, user, tags, labels, time, program, .. } = options;
-    match source {
-        Source::Paths(walk_options) => walk_sources(run, walk_options, &mut assembler, scope)?,
-        Source::Stream { name, mut reader, finish } => {
-            assembler.stream(&stream_key(&name)?, &mut *reader, time)?;
-            finish()?;
+    let mut parent = task.parent.clone();
+    loop {
+        let known = Parent::open(run.repository, &task.name, parent.as_ref());
+        let mut assembler = Assembler::new(run, known, &task.name, task.parent_time, options.force_read);
+        let is_stream = match &mut options.source {
+            Source::Paths(walk_options) => {
+                walk_sources(run, walk_options.clone(), &mut assembler, scope)?;
+                false
+            }
+            Source::Stream { name, reader, finish } => {
+                assembler.stream(&stream_key(name)?, &mut **reader, options.time)?;
+                std::mem::replace(finish, Box::new(|| Ok(())))()?;
+                true
+            }
+        };
+        let (root, counts, entries) = assembler.finish()?;
+        run.progress(counts.files(), counts.bytes);
+        let outcome = run
+            .session
+            .commit(&mut |totals| record(run, task, &options, (root, &counts, parent.as_ref()), totals, started))?;
+        match outcome {
+            Committed::Done(number, snapshot) => {
+                if let Some(entries) = entries {
+                    entries.commit(&snapshot.id);
+                }
+                return Ok(report(run, &counts, (number, *snapshot), started));
+            }
+            Committed::Again if is_stream => {
+                let why = "content that the stream shares with older snapshots was pruned meanwhile; run again";
+                return Err(Error::Refused(why.into()));
+            }
+            Committed::Again => {
+                run.monitor.note("content that was taken over was pruned meanwhile; looking through the sources again");
+                run.problems.store(0, Ordering::Relaxed);
+                parent = choose_parent(run.repository, None, &options.host, &task.paths)?;
+            }
         }
     }
-    let (root, counts, entries) = assembler.finish()?;
-    run.progress(counts.files(), counts.bytes);
-    let problems = run.problems.load(Ordering::Relaxed);
-    let bytes_read = run.bytes_read.load(Ordering::Relaxed);
-    let (number, snapshot) = run.session.commit(|totals| SnapshotRecord {
-        id: SnapshotId(crate::crypto::random()),
-        time,
-        host,
-        user,
+}
+
+/// What the log will say of the snapshot.
+fn record(
+    run: &Run<'_, '_>,
+    task: &Task,
+    options: &BackupOptions,
+    (root, counts, parent): (TreeRoot, &Counts, Option<&SnapshotRecord>),
+    totals: SessionTotals,
+    started: std::time::Instant,
+) -> SnapshotRecord {
+    SnapshotRecord {
+        id: task.snapshot,
+        time: options.time,
+        host: options.host.clone(),
+        user: options.user.clone(),
         paths: task.paths.clone(),
-        tags,
+        tags: options.tags.clone(),
         root: root.id,
         entries: root.entries,
         files: counts.files(),
         bytes: counts.bytes,
-        labels,
-        program,
-        problems,
-        parent: task.parent.as_ref().map(|parent| parent.id),
-        bytes_read,
+        labels: options.labels.clone(),
+        program: options.program.clone(),
+        problems: run.problems.load(Ordering::Relaxed),
+        parent: parent.map(|parent| parent.id),
+        bytes_read: run.bytes_read.load(Ordering::Relaxed),
         bytes_stored: totals.stored_bytes,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-    })?;
-    if let Some(entries) = entries {
-        entries.commit(&snapshot.id);
     }
-    Ok(report(run, &counts, (number, snapshot), started))
 }
 
 fn report(
@@ -384,7 +419,7 @@ fn dry_run(
             }
             Event::Found(found) => {
                 let known = parent.take(&found.key);
-                let stored = Stored { repository, session: None };
+                let stored = Stored { repository, session: None, parent: None };
                 let unchanged = !options.force_read
                     && known.iter().flatten().any(|known| assemble::is_unchanged(known, &found.stat, &stored));
                 let is_known = known.iter().any(Option::is_some);
@@ -441,16 +476,17 @@ fn stream_key(name: &[u8]) -> Result<TreeKey> {
 /// The snapshot to compare with: the one that was asked for, else the newest of the same host and paths.
 fn choose_parent(
     repository: &Repository,
-    options: &BackupOptions,
+    asked: Option<SnapshotId>,
+    host: &str,
     paths: &[Vec<u8>],
 ) -> Result<Option<SnapshotRecord>> {
     let snapshots = repository.snapshots();
     let mut records = snapshots.into_iter().rev().map(|snapshot| snapshot.record);
-    match options.parent {
+    match asked {
         Some(id) => match records.find(|record| record.id == id) {
             Some(record) => Ok(Some(record)),
             None => Err(Error::NotFound(format!("no snapshot {id}"))),
         },
-        None => Ok(records.find(|record| record.host == options.host && record.paths == paths)),
+        None => Ok(records.find(|record| record.host == host && record.paths == paths)),
     }
 }

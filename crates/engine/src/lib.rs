@@ -34,4 +34,5 @@ pub mod error;
 pub mod format;
 pub mod ids;
 pub mod monitor;
+pub mod rules;
 pub mod units;

@@ -20,7 +20,10 @@ const ROWS: [(&str, &[&str]); 5] = [
     ("store", &["store"]),
     (
         "pure",
-        &["format", "readers", "chunker", "codec", "crypto", "ids", "units", "clock", "error", "entry", "monitor"],
+        &[
+            "format", "rules", "readers", "chunker", "codec", "crypto", "ids", "units", "clock", "error", "entry",
+            "monitor",
+        ],
     ),
 ];
 

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::format::node::{decode_extents, is_storable};
 use crate::format::pack::BlobKind;
 use crate::format::segment::Location;
-use crate::ids::ChunkId;
+use crate::ids::{ChunkId, SnapshotId};
 use crate::monitor::Problem;
 use crate::repo::parent::{EntriesWriter, Known, Parent, SourceName};
 use crate::repo::tree::{TreeRoot, TreeWriter};
@@ -145,7 +145,8 @@ impl<'a, 'r> Assembler<'a, 'r> {
         let link = self.links.group(&found.stat);
         let known = self.parent.take(&found.key);
         let is_known = known.iter().any(Option::is_some);
-        let stored = Stored { repository: self.run.repository, session: Some(self.run.session) };
+        let stored =
+            Stored { repository: self.run.repository, session: Some(self.run.session), parent: self.parent.snapshot() };
         let [fresh, old] = known;
         let mut old_content = None;
         for candidate in [fresh, old].into_iter().flatten() {
@@ -388,18 +389,35 @@ pub(crate) struct Stored<'a, 'r> {
     pub(crate) repository: &'r Repository,
     /// The running session; none in a dry run.
     pub(crate) session: Option<&'a Session<'r>>,
+    /// The snapshot that known entries come from.
+    pub(crate) parent: Option<SnapshotId>,
 }
 
 impl Stored<'_, '_> {
     fn has(&self, known: &Known) -> bool {
         match &known.entry.kind {
             Kind::File(Content::Extents(extents)) => self.has_extents(extents, 0),
-            // What a committed snapshot's list names is stored with it. What a run that did not commit listed may be
-            // stored in part, so there the lists are followed.
-            Kind::File(Content::Indirect { id, .. }) if !known.unfinished => self.has_chunk(id),
+            // What a committed snapshot's list names is stored with it, as long as that snapshot is not forgotten and no
+            // damage was found. What a run that did not commit listed may be stored in part. There the lists are followed.
+            Kind::File(Content::Indirect { id, .. }) if !known.unfinished && self.rests_on_parent() => {
+                self.has_chunk(id)
+            }
             Kind::File(Content::Indirect { id, depth, .. }) => self.has_list(id, *depth),
             _ => true,
         }
+    }
+
+    /// True if all that the parent reaches may be taken over unseen; the session then answers for the parent.
+    fn rests_on_parent(&self) -> bool {
+        if !self.repository.state().standing.damage.is_empty() {
+            return false;
+        }
+        match (self.session, &self.parent) {
+            (Some(session), Some(parent)) => session.rest_on(parent),
+            (Some(_), None) => return false,
+            (None, _) => {}
+        }
+        true
     }
 
     fn has_chunk(&self, id: &ChunkId) -> bool {

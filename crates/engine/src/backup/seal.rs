@@ -39,16 +39,10 @@ impl<'a, 'r> Sealer<'a, 'r> {
         if !self.session.claim(id) {
             return Ok(());
         }
-        let keyframe = base.and_then(|base| self.keyframe(&base));
+        let keyframe = base.and_then(|base| self.session.keyframe(&base));
         let base = keyframe.and_then(|id| Some((id, self.bases.as_mut()?.base(&id).ok()?)));
         let base = base.as_ref().map(|(id, bytes)| (id, bytes.as_slice()));
         self.encoder.encode(plain, base, &mut self.body);
         self.session.store(kind, id, plain.len(), &self.body)
-    }
-
-    /// The chunk that `id` is encoded against, or itself where it stands alone: bases never have bases.
-    fn keyframe(&self, id: &ChunkId) -> Option<ChunkId> {
-        let location = self.repository.locate(id)?;
-        Some(location.base.unwrap_or(*id))
     }
 }

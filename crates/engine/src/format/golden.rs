@@ -235,7 +235,13 @@ pub(super) fn signer() -> SigningKey {
 }
 
 pub(super) fn init_entry() -> LogEntry {
-    let member = MemberRecord { id: MEMBER, public_key: signer().public(), role: Role::Owner, label: "owner".into() };
+    let member = MemberRecord {
+        id: MEMBER,
+        public_key: signer().public(),
+        role: Role::Owner,
+        label: "owner".into(),
+        wrap_public: None,
+    };
     let act = Act::Init {
         marker: object_hash(&golden("marker")),
         member,

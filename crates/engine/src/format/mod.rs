@@ -4,6 +4,7 @@
 //! write only what the decoders accept. Decoders take bytes from outside: they return [`crate::error::Damaged`], never
 //! panic, and never allocate more than a small multiple of what they were given.
 
+mod act;
 mod cbor;
 mod entry;
 mod fixed;

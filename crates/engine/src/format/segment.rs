@@ -240,14 +240,25 @@ impl<'a> SegmentView<'a> {
         self.packs.chunks_exact(PACK_BYTES).map(pack_name)
     }
 
+    /// The chunks against which some of its blobs are encoded.
+    pub fn bases(&self) -> impl Iterator<Item = ChunkId> + use<'a> {
+        self.bases.chunks_exact(ChunkId::LEN).filter_map(ChunkId::from_slice)
+    }
+
     /// Looks a chunk up. `None` also where its record can't be.
     #[must_use]
     pub fn find(&self, id: &ChunkId) -> Option<Location> {
+        self.find_numbered(id).map(|(_, location)| location)
+    }
+
+    /// As [`Self::find`], with the number of the record in the segment.
+    #[must_use]
+    pub fn find_numbered(&self, id: &ChunkId) -> Option<(usize, Location)> {
         if !self.may_hold(id) {
             return None;
         }
         let index = self.search(id)?;
-        self.location(self.record_bytes(index))
+        Some((index, self.location(self.record_bytes(index))?))
     }
 
     /// The filter's answer: false means that the chunk is not here.

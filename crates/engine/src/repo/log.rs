@@ -4,115 +4,44 @@
 //! changes only by applying the next entry; an entry is never applied twice. A log that is shorter than, or different
 //! from, what this client saw before is a rollback (rule H1 of docs/format.md's protocol).
 
-use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use crate::crypto::object_hash;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Damaged, Error, Result};
-use crate::format::log::{self as entries, Act, LogEntry, MemberRecord, SegmentRecord, SnapshotRecord};
-use crate::format::names::{SegmentName, log_object};
+use crate::format::log::{self as entries, Act, LogEntry, MemberRecord};
+use crate::format::names::log_object;
 use crate::format::slot::KeyRing;
-use crate::ids::{MemberId, ObjectHash, RepositoryId, SessionId};
+use crate::ids::{ObjectHash, RepositoryId};
 use crate::repo::cache::Cache;
+use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
 
-/// A snapshot as the log lists it.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// What the commit says of it.
-    pub record: SnapshotRecord,
-    /// Number of the log entry that committed it.
-    pub number: u64,
-}
-
-/// What the log says, up to the last entry that was read.
-#[derive(Debug, Clone)]
-pub struct LogState {
-    repository: RepositoryId,
-    /// Number of the next entry.
-    pub next: u64,
-    /// Hash of the newest entry.
-    pub head: Option<ObjectHash>,
-    /// BLAKE3 of the marker, from INIT.
-    pub marker: Option<ObjectHash>,
-    members: HashMap<MemberId, MemberRecord>,
-    /// Snapshots in log order.
-    pub snapshots: Vec<Snapshot>,
-    /// Published segments in log order.
-    pub segments: Vec<SegmentRecord>,
-    published: HashSet<SegmentName>,
-    /// Sessions that committed or were adopted.
-    pub finished_sessions: HashSet<SessionId>,
-}
-
-impl LogState {
-    fn new(repository: RepositoryId) -> Self {
-        Self {
-            repository,
-            next: 0,
-            head: None,
-            marker: None,
-            members: HashMap::new(),
-            snapshots: Vec::new(),
-            segments: Vec::new(),
-            published: HashSet::new(),
-            finished_sessions: HashSet::new(),
-        }
+/// The next entry: authenticated, held against the chain, applied.
+fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, trusted: bool) -> Result<()> {
+    let opened = entries::open(state.next, bytes, &ring.log_key)?;
+    let entry = &opened.entry;
+    let object = log_object(state.next);
+    if entry.repository != state.repository || entry.number != state.next {
+        return Err(Damaged::new(object, 0, "the entry belongs elsewhere").into());
     }
-
-    /// Checks the stored bytes of the next entry and applies it. `trusted` entries come from this user's own cache,
-    /// where they were put after their signature had been checked.
-    fn apply(&mut self, bytes: &[u8], ring: &KeyRing, trusted: bool) -> Result<()> {
-        let opened = entries::open(self.next, bytes, &ring.log_key)?;
-        let entry = &opened.entry;
-        let object = log_object(self.next);
-        if entry.repository != self.repository || entry.number != self.next {
-            return Err(Damaged::new(object, 0, "the entry belongs elsewhere").into());
-        }
-        if entry.previous != self.head {
-            return Err(Damaged::new(object, 0, "the entry does not follow the one before it").into());
-        }
-        let public_key = match (&entry.act, self.members.get(&entry.member)) {
-            (Act::Init { member, .. }, None) if self.next == 0 && member.id == entry.member => member.public_key,
-            (Act::Init { .. }, _) => return Err(Damaged::new(object, 0, "a second INIT").into()),
-            (_, Some(member)) => member.public_key,
-            (_, None) => return Err(Damaged::new(object, 0, "signed by somebody who is not a member").into()),
-        };
-        if !trusted && !opened.verify(&public_key) {
-            return Err(Damaged::new(object, 0, "the signature is wrong").into());
-        }
-        self.apply_act(&opened.entry);
-        self.head = Some(object_hash(bytes));
-        self.next += 1;
-        Ok(())
+    if entry.previous != state.head {
+        return Err(Damaged::new(object, 0, "the entry does not follow the one before it").into());
     }
-
-    fn apply_act(&mut self, entry: &LogEntry) {
-        match &entry.act {
-            Act::Init { marker, member, .. } => {
-                self.marker = Some(*marker);
-                self.members.insert(member.id, member.clone());
-            }
-            Act::Commit { session, segments, snapshot, adopted } => {
-                for segment in segments {
-                    if self.published.insert(segment.name) {
-                        self.segments.push(segment.clone());
-                    }
-                }
-                self.finished_sessions.insert(*session);
-                self.finished_sessions.extend(adopted.iter().copied());
-                self.snapshots.push(Snapshot { record: (**snapshot).clone(), number: entry.number });
-            }
-        }
+    // Why: trusted entries come from this user's own cache, where they were put after their signature had been checked.
+    let applied = state.apply(entry, object_hash(bytes), |public_key| trusted || opened.verify(public_key));
+    match applied {
+        Err(why) if entry.number == 0 => Err(Damaged::new(object, 0, why).into()),
+        _ => Ok(()),
     }
 }
 
 /// The log of one repository, as this client knows it.
 pub struct Log {
-    state: LogState,
+    state: Arc<State>,
     cache: Cache,
 }
 
@@ -123,7 +52,7 @@ impl Log {
     /// [`Error::Rollback`] if the store's log is older than or different from the cached one; [`Error::Damaged`] if an
     /// entry is not what it must be.
     pub fn open(store: &dyn Store, repository: RepositoryId, ring: &KeyRing, cache: Cache) -> Result<Self> {
-        let mut log = Self { state: LogState::new(repository), cache };
+        let mut log = Self { state: Arc::new(State::new(repository)), cache };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
         if log.state.next == 0 {
@@ -134,7 +63,7 @@ impl Log {
 
     /// The state after the last entry that was read.
     #[must_use]
-    pub fn state(&self) -> &LogState {
+    pub fn state(&self) -> &Arc<State> {
         &self.state
     }
 
@@ -148,7 +77,7 @@ impl Log {
         loop {
             match store.get(&log_object(self.state.next), None) {
                 Ok(bytes) => {
-                    self.state.apply(&bytes, ring, false)?;
+                    apply(Arc::make_mut(&mut self.state), &bytes, ring, false)?;
                     fresh.push(bytes);
                 }
                 Err(StoreError::Missing(_)) => break,
@@ -169,27 +98,51 @@ impl Log {
         store: &dyn Store,
         ring: &KeyRing,
         time_ms: i64,
-        check: &mut dyn FnMut(&LogState) -> Result<Act>,
+        check: &mut dyn FnMut(&State) -> Result<Act>,
     ) -> Result<u64> {
-        let signer = SigningKey::from_seed(&ring.signing_seed);
         loop {
             self.refresh(store, ring)?;
-            let number = self.state.next;
-            let entry = LogEntry {
-                number,
-                previous: self.state.head,
-                repository: self.state.repository,
-                member: ring.member,
-                time_ms,
-                act: check(&self.state)?,
-            };
-            let bytes = entries::seal(&entry, &ring.log_key, &signer);
-            if self.create(store, number, &bytes)? {
-                self.state.apply(&bytes, ring, false)?;
-                self.remember(number, &[bytes]);
+            let (number, act) = (self.state.next, check(&self.state)?);
+            if self.try_append(store, ring, time_ms, number, act)? {
                 return Ok(number);
             }
         }
+    }
+
+    /// Appends an act at exactly `number`, for which everything before it was looked at. False if another entry is there.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] where the entry would count for nothing; what the store fails with.
+    pub fn try_append(
+        &mut self,
+        store: &dyn Store,
+        ring: &KeyRing,
+        time_ms: i64,
+        number: u64,
+        act: Act,
+    ) -> Result<bool> {
+        if self.state.next != number {
+            return Ok(false);
+        }
+        let signer = SigningKey::from_seed(&ring.signing_seed);
+        let entry = LogEntry {
+            number,
+            previous: self.state.head,
+            repository: self.state.repository,
+            member: ring.member,
+            time_ms,
+            act,
+        };
+        if let Some(why) = self.state.refusal(&entry) {
+            return Err(Error::Refused(format!("the log would not take this {}: {why}", entry.act.name())));
+        }
+        let bytes = entries::seal(&entry, &ring.log_key, &signer);
+        let ours = self.create(store, number, &bytes)?;
+        if ours {
+            apply(Arc::make_mut(&mut self.state), &bytes, ring, false)?;
+            self.remember(number, &[bytes]);
+        }
+        Ok(ours)
     }
 
     /// Puts an entry at its number; false if another entry is there. An answer that was lost is asked for again.
@@ -225,9 +178,9 @@ impl Log {
                 rest = after;
                 continue;
             }
-            if number > self.state.next || self.state.apply(entry, ring, true).is_err() {
+            if number > self.state.next || apply(Arc::make_mut(&mut self.state), entry, ring, true).is_err() {
                 // Why: a torn or foreign cache is only a lost hint; the store is asked for everything instead.
-                self.state = LogState::new(self.state.repository);
+                self.state = Arc::new(State::new(self.state.repository));
                 self.forget_cache();
                 return Ok(());
             }
@@ -285,8 +238,13 @@ fn split_record(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
 /// [`Error::RepositoryExists`] if there is a log already.
 pub fn initialise(store: &dyn Store, ring: &KeyRing, marker: ObjectHash, label: &str, time_ms: i64) -> Result<()> {
     let signer = SigningKey::from_seed(&ring.signing_seed);
-    let member =
-        MemberRecord { id: ring.member, public_key: signer.public(), role: ring.role, label: label.to_owned() };
+    let member = MemberRecord {
+        id: ring.member,
+        public_key: signer.public(),
+        role: ring.role,
+        label: label.to_owned(),
+        wrap_public: None,
+    };
     let act = Act::Init { marker, member, data_public: *ring.data_public.as_bytes(), generation: ring.generation };
     let entry = LogEntry { number: 0, previous: None, repository: ring.repository, member: ring.member, time_ms, act };
     match store.create(&log_object(0), &entries::seal(&entry, &ring.log_key, &signer))? {

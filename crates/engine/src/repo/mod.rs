@@ -7,6 +7,7 @@
 pub mod adopt;
 pub mod cache;
 pub mod index;
+mod leaning;
 pub mod log;
 mod map;
 pub(crate) mod nodes;
@@ -19,5 +20,5 @@ pub(crate) mod tree_diff;
 
 pub use reader::BlobReader;
 pub use repository::{Repository, Snapshot};
-pub use session::Session;
+pub use session::{Committed, Session};
 pub use tree::{TreeReader, TreeWriter};

@@ -228,6 +228,7 @@ pub struct Known {
 pub struct Parent<'r> {
     /// Each with the time at which its run began to read, and whether that run did not commit.
     sequences: Vec<(std::iter::Peekable<Sequence<'r>>, Timestamp, bool)>,
+    snapshot: Option<SnapshotId>,
 }
 
 impl<'r> Parent<'r> {
@@ -242,6 +243,7 @@ impl<'r> Parent<'r> {
             parent.sequences.push((Sequence::File(file).peekable(), time, true));
         }
         let Some(snapshot) = snapshot else { return parent };
+        parent.snapshot = Some(snapshot.id);
         let path = directory.map(|directory| directory.join(source.finished(&snapshot.id)));
         if let Some((file, time)) = path.and_then(|path| EntriesFile::open(&path)) {
             parent.sequences.push((Sequence::File(file).peekable(), time, false));
@@ -250,6 +252,12 @@ impl<'r> Parent<'r> {
             parent.sequences.push((Sequence::Tree(entries).peekable(), snapshot.time, false));
         }
         parent
+    }
+
+    /// The committed snapshot among what it knows.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        self.snapshot
     }
 
     /// What is known for `key`, the freshest first. Keys must be asked for in ascending order.

@@ -41,8 +41,18 @@ impl<'r> BlobReader<'r> {
     /// [`Error::Damaged`] where it is missing, damaged or not what its id says.
     pub fn read(&mut self, id: &ChunkId, out: &mut Vec<u8>) -> Result<()> {
         let location = self.repository.locate_or_refresh(id)?;
-        let mut blob = self.repository.fetch(&location)?;
-        self.decode(id, &location, &mut blob, out)
+        let first = self.read_at(id, &location, out);
+        let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
+        // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1).
+        self.repository.refresh()?;
+        let others = self.repository.index().readable(id);
+        let others = others.iter().filter(|other| **other != location);
+        others.map(|other| self.read_at(id, other, out)).find(Result::is_ok).unwrap_or(first)
+    }
+
+    fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
+        let mut blob = self.repository.fetch(location)?;
+        self.decode(id, location, &mut blob, out)
     }
 
     /// Decodes a blob, header and sealed bytes as they lie in the pack, into `out`. `blob` is changed.
@@ -88,13 +98,7 @@ impl<'r> BlobReader<'r> {
         if let Some((_, bytes)) = self.bases.iter().find(|(known, _)| known == id) {
             return Ok(Arc::clone(bytes));
         }
-        let location = match self.repository.locate_alone(id) {
-            Some(location) => location,
-            None => self.repository.locate_or_refresh(id)?,
-        };
-        let mut blob = self.repository.fetch(&location)?;
-        let mut plain = Vec::new();
-        self.decode_at(id, &location, &mut blob, &mut plain, false)?;
+        let plain = self.read_alone(id)?;
         let plain = Arc::new(plain);
         self.bases_bytes += plain.len();
         self.bases.push_back((*id, Arc::clone(&plain)));
@@ -103,6 +107,32 @@ impl<'r> BlobReader<'r> {
             self.bases_bytes -= dropped.len();
         }
         Ok(plain)
+    }
+
+    /// The plain bytes of a chunk from a copy without a base.
+    fn read_alone(&mut self, id: &ChunkId) -> Result<Vec<u8>> {
+        let first = self.repository.locate_or_refresh(id)?;
+        let mut copies = self.repository.index().readable(id);
+        copies.retain(|copy| copy.base.is_none());
+        if copies.is_empty() {
+            copies.push(first);
+        }
+        let mut failure = None;
+        for location in copies {
+            let mut plain = Vec::new();
+            let mut blob = match self.repository.fetch(&location) {
+                Ok(blob) => blob,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
+            match self.decode_at(id, &location, &mut blob, &mut plain, false) {
+                Ok(()) => return Ok(plain),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        Err(failure.expect("at least one copy was tried"))
     }
 
     fn cipher(&mut self, pack: &PackName) -> Result<Arc<PackCipher>> {

@@ -1,6 +1,6 @@
 //! A repository, opened: keys, log, index, and the way to read chunks and trees.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -9,22 +9,23 @@ use crate::crypto::passphrase::Cost;
 use crate::crypto::{IdKey, Secret32, object_hash, random, wrap};
 use crate::entry::{Content, Extent};
 use crate::error::{Damaged, Error, Result};
-use crate::format::log::SegmentRecord;
+use crate::format::log::{Act, SegmentRecord};
 use crate::format::marker::Marker;
 use crate::format::names::{MARKER, parse_slot, session_object, slot_object};
 use crate::format::node::decode_extents;
 use crate::format::segment::Location;
 use crate::format::session as session_format;
 use crate::format::slot::{self, KeyRing, Role, Unlock};
-use crate::ids::{ChunkId, RepositoryId, SessionId, SlotId};
+use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
 use crate::repo::cache::Cache;
 use crate::repo::index::{Index, Segment};
-use crate::repo::log::{self, Log, LogState};
+use crate::repo::log::{self, Log};
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
 use crate::repo::tree::TreeReader;
+use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
 
-pub use crate::repo::log::Snapshot;
+pub use crate::rules::Snapshot;
 
 /// An extent list is nested no deeper.
 const INDIRECT_DEPTH_MAX: u8 = 8;
@@ -207,30 +208,58 @@ impl Repository {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn append(&self, check: &mut dyn FnMut(&LogState) -> Result<crate::format::log::Act>) -> Result<u64> {
+    /// What the log says, as far as it was read.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(self.log().state())
+    }
+
+    /// Appends an act at exactly `number`; false if another entry is there.
+    pub(crate) fn try_append(&self, number: u64, act: Act) -> Result<bool> {
+        let appended = self.log().try_append(&*self.store, &self.ring, milliseconds(Timestamp::now()), number, act)?;
+        self.open_new_segments();
+        Ok(appended)
+    }
+
+    /// Appends an act after everything that is in the log. `check` sees the state that the act will follow, before each
+    /// attempt.
+    ///
+    /// # Errors
+    /// What `check` returns, or what the store or the log's new entries fail with.
+    pub fn append(&self, check: &mut dyn FnMut(&State) -> Result<Act>) -> Result<u64> {
         let number = self.log().append(&*self.store, &self.ring, milliseconds(Timestamp::now()), check)?;
         self.open_new_segments();
         Ok(number)
     }
 
-    /// Opens the published segments that are not open yet. A segment that can't be opened is left out: what only it
-    /// lists then counts as missing, which a reader reports with the chunk, and `verify` with the segment.
+    /// Brings the index up to the log: opens the published segments that are not open yet, drops the retired ones. A
+    /// segment that can't be opened is left out: what only it lists then counts as missing, which a reader reports with
+    /// the chunk, and `verify` with the segment.
     fn open_new_segments(&self) {
-        let wanted = self.segments();
+        let state = self.state();
+        let open: HashSet<ObjectHash> = self.index().segments().iter().map(|open| open.record().hash).collect();
+        let wanted = state.segments.iter().filter(|record| !open.contains(&record.hash));
+        let opened: Vec<_> = wanted
+            .filter_map(|record| Segment::open(&*self.store, &self.ring.index_key, &self.cache, record).ok())
+            .collect();
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        for record in &wanted {
-            if index.segments().iter().any(|open| open.record().name == record.name) {
-                continue;
-            }
-            if let Ok(segment) = Segment::open(&*self.store, &self.ring.index_key, &self.cache, record) {
+        for segment in opened {
+            // Why: another thread may have been faster.
+            if !index.segments().iter().any(|open| open.record().hash == segment.record().hash) {
                 index.push(Arc::new(segment));
             }
+        }
+        if index.since() <= state.next {
+            index.follow(&state);
         }
     }
 
     /// Adds a segment that this process wrote and published.
     pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
-        self.index.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if !index.segments().iter().any(|open| open.record().hash == segment.record().hash) {
+            index.push(segment);
+        }
     }
 
     pub(crate) fn index(&self) -> Index {
@@ -259,11 +288,6 @@ impl Repository {
     #[must_use]
     pub fn locate(&self, id: &ChunkId) -> Option<Location> {
         self.index.read().unwrap_or_else(PoisonError::into_inner).locate(id)
-    }
-
-    /// Where a copy of the chunk lies that has no base.
-    pub(crate) fn locate_alone(&self, id: &ChunkId) -> Option<Location> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).locate_alone(id)
     }
 
     /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).

@@ -6,12 +6,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::monotonic;
+use crate::codec::{Effort, Encoder};
 use crate::crypto::blob::PackCipher;
 use crate::crypto::{Secret32, envelope, object_hash, random, wrap};
 use crate::error::{Error, Result};
@@ -20,11 +21,13 @@ use crate::format::names::{PackName, SegmentName, session_object};
 use crate::format::pack::{BlobKind, BlobRecord, PackWriter};
 use crate::format::segment::{Location, SegmentBuilder, SegmentView};
 use crate::format::session as session_format;
-use crate::ids::{ChunkId, SessionId};
+use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::repo::adopt::{Adopted, adopt};
 use crate::repo::cache::SessionMark;
 use crate::repo::index::{Index, Segment};
+use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
+use crate::rules::{self, Draft, Obstacle, State};
 use crate::units::{MIB, PACK_BYTES_MAX};
 
 /// A segment is written at the latest after this many seconds, stored bytes or records.
@@ -64,6 +67,29 @@ struct Unpublished {
     packs: Vec<PackName>,
 }
 
+/// What was published when the session last looked, and on what of it the session leans.
+struct Published {
+    index: Index,
+    leaning: Leaning,
+}
+
+impl Published {
+    fn now(repository: &Repository) -> Arc<Self> {
+        let index = repository.index();
+        Arc::new(Self { leaning: Leaning::new(&index), index })
+    }
+}
+
+/// What came of a commit.
+#[derive(Debug)]
+pub enum Committed {
+    /// The snapshot is in the log, at this number.
+    Done(u64, Box<SnapshotRecord>),
+    /// Content on which the snapshot leans was condemned meanwhile and could not be had from there. The session has looked
+    /// at the log anew: a walk through the sources finds what has to be stored again.
+    Again,
+}
+
 /// See the module's page.
 pub struct Session<'r> {
     repository: &'r Repository,
@@ -75,10 +101,12 @@ pub struct Session<'r> {
     next_segment: AtomicU64,
     open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
     claimed: Mutex<HashSet<ChunkId>>,
-    published: Index,
+    published: RwLock<Arc<Published>>,
     own: RwLock<Index>,
     unpublished: Mutex<Unpublished>,
     adopted: Vec<SessionId>,
+    /// The snapshot from which content was taken over without looking up all of its chunks.
+    rests_on: Mutex<Option<SnapshotId>>,
     queue: (Sender<FullPack>, Receiver<FullPack>),
     in_flight: (Mutex<u64>, Condvar),
     /// Chunks that were claimed and are in no pack yet.
@@ -111,7 +139,7 @@ impl<'r> Session<'r> {
             next_segment: AtomicU64::new(0),
             open_packs: [Mutex::new(None), Mutex::new(None)],
             claimed: Mutex::new(HashSet::new()),
-            published: repository.index(),
+            published: RwLock::new(Published::now(repository)),
             unpublished: Mutex::new(Unpublished {
                 builder: SegmentBuilder::new(),
                 unlisted: Vec::new(),
@@ -122,6 +150,7 @@ impl<'r> Session<'r> {
             }),
             own: RwLock::new(Index::default()),
             adopted: Vec::new(),
+            rests_on: Mutex::new(None),
             queue: crossbeam_channel::bounded(1),
             in_flight: (Mutex::new(0), Condvar::new()),
             unstored: (Mutex::new(0), Condvar::new()),
@@ -139,12 +168,18 @@ impl<'r> Session<'r> {
         let Adopted { sessions, segments, packs } = adopt(self.repository)?;
         let mut unpublished = lock(&self.unpublished);
         for segment in segments {
+            // Why: a chunk without its base can't be read; the session's commit must be able to answer for both.
+            if !segment.view().is_some_and(|view| view.bases().all(|base| self.lean(&base, true).is_some())) {
+                continue;
+            }
             unpublished.segments.push(segment.record().clone());
             self.own.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(segment));
         }
         for (name, kind, records) in packs {
             for record in &records {
-                unpublished.builder.push(name, kind, record);
+                if record.base.is_none_or(|base| self.lean(&base, true).is_some()) {
+                    unpublished.builder.push(name, kind, record);
+                }
             }
         }
         drop(unpublished);
@@ -183,7 +218,8 @@ impl<'r> Session<'r> {
         lock(&self.unpublished).packs.clone()
     }
 
-    /// True if the chunk is stored: published, adopted, or durable in this session (rule W1), or on its way here.
+    /// True if the chunk is stored: published and not condemned (rule W1), adopted, durable in this session, or on its way
+    /// here. The snapshot may then lean on it; the commit looks again.
     #[must_use]
     pub fn contains(&self, id: &ChunkId) -> bool {
         self.is_listed(id) || lock(&self.claimed).contains(id)
@@ -197,15 +233,51 @@ impl<'r> Session<'r> {
         claimed
     }
 
-    /// Where a chunk lies that is published, adopted, or listed by this session.
+    /// Where a chunk lies on which the snapshot may lean.
     #[must_use]
     pub fn locate(&self, id: &ChunkId) -> Option<Location> {
-        let own = || self.own.read().unwrap_or_else(PoisonError::into_inner).locate(id);
-        self.published.locate(id).or_else(own)
+        self.lean(id, false)
+    }
+
+    /// The chunk against which one that resembles `id` may be encoded: `id` itself, or where it has a base, that one.
+    #[must_use]
+    pub fn keyframe(&self, id: &ChunkId) -> Option<ChunkId> {
+        if self.lean(id, true).is_some() {
+            return Some(*id);
+        }
+        let base = self.repository.locate(id)?.base?;
+        self.lean(&base, true).map(|_| base)
+    }
+
+    /// Content is taken over from this snapshot without looking up all of its chunks: it has to be live when this session
+    /// commits, as all that a live snapshot reaches is.
+    pub fn rest_on(&self, parent: &SnapshotId) {
+        *lock(&self.rests_on) = Some(*parent);
     }
 
     fn is_listed(&self, id: &ChunkId) -> bool {
-        self.locate(id).is_some()
+        self.lean(id, false).is_some()
+    }
+
+    /// The copy of a chunk on which the snapshot leans from now on; `alone` where it serves as a base.
+    fn lean(&self, id: &ChunkId, alone: bool) -> Option<Location> {
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
+        if let Some(found) = published.index.lean(id, alone, &own_alone) {
+            published.leaning.note(&found, alone);
+            let base = found.location.base.and_then(|base| published.index.lean(&base, true, &own_alone));
+            if let Some(base) = base {
+                published.leaning.note(&base, true);
+            }
+            return Some(found.location);
+        }
+        // Why: what lies in this session or an adopted one stays, and its bases were leaned on when it was encoded.
+        let own = self.own_index();
+        own.copies(id).map(|found| found.location).find(|location| !alone || location.base.is_none())
+    }
+
+    fn own_index(&self) -> RwLockReadGuard<'_, Index> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a claimed chunk's encoded body to the open pack of its kind. Blocks while the writers are behind.
@@ -404,31 +476,92 @@ impl<'r> Session<'r> {
         self.write_segment()
     }
 
-    /// Flushes, then publishes the segments and the snapshot in one log entry. Gives the entry's number.
+    /// Flushes, then publishes the segments and the snapshot in one log entry (rule W2).
     ///
     /// # Errors
-    /// When storing or appending fails; then nothing is published.
-    pub fn commit(&self, finish: impl FnOnce(SessionTotals) -> SnapshotRecord) -> Result<(u64, SnapshotRecord)> {
+    /// When storing or appending fails, or [`Error::Refused`] where an owner has fenced this session; then nothing is
+    /// published.
+    pub fn commit(&self, finish: &mut dyn FnMut(SessionTotals) -> SnapshotRecord) -> Result<Committed> {
         self.flush()?;
-        let snapshot = finish(self.totals());
-        let segments = lock(&self.unpublished).segments.clone();
-        for segment in self.own.read().unwrap_or_else(PoisonError::into_inner).segments() {
-            self.repository.add_segment(Arc::clone(segment));
-        }
-        let number = self.repository.append(&mut |_| {
-            Ok(Act::Commit {
+        loop {
+            self.repository.refresh()?;
+            let state = self.repository.state();
+            match rules::obstacle(&state, &self.draft()) {
+                None => {}
+                Some(Obstacle::ParentForgotten(_)) => return Ok(self.look_anew()),
+                Some(Obstacle::Fenced(session)) => {
+                    return Err(Error::Refused(format!(
+                        "the writing session {session} was fenced by a prune meanwhile; nothing was committed, run again"
+                    )));
+                }
+            }
+            if !self.store_lost(&state)? {
+                return Ok(self.look_anew());
+            }
+            let snapshot = finish(self.totals());
+            let act = Act::Commit {
                 session: self.id,
-                segments: segments.clone(),
+                segments: lock(&self.unpublished).segments.clone(),
                 snapshot: Box::new(snapshot.clone()),
                 adopted: self.adopted.clone(),
-            })
-        })?;
+            };
+            if self.repository.try_append(state.next, act)? {
+                self.finished();
+                return Ok(Committed::Done(state.next, Box::new(snapshot)));
+            }
+        }
+    }
+
+    fn draft(&self) -> Draft {
+        let since = self.published.read().unwrap_or_else(PoisonError::into_inner).index.since();
+        Draft { session: self.id, adopted: self.adopted.clone(), parent: *lock(&self.rests_on), since }
+    }
+
+    /// Stores again what the session leaned on and must not any more. False where that can't be had from the store.
+    fn store_lost(&self, state: &State) -> Result<bool> {
+        let published = Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner));
+        let since = published.index.since();
+        let now = self.repository.index();
+        let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
+        let mut lost = published.leaning.doubtful(&|segment, pack| rules::is_doubtful(state, since, segment, pack));
+        lost.retain(|chunk| {
+            now.lean(&chunk.id, chunk.is_base, &own_alone).is_none()
+                && !self.own_index().copies(&chunk.id).any(|found| !chunk.is_base || found.location.base.is_none())
+        });
+        if lost.is_empty() {
+            return Ok(true);
+        }
+        let mut reader = self.repository.blob_reader();
+        let (mut encoder, mut plain, mut body) = (Encoder::new(Effort::Balanced), Vec::new(), Vec::new());
+        for chunk in &lost {
+            if reader.read(&chunk.id, &mut plain).is_err() {
+                return Ok(false);
+            }
+            encoder.encode(&plain, None, &mut body);
+            *lock(&self.unstored.0) += 1;
+            self.store(chunk.kind, &chunk.id, plain.len(), &body)?;
+        }
+        self.flush()?;
+        Ok(true)
+    }
+
+    /// Looks at the log anew, for another walk through the sources.
+    fn look_anew(&self) -> Committed {
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Published::now(self.repository);
+        *lock(&self.rests_on) = None;
+        Committed::Again
+    }
+
+    /// The session's segments are published.
+    fn finished(&self) {
+        for segment in self.own_index().segments() {
+            self.repository.add_segment(Arc::clone(segment));
+        }
         if let Some(mark) = lock(&self.mark).take() {
             mark.finish();
         }
         for session in &self.adopted {
             self.repository.cache().unmark_session(session);
         }
-        Ok((number, snapshot))
     }
 }

@@ -15,7 +15,7 @@ use seawall_engine::format::pack::BlobKind;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::monitor::Silent;
-use seawall_engine::repo::{Repository, Session};
+use seawall_engine::repo::{Committed, Repository, Session};
 use seawall_engine::store::StoreError;
 use seawall_engine::store::simulated::{Fault, Plan, SimulatedStore};
 use seawall_engine::units::MIB;
@@ -91,12 +91,12 @@ fn the_commit_waits_for_a_chunk_that_another_thread_claimed() {
                 store(&repository, &session, &plain).unwrap();
             });
             begun.store(true, Ordering::SeqCst);
-            let committed = session.commit(|totals| {
+            let committed = session.commit(&mut |totals| {
                 assert!(stored.load(Ordering::SeqCst), "committed before the claimed chunk was stored");
                 assert_eq!(totals.chunks, 1);
                 record(id)
             });
-            assert_eq!(committed.unwrap().0, 1);
+            assert!(matches!(committed.unwrap(), Committed::Done(1, _)));
         });
     });
     let fresh = Repository::open(objects, &unlock, None).unwrap();
@@ -117,7 +117,7 @@ fn a_chunk_that_could_not_be_stored_is_never_committed() {
                 // Why: once a writer has failed, so does this; the commit must not wait for ever then.
                 let _ = store(&repository, &session, &plain);
             }
-            session.commit(|_| record(ChunkId([0; 32])))
+            session.commit(&mut |_| record(ChunkId([0; 32])))
         });
         let first = session.take_failure().or(committed.err()).expect("the commit must fail");
         assert_eq!(first.code(), "store-io", "write {number}: {first}");

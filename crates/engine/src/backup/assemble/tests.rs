@@ -53,7 +53,7 @@ fn known(kind: Kind, stat: &Stat) -> Known {
 fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
     let slots = [(Unlock::KeyFile(Secret32::random()), "test".to_owned())];
     let repository = Repository::init(Arc::new(MemoryStore::new()), &slots, None).unwrap();
-    let stored = Stored { repository: &repository, session: None };
+    let stored = Stored { repository: &repository, session: None, parent: None };
     let inline = || Kind::File(Content::Inline(b"abc".to_vec()));
     let missing = ChunkId([1; 32]);
     let later = |time: Timestamp| Timestamp { nanos: time.nanos + 1, ..time };
@@ -100,7 +100,7 @@ fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
 fn devices_are_always_looked_at_anew() {
     let slots = [(Unlock::KeyFile(Secret32::random()), "test".to_owned())];
     let repository = Repository::init(Arc::new(MemoryStore::new()), &slots, None).unwrap();
-    let stored = Stored { repository: &repository, session: None };
+    let stored = Stored { repository: &repository, session: None, parent: None };
     for (kind, stat_kind, wanted) in [
         (Kind::Directory, StatKind::Directory, true),
         (Kind::Symlink(b"abc".to_vec()), StatKind::Symlink, true),

@@ -60,7 +60,7 @@ fn store(repository: &Repository, trees: &[&Tree]) -> Vec<ChunkId> {
     thread::scope(|scope| {
         scope.spawn(|| session.write_packs(&session.writer_queue(), &ended));
         let roots: Vec<ChunkId> = trees.iter().map(|tree| write(repository, &session, tree)).collect();
-        session.commit(|_| record(roots[0])).unwrap();
+        session.commit(&mut |_| record(roots[0])).unwrap();
         drop(end);
         roots
     })

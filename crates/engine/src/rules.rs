@@ -1,0 +1,158 @@
+//! The rules that make it safe for many writers, collectors and readers to use one repository without a lock, a clock or
+//! a LIST (docs/concurrency.md). Each rule is a function here; the verbs, the model of the protocol and its simulation
+//! all call these, so that what is checked is what runs.
+//!
+//! What all rules together keep true at every number of the log: **of each chunk that a live snapshot reaches, and of each
+//! base that such a copy needs, there is a copy in a published segment whose pack is not condemned.**
+//!
+//! Pure: no store, no threads, no clock.
+
+mod state;
+
+pub use state::{DataKey, Forgotten, Member, PackDamage, Snapshot, Standing, State, may};
+
+use crate::format::names::PackName;
+use crate::ids::{ChunkId, ObjectHash, SessionId, SnapshotId};
+
+/// A copy of a chunk, as a published segment lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copy {
+    /// Where it lies.
+    pub pack: PackName,
+    /// What it is encoded against.
+    pub base: Option<ChunkId>,
+}
+
+/// True if a new snapshot may lean on what lies in this pack: nobody condemned it, and no audit found it lost.
+#[must_use]
+pub fn is_usable(standing: &Standing, pack: &PackName) -> bool {
+    !standing.condemned.contains_key(pack)
+        && !standing.deleted.contains_key(pack)
+        && !standing.damage.get(pack).is_some_and(|damage| damage.lost)
+}
+
+/// True if a new snapshot may lean on the copy of `chunk` in this pack.
+#[must_use]
+pub fn is_sound(standing: &Standing, pack: &PackName, chunk: &ChunkId) -> bool {
+    is_usable(standing, pack) && !standing.damage.get(pack).is_some_and(|damage| damage.chunks.contains(chunk))
+}
+
+/// Rule W1: the copy of `chunk` that a writer may lean on instead of storing the chunk again. A copy with a base counts
+/// only while the base has a copy without one; `alone` asks for a copy without a base, to be a base itself.
+///
+/// Why the base is looked at here: of a chunk that no snapshot needs the collector keeps neither copy nor base, and it may
+/// have condemned the base's pack before the chunk's.
+pub fn leans_on<'c>(
+    standing: &Standing,
+    chunk: &ChunkId,
+    copies: impl IntoIterator<Item = &'c Copy>,
+    alone: bool,
+    has_alone: &mut dyn FnMut(&ChunkId) -> bool,
+) -> Option<&'c Copy> {
+    copies.into_iter().find(|copy| {
+        is_sound(standing, &copy.pack, chunk)
+            && match &copy.base {
+                None => true,
+                Some(base) => !alone && has_alone(base),
+            }
+    })
+}
+
+/// What a commit rests on besides the chunks that its writer looked up.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The session that commits.
+    pub session: SessionId,
+    /// Sessions that it adopted.
+    pub adopted: Vec<SessionId>,
+    /// The snapshot from which it took over content without looking up every chunk of it.
+    pub parent: Option<SnapshotId>,
+    /// Number of entries that the writer had read when it looked chunks up.
+    pub since: u64,
+}
+
+/// Why a commit can't be written now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A session's packs may be deleted at any time: what lies there has to be stored again.
+    Fenced(SessionId),
+    /// The parent was forgotten: what was taken over from it unseen may have been condemned.
+    ParentForgotten(SnapshotId),
+}
+
+/// Rule W2, first half: what stands in the way of the commit as such.
+#[must_use]
+pub fn obstacle(state: &State, draft: &Draft) -> Option<Obstacle> {
+    let mut sessions = std::iter::once(&draft.session).chain(&draft.adopted);
+    if let Some(session) = sessions.find(|session| state.fenced.contains(*session)) {
+        return Some(Obstacle::Fenced(*session));
+    }
+    let parent = draft.parent.filter(|parent| state.snapshot(parent).is_none())?;
+    Some(Obstacle::ParentForgotten(parent))
+}
+
+/// Rule W2, second half: whether a writer that had read `since` entries when it leaned on a record of this segment has to
+/// look the chunk up again: the pack was condemned since, or the segment retired (then the pack may be gone altogether).
+/// A chunk that has no copy to lean on any more is stored again before the commit.
+#[must_use]
+pub fn is_doubtful(state: &State, since: u64, segment: &ObjectHash, pack: &PackName) -> bool {
+    !state.is_published(segment) || state.standing.condemned.get(pack).is_some_and(|number| *number >= since)
+}
+
+/// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Copies without
+/// base come first, as only they can be a base; `alone` accepts no other.
+///
+/// Damaged copies are kept where there is no sound one: what can't be read today may be mended tomorrow.
+pub fn stays<'c>(
+    standing: &Standing,
+    chunk: &ChunkId,
+    copies: &'c [Copy],
+    alone: bool,
+    leaves: &dyn Fn(&PackName) -> bool,
+) -> Option<&'c Copy> {
+    let kept = |copy: &&Copy| !leaves(&copy.pack) && !standing.condemned.contains_key(&copy.pack);
+    let sound = |copy: &&Copy| is_sound(standing, &copy.pack, chunk);
+    let plain = |copy: &&Copy| copy.base.is_none();
+    let copies = || copies.iter().filter(kept);
+    copies()
+        .find(|copy| plain(copy) && sound(copy))
+        .or_else(|| copies().find(|copy| !alone && sound(copy)))
+        .or_else(|| copies().find(plain))
+        .or_else(|| copies().find(|_| !alone))
+}
+
+/// Rule G2, first half: which of `packs` may be named by a DELETE at this state: those that are condemned.
+#[must_use]
+pub fn may_be_deleted(state: &State, packs: &[PackName]) -> Vec<PackName> {
+    let condemned =
+        |pack: &&PackName| state.standing.condemned.contains_key(*pack) && !state.standing.deleted.contains_key(*pack);
+    packs.iter().filter(condemned).copied().collect()
+}
+
+/// Rule G2, second half: a pack's object may be removed once a DELETE names it.
+#[must_use]
+pub fn may_remove(state: &State, pack: &PackName) -> bool {
+    state.standing.deleted.contains_key(pack)
+}
+
+/// Rule G3: an object of a session that no published segment lists may be removed once the session is fenced.
+/// `is_listed`: whether a segment of this very state lists it.
+#[must_use]
+pub fn may_remove_orphan(state: &State, session: &SessionId, is_listed: bool) -> bool {
+    state.fenced.contains(session) && !is_listed
+}
+
+/// Rule U1: the packs that an UNDELETE of a forgotten snapshot must bring back, where `copies` are those of one chunk that
+/// it reaches. None where no copy is left; the empty list where a copy was never condemned.
+#[must_use]
+pub fn brings_back(state: &State, copies: &[Copy], alone: bool) -> Option<Option<PackName>> {
+    let there = |copy: &&Copy| !state.standing.deleted.contains_key(&copy.pack) && (!alone || copy.base.is_none());
+    let mut found = None;
+    for copy in copies.iter().filter(there) {
+        if !state.standing.condemned.contains_key(&copy.pack) {
+            return Some(None);
+        }
+        found.get_or_insert(Some(copy.pack));
+    }
+    found
+}
