@@ -160,6 +160,20 @@ fn lies_after_a_copy_push_out_no_more() {
 }
 
 #[test]
+fn doubtful_good_ones_are_placed_by_the_earlier_time() {
+    // Before the copy a false one claimed a time to come. The copy's store times no longer refute it, and every good one
+    // after it seems to run backwards. Claims from the next century must not push these out besides.
+    let mut copy = good();
+    copy[0].claimed_time_ms = at("2026-11-20 02:10");
+    let copy = copied(copy, at("2026-11-20 02:30"));
+    let centuries = |nth: i64| at("2100-01-01 00:00") + nth * 366 * DAY_MS;
+    let false_ones = fakes(500, TODAY, centuries);
+    assert_eq!(doubtful(&copy, &false_ones), 58 + 500, "the last is ten minutes before the first: believed");
+    // Today's gives way, as it would to a dense one.
+    assert_eq!(lost(&copy, &false_ones, "daily 7"), 1);
+}
+
+#[test]
 fn a_lie_stays_doubtful_when_what_speaks_against_it_is_forgotten() {
     // The false one claims the evening of the first day; the second night's backup shows that it lies.
     let mut candidates = copied(good(), at("2026-11-20 02:30"));
