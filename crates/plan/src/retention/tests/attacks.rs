@@ -160,6 +160,19 @@ fn lies_after_a_copy_push_out_no_more() {
 }
 
 #[test]
+fn a_slow_host_is_protected_by_the_time_of_the_store() {
+    // Claims are an hour behind; a true false one a minute before each makes all after the first look backwards.
+    let mut slow = good();
+    slow.iter_mut().for_each(|candidate| candidate.claimed_time_ms -= HOUR_MS);
+    let trap = |candidate: &Candidate| honest(candidate.number - 1, candidate.store_time_ms - MINUTE_MS);
+    let traps: Vec<Candidate> = slow.iter().map(trap).collect();
+    assert_eq!(doubtful(&slow, &traps), 60);
+    let evenings = fakes(60, TODAY, |nth| at("2026-11-19 23:59") - nth * DAY_MS);
+    let false_ones = [traps, evenings].concat();
+    assert_eq!(lost(&slow, &false_ones, NIGHTLY), 1, "today's, by a newer one of today");
+}
+
+#[test]
 fn doubtful_good_ones_are_placed_by_the_earlier_time() {
     // Before the copy a false one claimed a time to come. The copy's store times no longer refute it, and every good one
     // after it seems to run backwards. Claims from the next century must not push these out besides.
@@ -209,5 +222,27 @@ fn doubts_have_a_tolerance_and_a_size() {
         assert_eq!(decisions[1].doubt.map(|doubt| doubt.to_string()).as_deref(), doubt, "{claim}");
         // One that is doubtful is counted apart, so both are the last of theirs.
         assert_eq!(decisions[0].keep, doubt.is_some(), "{claim}");
+    }
+}
+
+#[test]
+fn claims_are_compared_with_the_latest_believed_time() {
+    // Minutes of store time and of claim, in the order of the log, and whether the last one is doubtful.
+    let table: [(&[(i64, i64)], bool); 4] = [
+        // A claim that runs ahead inside the tolerance counts as the store's time.
+        (&[(0, 10), (3, -5)], false),
+        (&[(0, 0), (3, -11)], true),
+        // Each of these is believed, so that the next may be a little earlier; but they do not add up.
+        (&[(0, 0), (1, -8), (2, -10)], false),
+        (&[(0, 0), (1, -8), (2, -15)], true),
+    ];
+    for (entries, doubtful) in table {
+        let entry = |(number, &(store, claim)): (u64, &(i64, i64))| {
+            let base = at("2026-11-20 02:00");
+            Candidate { claimed_time_ms: base + claim * MINUTE_MS, ..honest(number, base + store * MINUTE_MS) }
+        };
+        let candidates: Vec<Candidate> = (1..).zip(entries).map(entry).collect();
+        let decisions = decide(&candidates, &rules("last 1"), 0).unwrap();
+        assert_eq!(decisions.last().unwrap().doubt.is_some(), doubtful, "{entries:?}");
     }
 }

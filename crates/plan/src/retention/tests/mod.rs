@@ -134,6 +134,8 @@ fn spans_count_from_the_latest_snapshot() {
     check(&DAYS, "within 1d", 0, &["5: within 1d", "6: within 1d"]);
     check(&DAYS, "within 1d1h", 0, &["4: within 1d1h", "5: within 1d1h", "6: within 1d1h"]);
     check(&DAYS, "daily within 1d1h", 0, &["4: daily 2026-11-19 within 1d1h", "6: daily 2026-11-20 within 1d1h"]);
+    let two_rules = ["4: daily 2026-11-19 within 1d1h", "6: daily 2026-11-20, daily 2026-11-20 within 1d1h"];
+    check(&DAYS, "daily 1, daily within 1d1h", 0, &two_rules);
     // The moment at the very beginning of the span belongs to it.
     check(&["2026-11-19 02:00", "2026-11-20 02:00"], "within 1d", 0, &["1: within 1d", "2: within 1d"]);
 }
@@ -177,4 +179,12 @@ fn groups_are_counted_apart() {
         candidates[1].group = other;
         assert_eq!(kept(&candidates, &rules("last 1"), 0), ["1: last", "2: last"]);
     }
+}
+
+#[test]
+fn forgotten_ones_take_no_count() {
+    let mut candidates = history(&DAYS);
+    candidates[5].forgotten = true;
+    candidates[5].held = true;
+    assert_eq!(kept(&candidates, &rules("last 1, daily 1"), 0), ["5: last, daily 2026-11-20"]);
 }
