@@ -11,7 +11,7 @@ fn good() -> Vec<Candidate> {
     (0..60).map(|day| honest(10 + 10 * day, last - (59 - day as i64) * DAY_MS)).collect()
 }
 
-/// Numbers of those that stay, out of the first `count` of the history.
+/// Numbers of those that stay.
 fn staying(candidates: &[Candidate], rules: &Rules) -> Vec<u128> {
     let decisions = decide(candidates, rules, 0).unwrap();
     decisions.iter().filter(|decision| decision.keep).map(|decision| u128::from_be_bytes(decision.id)).collect()
