@@ -2,6 +2,7 @@
 //!
 //! A row imports only rows below it (ARCHITECTURE.md): verbs, repository, stages, store, pure. Nothing imports a verb.
 //! Stages work on bytes and the file system and never see a store. Pure modules know no file system and no threads.
+//! The pure crate `seawall-plan` depends on nothing at all, and uses of `std` only what computes.
 //! Every path that begins with `crate::`, or with enough `super::` to reach the root, counts: in `use` lines and inline.
 
 use serde_json::Value;
@@ -33,6 +34,10 @@ const EXCEPTIONS: [(&str, &str, &str); 1] = [("error", "store", "the engine's er
 /// What a pure module must not name, `clock` apart.
 const NOT_PURE: [&str; 6] = ["std::fs", "std::thread", "std::net", "std::process", "rustix::", "crossbeam_channel"];
 
+/// The crate of pure decisions: where it lies, its name, and what it must not name besides [`NOT_PURE`].
+const PLAN: (&str, &str) = ("crates/plan/src/", "seawall-plan");
+const NOT_PLAIN: [&str; 5] = ["std::io", "std::env", "std::time", "std::sync", "std::path"];
+
 /// Edges between crates that architecture allows; a crate that is missing here may depend on no crate of ours.
 const EDGES: [(&str, &[&str]); 4] = [
     ("seawall", &["seawall-engine", "seawall-stores", "seawall-plan", "seawall-server"]),
@@ -41,13 +46,16 @@ const EDGES: [(&str, &[&str]); 4] = [
     ("seawall-python", &["seawall-engine", "seawall-stores"]),
 ];
 
-/// The engine's rows and the place of `unsafe`.
+/// The engine's rows, the purity of `seawall-plan`, and the place of `unsafe`.
 pub fn check(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources.iter().filter(|source| source.is_rust()) {
         findings.extend(check_unsafe(source));
         if let Some(place) = source.path.strip_prefix(ENGINE) {
             findings.extend(check_rows(source, place));
+        }
+        if source.path.starts_with(PLAN.0) {
+            findings.extend(check_plan(source));
         }
     }
     findings
@@ -75,6 +83,16 @@ fn check_rows(source: &Source, place: &str) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What a file of the crate of pure decisions names and may not; its tests are no exception.
+fn check_plan(source: &Source) -> Vec<Finding> {
+    let named = |name: &&str| source.code.match_indices(*name).next().map(|(at, _)| at);
+    let found = NOT_PURE.iter().chain(&NOT_PLAIN).filter_map(|name| Some((name, named(name)?)));
+    let group = source.code.find("use std::{").map(|at| (&"a group of std, which hides what it names", at));
+    let finding =
+        |(name, at): (&&str, usize)| Finding::new(&source.path, source.line_of(at), format!("{} uses {name}", PLAN.1));
+    found.chain(group).map(finding).collect()
 }
 
 /// Why `module` of row `row` may not import `target`; none when it may.
@@ -159,9 +177,10 @@ pub fn crate_edges(metadata: &Value) -> Vec<Finding> {
     for package in list(metadata, "packages").iter().filter(|package| package["source"].is_null()) {
         let name = package["name"].as_str().unwrap_or_default();
         let allowed = EDGES.iter().find(|(from, _)| *from == name).map_or(&[][..], |(_, to)| to);
-        for dependency in list(package, "dependencies").iter().filter(|dependency| dependency["path"].is_string()) {
+        for dependency in &list(package, "dependencies") {
             let target = dependency["name"].as_str().unwrap_or_default();
-            if !allowed.contains(&target) {
+            let ours = dependency["path"].is_string();
+            if (ours || name == PLAN.1) && !allowed.contains(&target) {
                 findings.push(Finding::new("Cargo.toml", 0, format!("{name} may not depend on {target}")));
             }
         }
@@ -209,6 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn the_pure_crate_only_computes() {
+        let table = [
+            ("use std::collections::BTreeMap;\nuse std::{\n    fmt,\n};", 1),
+            ("use std::fmt;\nuse std::str::FromStr;", 0),
+            ("fn f() { std::time::SystemTime::now(); }", 1),
+            ("use std::fs::File;\nuse std::io::Read;", 2),
+            ("// std::fs\nconst A: &str = \"std::io\";", 0),
+            ("#[cfg(test)]\nmod tests { use std::thread; }", 1),
+        ];
+        for (code, count) in table {
+            let found = findings("crates/plan/src/retention/mod.rs", code);
+            assert_eq!(found.len(), count, "{code}: {found:?}");
+        }
+    }
+
+    #[test]
     fn unsafe_has_one_place() {
         assert_eq!(findings("crates/cli/src/a.rs", "unsafe { f() }").len(), 1);
         assert_eq!(findings("crates/cli/src/a.rs", "#![allow(unsafe_code)]").len(), 1);
@@ -225,5 +260,6 @@ mod tests {
         assert!(crate_edges(&package("seawall", "seawall-engine")).is_empty());
         assert_eq!(crate_edges(&package("seawall-engine", "seawall-plan")).len(), 1);
         assert_eq!(crate_edges(&package("xtask", "seawall-engine")).len(), 1);
+        assert_eq!(crate_edges(&package("seawall-plan", "seawall-engine")).len(), 2, "nor serde");
     }
 }
