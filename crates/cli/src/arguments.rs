@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cat, completions, diff, find, init, ls, man, protect, restore, snapshots, stats, verify,
+    backup, cat, completions, diff, find, forget, hold, init, ls, man, protect, restore, snapshots, stats, verify,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -111,6 +111,8 @@ pub enum Command {
     Diff(diff::Arguments),
     Restore(Box<restore::Arguments>),
     Verify(verify::Arguments),
+    Forget(Box<forget::Arguments>),
+    Hold(hold::Arguments),
     Stats(stats::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -132,6 +134,8 @@ impl Command {
             Self::Diff(_) => "diff",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
+            Self::Forget(_) => "forget",
+            Self::Hold(_) => "hold",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

@@ -44,6 +44,25 @@ pub enum Name {
     Moment(Timestamp),
 }
 
+/// The ids of the snapshots that these names mean, each once.
+///
+/// # Errors
+/// [`Error::NotFound`] or [`Error::Usage`] for a name that means none or several, or one with a path inside.
+pub fn resolve_all(names: &[std::ffi::OsString], snapshots: &[Snapshot], zone: &TimeZone) -> Result<Vec<SnapshotId>> {
+    let mut ids = Vec::new();
+    for name in names {
+        let named = SnapshotPath::parse(name, zone)?;
+        let snapshot = named.resolve(snapshots)?;
+        if named.path.is_some() {
+            return Err(Error::Usage(format!("{}: write a snapshot without a path inside", named.written)));
+        }
+        if !ids.contains(&snapshot.record.id) {
+            ids.push(snapshot.record.id);
+        }
+    }
+    Ok(ids)
+}
+
 /// `NAME` or `NAME:/PATH`, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPath {
@@ -234,7 +253,7 @@ mod tests {
             bytes_stored: 0,
             duration_ms: 0,
         };
-        Snapshot { record, number }
+        Snapshot { record, number, member: seawall_engine::ids::MemberId([1; 16]), claimed_ms: 0 }
     }
 
     /// Noon of 2026-11-20, 21 and 22 (UTC); the third was committed before the second.

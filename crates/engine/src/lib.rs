@@ -12,6 +12,7 @@
 pub mod backup;
 pub mod browse;
 pub mod diff;
+pub mod forget;
 pub mod restore;
 pub mod verify;
 

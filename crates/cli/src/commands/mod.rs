@@ -10,6 +10,8 @@ pub mod cat;
 pub mod completions;
 pub mod diff;
 pub mod find;
+pub mod forget;
+pub mod hold;
 pub mod init;
 pub mod ls;
 pub mod man;

@@ -1,0 +1,76 @@
+//! Forgetting and holding through the log, by each role.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::backup::{BackupOptions, Source, backup};
+use crate::crypto::Secret32;
+use crate::format::slot::Unlock;
+use crate::monitor::Silent;
+use crate::store::memory::MemoryStore;
+use crate::units::MIB;
+
+fn snapshot(repository: &Repository, text: &str) -> SnapshotId {
+    let source = Source::Stream {
+        name: b"file".to_vec(),
+        reader: Box::new(std::io::Cursor::new(text.to_owned())),
+        finish: Box::new(|| Ok(())),
+    };
+    let options = BackupOptions {
+        source,
+        host: "host".into(),
+        user: "user".into(),
+        tags: Vec::new(),
+        labels: Vec::new(),
+        time: Timestamp::default(),
+        program: "test".into(),
+        force_read: false,
+        dry_run: false,
+        parent: None,
+        threads: 1,
+        budget_bytes: 64 * MIB,
+    };
+    backup(repository, options, &Silent).unwrap().snapshot.unwrap().id
+}
+
+fn repository() -> (Arc<MemoryStore>, Unlock, Repository) {
+    let (store, unlock) = (Arc::new(MemoryStore::new()), Unlock::KeyFile(Secret32::random()));
+    let repository = Repository::init(store.clone(), &[(unlock.clone(), String::new())], None).unwrap();
+    (store, unlock, repository)
+}
+
+fn ids(repository: &Repository) -> Vec<SnapshotId> {
+    repository.snapshots().iter().map(|snapshot| snapshot.record.id).collect()
+}
+
+#[test]
+fn what_is_forgotten_is_gone_for_everybody_and_what_is_held_stays() {
+    let (store, unlock, repository) = repository();
+    let all: Vec<_> = ["a", "b", "c"].iter().map(|text| snapshot(&repository, text)).collect();
+    hold(&repository, &all[1..2], "audit 7", false).unwrap();
+    let refused = forget(&repository, &all[..2], "test").unwrap_err();
+    assert!(matches!(&refused, Error::Refused(text) if text.contains("audit 7")), "{refused}");
+    assert_eq!(ids(&repository), all, "all or none");
+    assert_eq!(forget(&repository, &all[..1], "keep-last 2").unwrap(), [5]);
+    let other = Repository::open(store, &unlock, None).unwrap();
+    assert_eq!(ids(&other), all[1..]);
+    assert_eq!(other.state().forgotten[&all[0]].reason, "keep-last 2");
+    assert!(matches!(hold(&other, &all[1..2], "other", true), Err(Error::NotFound(_))));
+    hold(&other, &all[1..2], "audit 7", true).unwrap();
+    forget(&other, &all[1..2], "").unwrap();
+    assert!(matches!(forget(&repository, &all[1..2], ""), Err(Error::NotFound(_))), "somebody was faster");
+    assert_eq!(ids(&other), all[2..]);
+}
+
+#[test]
+fn the_times_are_the_stores() {
+    let (_, _, repository) = repository();
+    let before = Timestamp::now();
+    for text in ["a", "b", "c", "d"] {
+        snapshot(&repository, text);
+    }
+    let times = store_times(&repository, &[1, 2, 4]).unwrap();
+    assert_eq!(times.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
+    assert!(times.values().all(|time| time.seconds >= before.seconds - 1), "{times:?}");
+    assert!(store_times(&repository, &[9]).is_err());
+}
