@@ -86,7 +86,7 @@ impl Arguments {
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let location = run.location()?;
         let walk = self.walk(run, &location)?;
-        let repository = run.open_at(&location)?;
+        let repository = run.open_to_write(&location)?;
         let parent = self.parent(run, &repository)?;
         // Why only now: a command is not started for a repository that does not open.
         let (source, producer) = match walk {

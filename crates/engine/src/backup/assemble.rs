@@ -379,7 +379,8 @@ pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &Stored<'_, '_>) 
     // Inode 0 stands for an entry that is incomplete: it equals nothing.
     let same_inode = entry.inode == stat.inode && entry.inode != 0;
     let same_times = entry.mtime == stat.mtime && entry.ctime == stat.ctime;
-    let settled = stat.ctime.seconds < known.read_at.seconds - 1;
+    // Why saturating: that time comes from a log entry or a cache file, and may be anything.
+    let settled = stat.ctime.seconds < known.read_at.seconds.saturating_sub(1);
     same_kind && same_inode && same_times && settled && stored.has(known)
 }
 

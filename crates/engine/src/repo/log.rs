@@ -2,7 +2,8 @@
 //!
 //! Invariants: entry n names the hash of entry n-1 and is signed by a member that an earlier entry admitted; the state
 //! changes only by applying the next entry; an entry is never applied twice. A log that is shorter than, or different
-//! from, what this client saw before is a rollback (rule H1 of docs/format.md's protocol).
+//! from, what this client saw before is a rollback (rule H1 of docs/concurrency.md): then the store's log is read as it
+//! is, nothing is appended to it, and the cache keeps what was seen.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
@@ -114,16 +115,18 @@ impl LogState {
 pub struct Log {
     state: LogState,
     cache: Cache,
+    /// How the store's log differs from what was seen before; none where it does not.
+    rollback: Option<String>,
 }
 
 impl Log {
-    /// Replays the whole log: from the local cache as far as it reaches, then from the store.
+    /// Replays the whole log: from the local cache as far as it reaches, then from the store. Where the store's log is
+    /// older than or different from the cached one, from the store alone, and [`Self::rollback`] tells.
     ///
     /// # Errors
-    /// [`Error::Rollback`] if the store's log is older than or different from the cached one; [`Error::Damaged`] if an
-    /// entry is not what it must be.
+    /// [`Error::Damaged`] if an entry is not what it must be.
     pub fn open(store: &dyn Store, repository: RepositoryId, ring: &KeyRing, cache: Cache) -> Result<Self> {
-        let mut log = Self { state: LogState::new(repository), cache };
+        let mut log = Self { state: LogState::new(repository), cache, rollback: None };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
         if log.state.next == 0 {
@@ -136,6 +139,20 @@ impl Log {
     #[must_use]
     pub fn state(&self) -> &LogState {
         &self.state
+    }
+
+    /// How the store's log differs from what this client saw before, if it does (rule H1).
+    #[must_use]
+    pub fn rollback(&self) -> Option<&str> {
+        self.rollback.as_deref()
+    }
+
+    /// Refuses to go on where the log went back: whoever wrote now would build on what somebody put in its place.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`].
+    pub fn refuse_after_rollback(&self) -> Result<()> {
+        self.rollback.clone().map_or(Ok(()), |what| Err(Error::Rollback(what)))
     }
 
     /// Reads and applies every entry after the last known one.
@@ -163,7 +180,8 @@ impl Log {
     /// before an attempt; what it returns is appended.
     ///
     /// # Errors
-    /// What `check` returns, or what the store or the log's new entries fail with.
+    /// [`Error::Rollback`] where the log went back; what `check` returns, or what the store or the log's new entries
+    /// fail with.
     pub fn append(
         &mut self,
         store: &dyn Store,
@@ -171,6 +189,7 @@ impl Log {
         time_ms: i64,
         check: &mut dyn FnMut(&LogState) -> Result<Act>,
     ) -> Result<u64> {
+        self.refuse_after_rollback()?;
         let signer = SigningKey::from_seed(&ring.signing_seed);
         loop {
             self.refresh(store, ring)?;
@@ -215,49 +234,38 @@ impl Log {
         Ok(ours)
     }
 
-    /// Applies the cached entries, after comparing the newest of them with the store's.
+    /// Takes over the state of the cached entries if the store has the newest of them.
     fn replay_cache(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
         let Some(bytes) = self.cache.log_path().and_then(|path| fs::read(path).ok()) else { return Ok(()) };
-        let mut last: Option<&[u8]> = None;
-        let mut rest = bytes.as_slice();
-        while let Some((number, entry, after)) = split_record(rest) {
-            if number < self.state.next {
-                rest = after;
-                continue;
-            }
-            if number > self.state.next || self.state.apply(entry, ring, true).is_err() {
-                // Why: a torn or foreign cache is only a lost hint; the store is asked for everything instead.
-                self.state = LogState::new(self.state.repository);
-                self.forget_cache();
-                return Ok(());
-            }
-            last = Some(entry);
-            rest = after;
-        }
-        let Some(last) = last else { return Ok(()) };
-        let number = self.state.next - 1;
-        match store.get(&log_object(number), None) {
-            Ok(stored) if stored == last => Ok(()),
-            Ok(_) => Err(Error::Rollback(format!("{} is not the entry that was seen before", log_object(number)))),
+        let Some((state, last)) = decode_cached(&bytes, self.state.repository, ring) else {
+            // Why: a torn or foreign cache is only a lost hint; the store is asked for everything instead.
+            self.forget_cache();
+            return Ok(());
+        };
+        let object = log_object(state.next - 1);
+        match store.get(&object, None) {
+            Ok(stored) if stored == last => self.state = state,
+            Ok(_) => self.rollback = Some(format!("{object} is not the entry that was seen before")),
             Err(StoreError::Missing(_)) => {
-                Err(Error::Rollback(format!("the log ends before {}, which was seen before", log_object(number))))
+                self.rollback = Some(format!("the log ends before {object}, which was seen before"));
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     /// Adds verified entries, numbered from `first`, to the cache. Failing to is only a lost hint.
     fn remember(&self, first: u64, fresh: &[Vec<u8>]) {
         let Some(path) = self.cache.log_path() else { return };
-        if fresh.is_empty() {
+        // Why not after a rollback: the cache is the only witness of what was seen before.
+        if fresh.is_empty() || self.rollback.is_some() {
             return;
         }
         let mut bytes = Vec::new();
         for (number, entry) in (first..).zip(fresh) {
-            let Ok(length) = u32::try_from(entry.len()) else { return };
-            bytes.extend_from_slice(&number.to_le_bytes());
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(entry);
+            if !encode_cached(number, entry, &mut bytes) {
+                return;
+            }
         }
         // Invariant: one write call, so that two processes do not interleave; replay drops whatever does not chain.
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
@@ -271,7 +279,35 @@ impl Log {
     }
 }
 
-/// Splits a cached record, `number (8) | length (4) | bytes`, from the rest. Two processes may both have added an entry.
+/// Appends an entry's record to the bytes of a cache file, `number (8) | length (4) | bytes`; false where it is too long.
+pub fn encode_cached(number: u64, entry: &[u8], cached: &mut Vec<u8>) -> bool {
+    let Ok(length) = u32::try_from(entry.len()) else { return false };
+    cached.extend_from_slice(&number.to_le_bytes());
+    cached.extend_from_slice(&length.to_le_bytes());
+    cached.extend_from_slice(entry);
+    true
+}
+
+/// The state after a cache file's last whole entry, and that entry's stored bytes; none where the file has no entry or
+/// its entries do not chain. Two processes may both have added an entry: the second record of a number is passed over.
+#[must_use]
+pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRing) -> Option<(LogState, &'b [u8])> {
+    let mut state = LogState::new(repository);
+    let mut last = None;
+    let mut rest = bytes;
+    while let Some((number, entry, after)) = split_record(rest) {
+        if number >= state.next {
+            if number > state.next || state.apply(entry, ring, true).is_err() {
+                return None;
+            }
+            last = Some(entry);
+        }
+        rest = after;
+    }
+    last.map(|last| (state, last))
+}
+
+/// Splits a cached record from the rest.
 fn split_record(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;

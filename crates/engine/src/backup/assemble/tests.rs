@@ -59,7 +59,7 @@ fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
     let later = |time: Timestamp| Timestamp { nanos: time.nanos + 1, ..time };
 
     type Change = Box<dyn Fn(&mut Known, &mut Stat)>;
-    let cases: [(&str, bool, Change); 14] = [
+    let cases: [(&str, bool, Change); 15] = [
         ("as it was", true, Box::new(|_, _| {})),
         ("more names: not its content", true, Box::new(|_, stat| stat.links = 2)),
         ("incomplete: its attributes could not be read", false, Box::new(|known, _| known.entry.inode = 0)),
@@ -71,6 +71,7 @@ fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
         ("a nanosecond newer", false, Box::new(move |_, stat| stat.mtime = later(stat.mtime))),
         ("time put back", false, Box::new(move |_, stat| stat.ctime = later(stat.ctime))),
         ("changed just before it was read", false, Box::new(|known, _| known.read_at.seconds = 1001)),
+        ("read at the beginning of time", false, Box::new(|known, _| known.read_at.seconds = i64::MIN)),
         ("another kind", false, Box::new(|_, stat| stat.kind = StatKind::Fifo)),
         ("a pipe that became a file", false, Box::new(|known, _| known.entry.kind = Kind::Fifo)),
         ("a chunk that is not stored", false, {
