@@ -99,7 +99,7 @@ fn after_a_rollback_readers_read_and_end_in_3_and_writers_are_refused() {
     ];
     for arguments in readers {
         let plain = world.open(arguments.iter().copied()).expect(3);
-        assert!(plain.stderr.contains("problem: repo: rolled back: the log ends before"), "{}", plain.stderr);
+        assert!(plain.stderr.contains("/repo: rolled back: the log ends before"), "{}", plain.stderr);
         assert!(plain.stderr.contains("--no-cache"), "{}", plain.stderr);
         let json = world.open(arguments.iter().copied().chain(["--json"])).expect(3);
         let told = |line: &serde_json::Value| line["type"] == "problem" && line["problem"] == "rollback";
