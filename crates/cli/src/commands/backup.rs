@@ -127,7 +127,7 @@ impl Arguments {
         }
         let sources = absolute(&self.paths)?;
         let own: Vec<OwnPlace> = OwnPlace::cache(run).into_iter().collect();
-        let excludes = self.selection.excludes(&overlap::leave_out(run, &own, &sources)?)?;
+        let excludes = self.selection.excludes(overlap::leave_out(run, &own, &sources)?)?;
         let one_file_system = self.selection.one_file_system;
         overlap::refuse(location, &sources, &excludes, one_file_system)?;
         Ok(Some(WalkOptions { sources, excludes, one_file_system }))

@@ -11,7 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, SendTimeoutError};
 
 use crate::backup::Run;
 use crate::backup::files::{FileJob, FileOutcome, Worker};
-use crate::backup::links::{HardLinks, Identity};
+use crate::backup::links::{First, HardLinks};
 use crate::backup::seal::Sealer;
 use crate::clock::{Timestamp, monotonic};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
@@ -254,14 +254,11 @@ impl<'a, 'r> Assembler<'a, 'r> {
     /// A further name has the entry of the first; where that is not to be had, the file is read here.
     fn further_name(&mut self, job: &FileJob, known: bool) -> Result<()> {
         self.further_names -= 1;
-        let stat = &job.found.stat;
-        let first = job.link.and_then(|group| self.links.entry(group));
-        // Why: the first name was read later than both were found, and an inode may be used again meanwhile.
-        let same_file = |entry: &&Entry| Identity::from(*entry) == Identity::from(stat);
-        let entry = match (first, first.filter(same_file)) {
-            (_, Some(entry)) => Some(Box::new(entry.clone())),
-            (None, None) => self.worker.file(job)?,
-            (Some(_), None) => self.worker.file(&FileJob { link: None, ..job.clone() })?,
+        let first = job.link.map_or(First::Unknown, |group| self.links.first(group, &job.found.stat));
+        let entry = match first {
+            First::Same(entry) => Some(Box::new(entry.clone())),
+            First::Unknown => self.worker.file(job)?,
+            First::OtherFile => self.worker.file(&FileJob { link: None, ..job.clone() })?,
         };
         if let Some(group) = job.link {
             self.links.one_name_less(group);

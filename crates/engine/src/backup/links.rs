@@ -20,7 +20,7 @@ const ENTRIES_BYTES_MAX: usize = 16 * MIB;
 /// What tells a file from another one that got its inode number later: its birth, which never changes; on a file system
 /// that knows none, its size and time of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Identity {
+enum Identity {
     Born(Timestamp),
     Looks(u64, Timestamp),
 }
@@ -44,6 +44,17 @@ struct Inode {
     /// True if the first name is read, so that further names wait for its entry.
     read: bool,
     entry: Option<Box<Entry>>,
+}
+
+/// What is known of a group's first name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum First<'l> {
+    /// Its entry was not kept, or it could not be read.
+    Unknown,
+    /// Its entry.
+    Same(&'l Entry),
+    /// What was read under it is another file.
+    OtherFile,
 }
 
 /// See the module's page.
@@ -92,9 +103,14 @@ impl HardLinks {
         }
     }
 
-    /// The first name's entry, if it was kept.
-    pub(crate) fn entry(&self, group: LinkGroup) -> Option<&Entry> {
-        self.inodes.get(&group)?.entry.as_deref()
+    /// What a further name, found as `stat`, has of the first. Why it is asked again: the first name was read later than
+    /// both were found, and where there are no births the inode may have come to another file meanwhile.
+    pub(crate) fn first(&self, group: LinkGroup, stat: &Stat) -> First<'_> {
+        match self.inodes.get(&group).and_then(|inode| inode.entry.as_deref()) {
+            None => First::Unknown,
+            Some(entry) if Identity::from(entry) == Identity::from(stat) => First::Same(entry),
+            Some(_) => First::OtherFile,
+        }
     }
 
     /// Forgets an inode once all its names were met.

@@ -78,6 +78,18 @@ fn an_inode_number_that_is_used_again_makes_no_link() {
 }
 
 #[test]
+fn an_entry_that_was_read_from_another_file_is_not_taken_over() {
+    let found = Stat { btime: None, ..stat(7, 2) };
+    for (read, same) in [(found, true), (Stat { size: 4, ..found }, false), (Stat { mtime: LATE, ..found }, false)] {
+        let mut links = HardLinks::default();
+        let group = first(&mut links, &found);
+        let kept = entry(&read, 0);
+        links.keep(group, &kept);
+        assert_eq!(links.first(group, &found), if same { First::Same(&kept) } else { First::OtherFile });
+    }
+}
+
+#[test]
 fn what_is_remembered_of_entries_is_bounded_by_bytes() {
     let mut links = HardLinks::default();
     let stats: Vec<Stat> = (0..100).map(|inode| stat(inode, 3)).collect();
@@ -86,7 +98,7 @@ fn what_is_remembered_of_entries_is_bounded_by_bytes() {
         links.keep(*group, &entry(stat, MIB));
         links.keep(*group, &entry(stat, MIB));
     }
-    let kept = groups.iter().filter(|group| links.entry(**group).is_some()).count();
+    let kept = stats.iter().zip(&groups).filter(|(stat, group)| links.first(**group, stat) != First::Unknown).count();
     assert_eq!(kept, 15, "sixteen of a mebibyte and a little do not fit");
     let held: usize = links.inodes.values().filter_map(|inode| inode.entry.as_deref()).map(weight).sum();
     assert!(links.entries_bytes == held && held <= ENTRIES_BYTES_MAX, "{held}");
@@ -98,7 +110,7 @@ fn what_is_remembered_of_entries_is_bounded_by_bytes() {
     assert_eq!((links.entries_bytes, links.inodes.len()), (0, 0));
     let group = first(&mut links, &stats[99]);
     links.keep(group, &entry(&stats[99], MIB));
-    assert!(links.entry(group).is_some(), "there is room again");
+    assert_eq!(links.first(group, &stats[99]), First::Same(&entry(&stats[99], MIB)), "there is room again");
 }
 
 #[test]
@@ -124,5 +136,5 @@ fn more_groups_than_are_remembered_stay_links() {
     let beyond = links.group(&stat(GROUPS_MAX as u64 + 5, 2)).unwrap();
     assert!(!links.is_read(beyond));
     links.keep(beyond, &entry(&stat(1, 2), 0));
-    assert!(links.entry(beyond).is_none() && links.entries_bytes == 0);
+    assert!(links.first(beyond, &stat(1, 2)) == First::Unknown && links.entries_bytes == 0);
 }
