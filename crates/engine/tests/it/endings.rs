@@ -20,7 +20,7 @@ use seawall_engine::units::MIB;
 use crate::place::{assert_restores, assert_whole, noise, options, paths};
 
 /// More than all queues between walk, workers and writers hold together.
-const FILES: u64 = 4_000;
+const FILES: u64 = 3_000;
 
 struct Scene {
     directory: tempfile::TempDir,
