@@ -1,15 +1,36 @@
-//! What xtask asks of the machine it runs on: the project's root, programs on the PATH, the clock, whether this is CI,
-//! who runs it. Everything that reads the environment is here.
+//! What xtask asks of the machine it runs on: the project's root, cargo's target directory, programs on the PATH, the
+//! clock, whether this is CI, who runs it. Everything that reads the environment is here.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-/// The root of the work tree: the directory above this crate.
+use crate::process;
+
+/// The root of the work tree: of this crate as `cargo run` names it, else the one around the working directory.
+///
+/// Why not a path from compile time: two clones that share a target directory may run each other's binary.
 pub fn project_root() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project's root")?;
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = std::env::current_dir().context("cannot tell the working directory")?;
+    let root = find_root(manifest.iter().chain([&here])).context("not inside the project's work tree")?;
     root.canonicalize().with_context(|| format!("cannot find the project at {}", root.display()))
+}
+
+/// The first directory at or above one of these that holds this crate.
+fn find_root<'p>(starts: impl IntoIterator<Item = &'p PathBuf>) -> Option<&'p Path> {
+    let mut directories = starts.into_iter().flat_map(|start| start.ancestors());
+    directories.find(|directory| directory.join("xtask/Cargo.toml").is_file() && directory.join("Cargo.lock").is_file())
+}
+
+/// Where cargo puts what it builds in the project at `root`: CARGO_TARGET_DIR and cargo's settings are heeded.
+pub fn target_directory(root: &Path) -> Result<PathBuf> {
+    let arguments = ["metadata", "--format-version=1", "--locked", "--no-deps"];
+    let text = process::capture(Command::new("cargo").current_dir(root).args(arguments))?;
+    let metadata: serde_json::Value = serde_json::from_str(&text).context("cannot read cargo metadata")?;
+    metadata["target_directory"].as_str().map(PathBuf::from).context("cargo metadata names no target directory")
 }
 
 /// Whether the environment says `CI=true`: then nothing may be skipped.
@@ -34,4 +55,26 @@ pub fn find_program(program: &str) -> Option<PathBuf> {
 #[expect(clippy::disallowed_methods, reason = "xtask imports nothing of the engine, and its durations are only shown")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_what_runs_this_or_what_lies_around_it() {
+        let root = project_root().unwrap();
+        assert_eq!(root, Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().canonicalize().unwrap());
+        let [elsewhere, inside] = [PathBuf::from("/"), root.join("xtask/src/tidy")];
+        assert_eq!(find_root([&inside]), Some(root.as_path()));
+        assert_eq!(find_root([&elsewhere, &inside]), Some(root.as_path()));
+        assert_eq!(find_root([&elsewhere]), None);
+    }
+
+    #[test]
+    fn what_cargo_built_lies_in_its_target_directory() {
+        let target = target_directory(&project_root().unwrap()).unwrap();
+        let this = std::env::current_exe().unwrap().canonicalize().unwrap();
+        assert!(this.starts_with(target.canonicalize().unwrap()), "{} in {}", this.display(), target.display());
+    }
 }

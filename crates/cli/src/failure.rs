@@ -125,7 +125,7 @@ fn hint(code: &str) -> Option<&'static str> {
         }
         "rollback" => {
             "somebody put an older or another copy of the repository in its place. If that was you, open it \
-             with --no-cache; if not, keep this copy and find out who did"
+             with --no-cache; if not, keep this copy and find out who did. Commands that only read show what is there"
         }
         "store-full" => {
             "free space where the repository lies, then run this again: what was stored is kept and adopted"

@@ -21,6 +21,7 @@ mod snapshot_name;
 mod stop;
 mod stream;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -84,7 +85,9 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
     let environment = Environment::read();
     let settings = Settings::check(&arguments.global, &environment)?;
     let zone = jiff::tz::TimeZone::system();
-    dispatch(arguments.command, &Run { environment, settings, output: Arc::clone(output), stop, zone })
+    let rollback = OnceCell::new();
+    let run = Run { environment, settings, output: Arc::clone(output), stop, zone, rollback };
+    dispatch(arguments.command, &run).map(|outcome| run.concluded(outcome))
 }
 
 fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use seawall_engine::monitor::Problem;
 use serde::Serialize;
 
 /// Where the program speaks, and how.
@@ -34,6 +35,15 @@ struct Tagged<'a, T> {
 #[derive(Serialize)]
 struct Text<'a> {
     text: &'a str,
+}
+
+/// One problem in JSON.
+#[derive(Serialize)]
+struct ProblemLine<'a> {
+    subject: &'a str,
+    what: &'a str,
+    /// Stable code of the problem. Not called `code`, which is the code of an error.
+    problem: &'a str,
 }
 
 impl Output {
@@ -138,6 +148,17 @@ impl Output {
     pub fn note(&self, text: &str) {
         if self.json || !self.quiet {
             self.remark("note", text);
+        }
+    }
+
+    /// A problem that the report lists. Shown even with `--quiet`. A line that can't be written must not end the run.
+    pub fn problem(&self, problem: &Problem) {
+        let Problem { subject, what, code } = problem;
+        if self.json {
+            let _ = self.record("problem", ProblemLine { subject, what, problem: code });
+        } else {
+            let (subject, what) = (printable(subject.as_bytes()), printable(what.as_bytes()));
+            let _ = writeln!(io::stderr(), "seawall: problem: {subject}: {what}");
         }
     }
 

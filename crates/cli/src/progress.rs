@@ -36,15 +36,6 @@ pub struct Problems {
     pub by_code: BTreeMap<&'static str, u64>,
 }
 
-/// One problem in JSON.
-#[derive(Serialize)]
-struct ProblemLine<'a> {
-    subject: &'a str,
-    what: &'a str,
-    /// Stable code of the problem. Not called `code`, which is the code of an error.
-    problem: &'a str,
-}
-
 impl Problems {
     fn add(&mut self, problem: &Problem) {
         self.count += 1;
@@ -174,15 +165,9 @@ impl Monitor for Display {
 
     fn problem(&self, problem: Problem) {
         lock(&self.shared.problems).add(&problem);
-        if self.shared.output.json() {
-            // A line that can't be written must not end the run; the count is in the summary.
-            let _ = self.shared.output.record(
-                "problem",
-                ProblemLine { subject: &problem.subject, what: &problem.what, problem: problem.code },
-            );
-        } else {
-            let subject = printable(problem.subject.as_bytes());
-            self.shared.say(&format!("seawall: problem: {subject}: {}", printable(problem.what.as_bytes())));
+        match &self.shared.bar {
+            Some(bar) => bar.suspend(|| self.shared.output.problem(&problem)),
+            None => self.shared.output.problem(&problem),
         }
     }
 

@@ -3,6 +3,7 @@
 //! A repository is found by what was named, else the one that `protect` made for this user. The key is what was named,
 //! else the key file that `protect` keeps for this repository id, else a password from a prompt.
 
+use std::cell::OnceCell;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use seawall_engine::error::{Error, Result};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::MARKER;
 use seawall_engine::ids::RepositoryId;
+use seawall_engine::monitor::Problem;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::local::LocalStore;
 use seawall_engine::store::{Store, StoreError};
@@ -24,6 +26,10 @@ use crate::output::Output;
 use crate::progress::Display;
 use crate::settings::Settings;
 use crate::stop::Stop;
+
+/// What a reader is told when the log went back.
+const ROLLBACK_ADVICE: &str = "Somebody put an older or another copy of the repository in its place; this shows what \
+    lies there now, and nothing is written to it. If that was you, use --no-cache";
 
 /// Everything that a command gets.
 pub struct Run {
@@ -37,6 +43,8 @@ pub struct Run {
     pub stop: Arc<Stop>,
     /// The machine's time zone.
     pub zone: TimeZone,
+    /// How the repository's log went back, once it was opened and did.
+    pub rollback: OnceCell<String>,
 }
 
 /// How a command ended, if it ended without an error.
@@ -86,19 +94,45 @@ impl Run {
             .ok_or_else(|| Error::Usage("no repository: name one with -r DIR or SEAWALL_REPOSITORY".to_owned()))
     }
 
-    /// Opens the repository.
+    /// Opens the repository to read it. A log that went back is a problem of the run, and what is there is read.
     ///
     /// # Errors
     /// When there is none, or no key opens it.
     pub fn open(&self) -> Result<Repository> {
-        self.open_at(&self.location()?)
+        let location = self.location()?;
+        let repository = self.open_at(&location)?;
+        if let Some(what) = repository.rollback() {
+            let what = format!("rolled back: {what}. {ROLLBACK_ADVICE}");
+            self.output.problem(&Problem::path(&location, "rollback", what.as_str()));
+            // Why no error: a second opening in one run finds the same.
+            let _ = self.rollback.set(what);
+        }
+        Ok(repository)
     }
 
-    /// Opens the repository at this place.
+    /// Opens the repository at this place to write to it.
     ///
     /// # Errors
-    /// As [`Self::open`].
-    pub fn open_at(&self, location: &Path) -> Result<Repository> {
+    /// As [`Self::open`]; [`Error::Rollback`] where the log went back.
+    pub fn open_to_write(&self, location: &Path) -> Result<Repository> {
+        let repository = self.open_at(location)?;
+        repository.refuse_after_rollback()?;
+        Ok(repository)
+    }
+
+    /// What the run as a whole adds to how its command ended: a log that went back is listed, and no run is good then.
+    #[must_use]
+    pub fn concluded(&self, mut outcome: Outcome) -> Outcome {
+        if let Some(what) = self.rollback.get() {
+            outcome.summary["rollback"] = what.as_str().into();
+            if outcome.exit == Exit::Done {
+                outcome.exit = Exit::Problems;
+            }
+        }
+        outcome
+    }
+
+    fn open_at(&self, location: &Path) -> Result<Repository> {
         let store = open_store(location)?;
         if !self.settings.keys.is_empty() {
             return self.open_with(&store, &self.settings.keys);

@@ -11,6 +11,7 @@ mod assemble;
 mod base;
 mod content;
 mod files;
+mod links;
 mod seal;
 
 use std::io::Read;
@@ -148,7 +149,30 @@ pub(crate) struct Run<'a, 'r> {
     bytes_known: AtomicU64,
 }
 
-impl Run<'_, '_> {
+impl<'a, 'r> Run<'a, 'r> {
+    fn new(
+        session: &'a Session<'r>,
+        repository: &'r Repository,
+        monitor: &'a dyn Monitor,
+        queues: Queues,
+        ended: Receiver<()>,
+    ) -> Self {
+        Self {
+            repository,
+            session,
+            monitor,
+            chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
+            names: Names::new(),
+            queues,
+            ended,
+            over: AtomicBool::new(false),
+            bytes_read: AtomicU64::new(0),
+            problems: AtomicU64::new(0),
+            files_known: AtomicU64::new(0),
+            bytes_known: AtomicU64::new(0),
+        }
+    }
+
     /// Fails once the user wants to stop or storing has failed.
     pub(crate) fn check(&self) -> Result<()> {
         if self.monitor.stopped() || self.over.load(Ordering::Relaxed) {
@@ -197,20 +221,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     }
     let (end, ended) = crossbeam_channel::bounded(0);
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
-    let run = Run {
-        repository,
-        session: &session,
-        monitor,
-        chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
-        names: Names::new(),
-        queues: Queues::new(threads, options.budget_bytes / 8),
-        ended,
-        over: AtomicBool::new(false),
-        bytes_read: AtomicU64::new(0),
-        problems: AtomicU64::new(0),
-        files_known: AtomicU64::new(0),
-        bytes_known: AtomicU64::new(0),
-    };
+    let run = Run::new(&session, repository, monitor, Queues::new(threads, options.budget_bytes / 8), ended);
     let snapshot = SnapshotId(crate::crypto::random());
     let task = Task { name, snapshot, parent, paths, parent_time: options.time };
     let (end_writers, writers_ended) = crossbeam_channel::bounded(0);

@@ -43,7 +43,8 @@ pub struct Problem {
     pub subject: String,
     /// What went wrong, in words.
     pub what: String,
-    /// Stable code: `unreadable`, `unwritable`, `vanished`, `changed`, `metadata`, `damaged`, `missing`, `skipped`.
+    /// Stable code: `unreadable`, `unwritable`, `vanished`, `changed`, `metadata`, `damaged`, `missing`, `skipped`,
+    /// `rollback`.
     pub code: &'static str,
 }
 

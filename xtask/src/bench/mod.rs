@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::process;
+use crate::surroundings::target_directory;
 use tools::Tool;
 use workloads::{WORKLOADS, Workload};
 
@@ -91,6 +92,8 @@ impl Options {
 pub struct Place {
     /// The project.
     pub root: PathBuf,
+    /// Where cargo puts what it builds.
+    pub target: PathBuf,
     /// Data, repositories, restored trees, caches, logs.
     pub data: PathBuf,
     /// Rivals and Python environments: shared by quick and full runs.
@@ -110,7 +113,8 @@ impl Place {
 /// Prepares, measures, prints; `false` when a run of a tool failed. A missed goal is a result, not a failure.
 pub fn run(root: &Path, options: &Options) -> Result<bool> {
     let data = if options.quick { options.data.join("quick") } else { options.data.clone() };
-    let place = Place { root: root.to_owned(), data, tools: options.data.join("tools"), quick: options.quick };
+    let (target, tools) = (target_directory(root)?, options.data.join("tools"));
+    let place = Place { root: root.to_owned(), target, data, tools, quick: options.quick };
     fs::create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
     let (workloads, tools) = (options.workloads(), options.tools());
     for workload in &workloads {

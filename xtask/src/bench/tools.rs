@@ -58,7 +58,7 @@ impl Tool {
 
     fn program(self, place: &Place) -> PathBuf {
         match self {
-            Self::Seawall => place.root.join("target/release/seawall"),
+            Self::Seawall => place.target.join("release/seawall"),
             Self::Restic => place.tools.join("restic/usr/bin/restic"),
             Self::Rustic => place.tools.join("rustic/bin/rustic"),
             Self::Borg => place.tools.join("borg/bin/borg"),

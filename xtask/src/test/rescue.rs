@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Counts, Outcome};
 use crate::process;
-use crate::surroundings::find_program;
+use crate::surroundings::{find_program, target_directory};
 
 /// Runs the reader's own tests, then the round trip.
 pub fn run(root: &Path, counts: &mut Counts) -> Result<Outcome> {
@@ -26,19 +26,15 @@ pub fn run(root: &Path, counts: &mut Counts) -> Result<Outcome> {
     if !process::watch(Command::new(&python).current_dir(root).args(own), &mut |line| counts.read(line))? {
         return Ok(Outcome::Failed);
     }
-    process::run(Command::new("cargo").current_dir(root).args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "seawall",
-    ]))?;
+    let build = ["build", "--quiet", "--locked", "--package", "seawall"];
+    process::run(Command::new("cargo").current_dir(root).args(build))?;
+    let seawall = target_directory(root)?.join("debug/seawall");
     let place = root.join("target/rescue");
     if place.exists() {
         fs::remove_dir_all(&place).context("cannot remove the last run's files")?;
     }
     fs::create_dir_all(&place).context("cannot make a place for the round trip")?;
-    round_trip(root, &python, &place)?;
+    round_trip(root, &seawall, &python, &place)?;
     Ok(Outcome::Passed)
 }
 
@@ -54,11 +50,11 @@ fn environment(root: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
-fn round_trip(root: &Path, python: &Path, place: &Path) -> Result<()> {
+fn round_trip(root: &Path, binary: &Path, python: &Path, place: &Path) -> Result<()> {
     let tree = place.join("tree");
     make_tree(&tree).context("cannot make the tree")?;
     let seawall = |command: &str| {
-        let mut process = Command::new(root.join("target/debug/seawall"));
+        let mut process = Command::new(binary);
         process.env("SEAWALL_CACHE_DIR", place.join("cache")).arg(command);
         process.arg("--repository").arg(place.join("repository")).arg("--key-file").arg(place.join("key"));
         process

@@ -86,7 +86,7 @@ impl Arguments {
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let location = run.location()?;
         let walk = self.walk(run, &location)?;
-        let repository = run.open_at(&location)?;
+        let repository = run.open_to_write(&location)?;
         let parent = self.parent(run, &repository)?;
         // Why only now: a command is not started for a repository that does not open.
         let (source, producer) = match walk {
@@ -127,7 +127,7 @@ impl Arguments {
         }
         let sources = absolute(&self.paths)?;
         let own: Vec<OwnPlace> = OwnPlace::cache(run).into_iter().collect();
-        let excludes = self.selection.excludes(&overlap::leave_out(run, &own, &sources)?)?;
+        let excludes = self.selection.excludes(overlap::leave_out(run, &own, &sources)?)?;
         let one_file_system = self.selection.one_file_system;
         overlap::refuse(location, &sources, &excludes, one_file_system)?;
         Ok(Some(WalkOptions { sources, excludes, one_file_system }))

@@ -4,15 +4,15 @@
 //! chose itself (the default repository, scratch folders, the cache) it leaves out by itself and says so; a repository
 //! that the user placed there is refused, with the option that leaves it out.
 //!
-//! Paths are compared, and patterns made, as resolved: that is how a walk names what it finds. Keys and recovery kits
+//! Paths are compared as resolved and as bytes: that is how a walk names what it finds. Keys and recovery kits
 //! are not looked at: they are small, and in the repository they are as secret as everything else.
 
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use seawall_engine::error::{Error, Result};
-use seawall_engine::stages::exclude::Excludes;
+use seawall_engine::stages::exclude::{ExactPlace, Excludes};
 
 use super::sources::literal_pattern;
 use crate::kit::shell_quoted;
@@ -23,27 +23,27 @@ use crate::scratch;
 pub struct OwnPlace {
     what: &'static str,
     path: PathBuf,
-    /// What the pattern ends with: `/`, or `*/` where `path` is the beginning of names.
-    ending: &'static str,
+    /// True where `path` is the beginning of names.
+    beginning: bool,
 }
 
 impl OwnPlace {
     /// A repository.
     #[must_use]
     pub fn repository(path: &Path) -> Self {
-        Self { what: "the repository", path: path.to_owned(), ending: "/" }
+        Self { what: "the repository", path: path.to_owned(), beginning: false }
     }
 
     /// The scratch folders in a directory: this run's, and those of runs that were killed.
     #[must_use]
     pub fn scratch(parent: &Path) -> Self {
-        Self { what: "scratch folders", path: parent.join(scratch::PREFIX), ending: "*/" }
+        Self { what: "scratch folders", path: parent.join(scratch::PREFIX), beginning: true }
     }
 
     /// The local cache, if there is one.
     #[must_use]
     pub fn cache(run: &Run) -> Option<Self> {
-        run.settings.cache.clone().map(|path| Self { what: "the cache", path, ending: "/" })
+        run.settings.cache.clone().map(|path| Self { what: "the cache", path, beginning: false })
     }
 }
 
@@ -85,22 +85,22 @@ fn inside(place: &Path, source: &Path) -> String {
     )
 }
 
-/// Patterns of those of seawall's own directories that lie inside a source. A note names each.
+/// Those of seawall's own directories that lie inside a source. A note names each.
 ///
 /// # Errors
 /// When a path can't be resolved.
-pub fn leave_out(run: &Run, own: &[OwnPlace], sources: &[PathBuf]) -> Result<Vec<String>> {
+pub fn leave_out(run: &Run, own: &[OwnPlace], sources: &[PathBuf]) -> Result<Vec<ExactPlace>> {
     let sources = sources.iter().map(|source| resolved(source)).collect::<Result<Vec<PathBuf>>>()?;
-    let mut patterns = Vec::new();
+    let mut left_out = Vec::new();
     for place in own {
         let real = resolved(&place.path)?;
-        let inside = sources.iter().any(|source| real.starts_with(source) && real != *source);
-        if let Some(pattern) = literal_pattern(&real).filter(|_| inside) {
-            run.output.note(&format!("left out: {}{} ({})", real.display(), place.ending, place.what));
-            patterns.push(format!("{pattern}{}", place.ending));
+        if sources.iter().any(|source| real.starts_with(source) && real != *source) {
+            let ending = if place.beginning { "*/" } else { "/" };
+            run.output.note(&format!("left out: {}{ending} ({})", real.display(), place.what));
+            left_out.push(ExactPlace { path: real.into_os_string().into_vec(), beginning: place.beginning });
         }
     }
-    Ok(patterns)
+    Ok(left_out)
 }
 
 /// True if a pattern keeps the walk from coming from `source` down to `place`.
@@ -141,6 +141,7 @@ fn resolved(path: &Path) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -174,8 +175,34 @@ mod tests {
         }
         for (pattern, allowed) in [("repo", true), ("/data/inner", false), ("**/inner/", true), ("repository", false)] {
             let selection = SelectionArguments { exclude: vec![pattern.to_owned()], ..SelectionArguments::default() };
-            let excludes = selection.excludes(&[]).unwrap();
+            let excludes = selection.excludes(Vec::new()).unwrap();
             assert_eq!(overlap("data/inner/repo", "data", &excludes).is_ok(), allowed, "{pattern}");
         }
+    }
+
+    #[test]
+    fn overlaps_are_seen_in_names_that_are_not_utf8() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let at = |name: &[u8]| root.join(OsStr::from_bytes(name));
+        std::fs::create_dir_all(at(b"data\xff/inner")).unwrap();
+        symlink(at(b"data\xff"), at(b"link\xfe")).unwrap();
+        let check = |place: &[u8], source: &[u8], excludes: &Excludes| {
+            refuse(&at(place), &[at(source)], excludes, false).map_err(|error| error.code())
+        };
+        for (place, source, expected) in [
+            (&b"data\xff/new\xfd/repo"[..], &b"data\xff"[..], Err("usage")),
+            (b"link\xfe/repo", b"data\xff", Err("usage")),
+            (b"data\xff", b"data\xff/inner", Err("usage")),
+            // Lossy, these two are one text.
+            (b"data\xfe/repo", b"data\xff", Ok(())),
+        ] {
+            assert_eq!(check(place, source, &Excludes::default()), expected, "{place:?} in {source:?}");
+        }
+        let path = at(b"data\xff/new\xfd").into_os_string().into_vec();
+        let left_out = vec![ExactPlace { path, beginning: false }];
+        let excludes = SelectionArguments::default().excludes(left_out).unwrap();
+        assert_eq!(check(b"data\xff/new\xfd/repo", b"data\xff", &excludes), Ok(()));
+        assert_eq!(check(b"data\xff/new\xfc/repo", b"data\xff", &excludes), Err("usage"));
     }
 }

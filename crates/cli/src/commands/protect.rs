@@ -106,7 +106,7 @@ impl Arguments {
         let location = opening::location(run)?;
         let scratch_parent = self.scratch_parent(&location)?;
         let left_out = overlap::leave_out(run, &own_places(run, &location, &scratch_parent), &sources)?;
-        let excludes = self.selection.excludes(&left_out)?;
+        let excludes = self.selection.excludes(left_out)?;
         overlap::refuse(&location, &sources, &excludes, self.selection.one_file_system)?;
         let opened = opening::open_or_make(run, &location, self.kit.as_deref())?;
         let display = run.display();

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use seawall_engine::error::{Error, Result};
-use seawall_engine::stages::exclude::{ExcludeOptions, Excludes};
+use seawall_engine::stages::exclude::{ExactPlace, ExcludeOptions, Excludes};
 
 use crate::quantities::parse_size;
 
@@ -44,11 +44,11 @@ pub struct SelectionArguments {
 }
 
 impl SelectionArguments {
-    /// Compiles the excludes. `also` are patterns of what is left out without being asked for.
+    /// Compiles the excludes. `also` are directories that are left out without being asked for.
     ///
     /// # Errors
     /// When a pattern file can't be read or a pattern makes no sense.
-    pub fn excludes(&self, also: &[String]) -> Result<Excludes> {
+    pub fn excludes(&self, also: Vec<ExactPlace>) -> Result<Excludes> {
         let pattern_files = self
             .exclude_file
             .iter()
@@ -57,12 +57,11 @@ impl SelectionArguments {
             })
             .collect::<Result<Vec<String>>>()?;
         let lines = |content: &String| from_here(content.lines()).map(|lines| lines.join("\n"));
-        let mut patterns = from_here(&self.exclude)?;
-        patterns.extend_from_slice(also);
         Excludes::new(ExcludeOptions {
-            patterns,
+            patterns: from_here(&self.exclude)?,
             patterns_ignore_case: from_here(&self.iexclude)?,
             pattern_files: pattern_files.iter().map(lines).collect::<Result<_>>()?,
+            places: also,
             if_present: self.exclude_if_present.clone(),
             cachedir_tag: self.exclude_caches,
             larger_than: self.exclude_larger_than,
@@ -166,8 +165,8 @@ mod tests {
 
     #[test]
     fn a_literal_pattern_matches_its_path_only() {
-        let selection = SelectionArguments::default();
-        let excludes = selection.excludes(&[literal_pattern(Path::new(r"/x/[a]*{b}?!\c")).unwrap()]).unwrap();
+        let exclude = vec![literal_pattern(Path::new(r"/x/[a]*{b}?!\c")).unwrap()];
+        let excludes = SelectionArguments { exclude, ..SelectionArguments::default() }.excludes(Vec::new()).unwrap();
         assert!(excludes.is_excluded(br"x/[a]*{b}?!\c", true));
         assert!(!excludes.is_excluded(br"x/ab", true));
         assert!(!excludes.is_excluded(br"x/[a]X{b}?!\c", true));
@@ -186,7 +185,7 @@ mod tests {
     fn a_missing_exclude_file_or_source_is_named() {
         let selection =
             SelectionArguments { exclude_file: vec!["/no/such/file".into()], ..SelectionArguments::default() };
-        assert!(selection.excludes(&[]).unwrap_err().to_string().contains("/no/such/file"));
+        assert!(selection.excludes(Vec::new()).unwrap_err().to_string().contains("/no/such/file"));
         assert!(absolute(&["/no/such/source".into()]).unwrap_err().to_string().contains("/no/such/source"));
         assert_eq!(absolute(&["/no/such/source".into(), "/".into()]).unwrap().len(), 2);
     }

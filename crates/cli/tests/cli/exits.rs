@@ -82,6 +82,45 @@ fn a_missing_source_is_a_problem_unless_all_are_missing() {
 }
 
 #[test]
+fn after_a_rollback_readers_read_and_end_in_3_and_writers_are_refused() {
+    let world = World::with_repository();
+    world.open_ok(["backup", "data"]);
+    world.write("data/later", b"later");
+    world.open_ok(["backup", "data"]);
+    std::fs::remove_file(world.path(format!("repo/log/{:020}", 2))).unwrap();
+    let readers: &[&[&str]] = &[
+        &["snapshots"],
+        &["ls", "latest"],
+        &["find", "*.txt"],
+        &["stats"],
+        &["diff", "latest", "latest"],
+        &["verify", "--read-data"],
+        &["restore", "latest", "--target", "out"],
+    ];
+    for arguments in readers {
+        let plain = world.open(arguments.iter().copied()).expect(3);
+        assert!(plain.stderr.contains("/repo: rolled back: the log ends before"), "{}", plain.stderr);
+        assert!(plain.stderr.contains("--no-cache"), "{}", plain.stderr);
+        let json = world.open(arguments.iter().copied().chain(["--json"])).expect(3);
+        let told = |line: &serde_json::Value| line["type"] == "problem" && line["problem"] == "rollback";
+        assert_eq!(json.json().iter().filter(|line| told(line)).count(), 1, "{arguments:?}");
+        let summary = json.summary();
+        assert_eq!((&summary["code"], &summary["exit"]), (&"problems".into(), &3.into()), "{arguments:?}");
+        assert!(summary["rollback"].as_str().unwrap().contains("the log ends before"), "{summary}");
+    }
+    assert_eq!(world.open(["cat", "latest:/hello.txt"]).code, 1, "an error stays what it is");
+    let hello = format!("latest:{}", world.path("data/hello.txt").display());
+    assert_eq!(world.open(["cat", &hello]).expect(3).stdout, "hello\n");
+    assert!(world.path("out").read_dir().unwrap().next().is_some());
+    for arguments in [&["backup", "data"][..], &["backup", "--dry-run", "data"], &["protect", "data"]] {
+        let refused = world.open(arguments.iter().copied().chain(["--json"])).expect(1).summary();
+        assert_eq!(refused["code"], "rollback", "{arguments:?}");
+    }
+    let elsewhere = world.open_ok(["snapshots", "--no-cache", "--json"]);
+    assert_eq!(elsewhere.lines().count(), 2, "one snapshot and the summary");
+}
+
+#[test]
 fn unreadable_files_end_in_3_and_the_rest_is_kept() {
     let world = World::with_repository();
     world.write("data/shut/file", b"x");

@@ -1,5 +1,7 @@
 //! The main job: protect, again, prove, and recover from nothing but the kit and the repository.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -134,6 +136,23 @@ fn what_this_program_placed_in_a_source_is_left_out() {
     world.write("elsewhere/file", b"x");
     world.ok(["backup", "elsewhere", "home/.cache"]);
     assert!(!world.ok(["ls", "-R", "latest"]).contains("/.cache/seawall"));
+}
+
+#[test]
+fn places_whose_names_are_not_utf8_are_left_out_too() {
+    let world = World::new();
+    let home = world.path(OsStr::from_bytes(b"home\xff"));
+    std::fs::create_dir(&home).unwrap();
+    std::fs::write(home.join("letter"), b"dear\n").unwrap();
+    for _ in 0..2 {
+        ended(world.command([OsStr::new("protect"), home.as_os_str()]).env("HOME", &home).output().unwrap()).expect(0);
+    }
+    let mut list = world.command(["ls", "-R", "latest"]);
+    let listed = ended(list.env("HOME", &home).output().unwrap()).expect(0).stdout;
+    assert!(listed.contains("/letter") && !listed.contains("/repository"), "{listed}");
+    assert!(listed.contains("/.cache\n") && !listed.contains("/.cache/seawall"), "{listed}");
+    let named = [OsStr::new("protect"), home.as_os_str(), OsStr::new("-r"), home.as_os_str()];
+    ended(world.command(named).output().unwrap()).expect(2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A file whose size, times and inode are as the parent has them, and whose chunks are all stored, is taken over. Other
 //! files go to the workers; their entries come back in any order and wait here, so that the tree is written in order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use crossbeam_channel::{RecvTimeoutError, SendTimeoutError};
 
 use crate::backup::Run;
 use crate::backup::files::{FileJob, FileOutcome, Worker};
+use crate::backup::links::{First, HardLinks};
 use crate::backup::seal::Sealer;
 use crate::clock::{Timestamp, monotonic};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
@@ -23,14 +24,12 @@ use crate::monitor::Problem;
 use crate::repo::parent::{EntriesWriter, Known, Parent, SourceName};
 use crate::repo::tree::{TreeRoot, TreeWriter};
 use crate::repo::{Repository, Session};
-use crate::stages::metadata::{self, LinkTable};
+use crate::stages::metadata;
 use crate::stages::walk::{Event, Found, Stat, StatKind};
 use crate::units::MIB;
 
 /// So many entries wait for the one in front of them at most.
 const PENDING_MAX: usize = 2048;
-/// So many inodes with several names are remembered; a further name of another one is read again.
-const LINKS_MAX: usize = 20_000;
 /// So many further names wait at most: each holds its directory open.
 const FURTHER_NAMES_MAX: usize = 128;
 /// Extended attributes of one file, together: a tree node must hold them.
@@ -83,10 +82,7 @@ pub(crate) struct Assembler<'a, 'r> {
     force_read: bool,
     tree: TreeWriter<StoreNode<'a>>,
     entries: Option<EntriesWriter>,
-    links: LinkTable,
-    /// Inodes of which a first name was met, with the number of names that are still to come.
-    linked: HashMap<LinkGroup, u64>,
-    linked_entries: HashMap<LinkGroup, Entry>,
+    links: HardLinks,
     pending: VecDeque<Pending>,
     further_names: usize,
     first: u64,
@@ -111,9 +107,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             force_read,
             tree: TreeWriter::new(&run.repository.keys().chunker_key, store),
             entries: EntriesWriter::create(run.repository.cache(), source, time),
-            links: LinkTable::new(),
-            linked: HashMap::new(),
-            linked_entries: HashMap::new(),
+            links: HardLinks::default(),
             pending: VecDeque::new(),
             further_names: 0,
             first: 0,
@@ -154,6 +148,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
                 let entry = Entry { links: link, ..candidate.entry };
                 self.counts.files_unchanged += u64::from(entry.is_file());
                 self.pending.push_back(Pending::Ready(found.key, Box::new(entry)));
+                self.met(link, &found.stat, false);
                 return Ok(());
             }
             if let Kind::File(content) = candidate.entry.kind {
@@ -161,23 +156,25 @@ impl<'a, 'r> Assembler<'a, 'r> {
             }
         }
         if found.stat.kind != StatKind::File {
+            self.met(link, &found.stat, false);
             return self.other(&found, link);
         }
         let number = self.first + u64::try_from(self.pending.len()).unwrap_or(0);
         let job = FileJob { number, found, link, old: old_content };
-        match link {
-            Some(group) if self.linked.contains_key(&group) => {
-                self.further_names += 1;
-                self.pending.push_back(Pending::FurtherName { job: Box::new(job), known: is_known });
-                return Ok(());
-            }
-            Some(group) if self.linked.len() < LINKS_MAX => {
-                self.linked.insert(group, u64::from(job.found.stat.links).saturating_sub(1));
-            }
-            _ => {}
+        if link.is_some_and(|group| self.links.is_read(group)) {
+            self.further_names += 1;
+            self.pending.push_back(Pending::FurtherName { job: Box::new(job), known: is_known });
+            return Ok(());
         }
+        self.met(link, &job.found.stat, true);
         self.pending.push_back(Pending::Reading { key: job.found.key.clone(), known: is_known });
         self.send(job)
+    }
+
+    fn met(&mut self, link: Option<LinkGroup>, stat: &Stat, read: bool) {
+        if let Some(group) = link {
+            self.links.met(group, stat, read);
+        }
     }
 
     /// Directories, links, devices, pipes, sockets: nothing to read but their metadata.
@@ -258,37 +255,20 @@ impl<'a, 'r> Assembler<'a, 'r> {
     /// A further name has the entry of the first; where that is not to be had, the file is read here.
     fn further_name(&mut self, job: &FileJob, known: bool) -> Result<()> {
         self.further_names -= 1;
-        let stat = &job.found.stat;
-        let first = job.link.and_then(|group| self.linked_entries.get(&group));
-        // Why: while the walk goes on, an inode may be freed and used again by another file.
-        let same_file = |entry: &&Entry| match entry.btime {
-            Some(birth) => Some(birth) == stat.btime,
-            None => (entry.size, entry.mtime) == (stat.size, stat.mtime),
-        };
-        let entry = match (first, first.filter(same_file)) {
-            (_, Some(entry)) => Some(Box::new(entry.clone())),
-            (None, None) => self.worker.file(job)?,
-            (Some(_), None) => self.worker.file(&FileJob { link: None, ..job.clone() })?,
+        let first = job.link.map_or(First::Unknown, |group| self.links.first(group, &job.found.stat));
+        let entry = match first {
+            First::Same(entry) => Some(Box::new(entry.clone())),
+            First::Unknown => self.worker.file(job)?,
+            First::OtherFile => self.worker.file(&FileJob { link: None, ..job.clone() })?,
         };
         if let Some(group) = job.link {
-            self.one_name_less(group);
+            self.links.one_name_less(group);
         }
         if let Some(entry) = entry {
             self.counts.count_read(known, job.has_content_of(Some(&entry)));
             self.write(&job.found.key, &entry)?;
         }
         Ok(())
-    }
-
-    /// Forgets an inode once all its names were met.
-    fn one_name_less(&mut self, group: LinkGroup) {
-        if let Some(left) = self.linked.get_mut(&group) {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.linked.remove(&group);
-                self.linked_entries.remove(&group);
-            }
-        }
     }
 
     fn write(&mut self, key: &TreeKey, entry: &Entry) -> Result<()> {
@@ -303,11 +283,8 @@ impl<'a, 'r> Assembler<'a, 'r> {
             Kind::Directory => self.counts.directories += 1,
             _ => self.counts.others += 1,
         }
-        if let (Kind::File(_), Some(group)) = (&entry.kind, entry.links)
-            && self.linked.contains_key(&group)
-            && !self.linked_entries.contains_key(&group)
-        {
-            self.linked_entries.insert(group, entry.clone());
+        if let Some(group) = entry.links {
+            self.links.keep(group, entry);
         }
         self.tree.push(key, entry)?;
         if let Some(entries) = &mut self.entries {
@@ -380,7 +357,8 @@ pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &Stored<'_, '_>) 
     // Inode 0 stands for an entry that is incomplete: it equals nothing.
     let same_inode = entry.inode == stat.inode && entry.inode != 0;
     let same_times = entry.mtime == stat.mtime && entry.ctime == stat.ctime;
-    let settled = stat.ctime.seconds < known.read_at.seconds - 1;
+    // Why saturating: that time comes from a log entry or a cache file, and may be anything.
+    let settled = stat.ctime.seconds < known.read_at.seconds.saturating_sub(1);
     same_kind && same_inode && same_times && settled && stored.has(known)
 }
 

@@ -202,7 +202,9 @@ impl<'a, 'r> Worker<'a, 'r> {
             let before = metadata::stat_file(&file)?;
             let mut problems = Vec::new();
             let found = Found { stat: before, ..job.found.clone() };
-            let mut entry = metadata::complete_file(&found, &file, &self.run.names, job.link, &mut problems);
+            // Why: born after the walk came by, it only got the inode number of a file that is gone.
+            let link = job.link.filter(|_| before.btime == job.found.stat.btime);
+            let mut entry = metadata::complete_file(&found, &file, &self.run.names, link, &mut problems);
             let (content, length) = self.content(&file, &before, job.old.as_ref())?;
             entry.kind = Kind::File(content);
             let after = metadata::stat_file(&file)?;

@@ -2,7 +2,8 @@
 //!
 //! Invariants: entry n names the hash of entry n-1 and is signed by a member that an earlier entry admitted; the state
 //! changes only by applying the next entry; an entry is never applied twice. A log that is shorter than, or different
-//! from, what this client saw before is a rollback (rule H1 of docs/format.md's protocol).
+//! from, what this client saw before is a rollback (rule H1 of docs/concurrency.md): then the store's log is read as it
+//! is, nothing is appended to it, and the cache keeps what was seen.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -20,8 +21,12 @@ use crate::repo::cache::Cache;
 use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
 
-/// The next entry: authenticated, held against the chain, applied.
-fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, trusted: bool) -> Result<()> {
+/// In a cached record's number: the entry's signature is wrong.
+const UNSIGNED: u64 = 1 << 63;
+
+/// The next entry: authenticated, held against the chain, applied. `known` is whether its signature is right, where that
+/// was found out before; it is given back.
+fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, known: Option<bool>) -> Result<bool> {
     let opened = entries::open(state.next, bytes, &ring.log_key)?;
     let entry = &opened.entry;
     let object = log_object(state.next);
@@ -31,11 +36,14 @@ fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, trusted: bool) -> Resu
     if entry.previous != state.head {
         return Err(Damaged::new(object, 0, "the entry does not follow the one before it").into());
     }
-    // Why: trusted entries come from this user's own cache, where they were put after their signature had been checked.
-    let applied = state.apply(entry, object_hash(bytes), |public_key| trusted || opened.verify(public_key));
+    let mut signed = known.unwrap_or(false);
+    let applied = state.apply(entry, object_hash(bytes), |public_key| {
+        signed = known.unwrap_or_else(|| opened.verify(public_key));
+        signed
+    });
     match applied {
         Err(why) if entry.number == 0 => Err(Damaged::new(object, 0, why).into()),
-        _ => Ok(()),
+        _ => Ok(signed),
     }
 }
 
@@ -43,16 +51,18 @@ fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, trusted: bool) -> Resu
 pub struct Log {
     state: Arc<State>,
     cache: Cache,
+    /// How the store's log differs from what was seen before; none where it does not.
+    rollback: Option<String>,
 }
 
 impl Log {
-    /// Replays the whole log: from the local cache as far as it reaches, then from the store.
+    /// Replays the whole log: from the local cache as far as it reaches, then from the store. Where the store's log is
+    /// older than or different from the cached one, from the store alone, and [`Self::rollback`] tells.
     ///
     /// # Errors
-    /// [`Error::Rollback`] if the store's log is older than or different from the cached one; [`Error::Damaged`] if an
-    /// entry is not what it must be.
+    /// [`Error::Damaged`] if an entry is not what it must be.
     pub fn open(store: &dyn Store, repository: RepositoryId, ring: &KeyRing, cache: Cache) -> Result<Self> {
-        let mut log = Self { state: Arc::new(State::new(repository)), cache };
+        let mut log = Self { state: Arc::new(State::new(repository)), cache, rollback: None };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
         if log.state.next == 0 {
@@ -67,6 +77,20 @@ impl Log {
         &self.state
     }
 
+    /// How the store's log differs from what this client saw before, if it does (rule H1).
+    #[must_use]
+    pub fn rollback(&self) -> Option<&str> {
+        self.rollback.as_deref()
+    }
+
+    /// Refuses to go on where the log went back: whoever wrote now would build on what somebody put in its place.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`].
+    pub fn refuse_after_rollback(&self) -> Result<()> {
+        self.rollback.clone().map_or(Ok(()), |what| Err(Error::Rollback(what)))
+    }
+
     /// Reads and applies every entry after the last known one.
     ///
     /// # Errors
@@ -77,8 +101,8 @@ impl Log {
         loop {
             match store.get(&log_object(self.state.next), None) {
                 Ok(bytes) => {
-                    apply(Arc::make_mut(&mut self.state), &bytes, ring, false)?;
-                    fresh.push(bytes);
+                    let signed = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
+                    fresh.push((bytes, signed));
                 }
                 Err(StoreError::Missing(_)) => break,
                 Err(error) => return Err(error.into()),
@@ -92,7 +116,8 @@ impl Log {
     /// before an attempt; what it returns is appended.
     ///
     /// # Errors
-    /// What `check` returns, or what the store or the log's new entries fail with.
+    /// [`Error::Rollback`] where the log went back; what `check` returns, or what the store or the log's new entries
+    /// fail with.
     pub fn append(
         &mut self,
         store: &dyn Store,
@@ -100,6 +125,7 @@ impl Log {
         time_ms: i64,
         check: &mut dyn FnMut(&State) -> Result<Act>,
     ) -> Result<u64> {
+        self.refuse_after_rollback()?;
         loop {
             self.refresh(store, ring)?;
             let (number, act) = (self.state.next, check(&self.state)?);
@@ -121,6 +147,7 @@ impl Log {
         number: u64,
         act: Act,
     ) -> Result<bool> {
+        self.refuse_after_rollback()?;
         if self.state.next != number {
             return Ok(false);
         }
@@ -139,8 +166,8 @@ impl Log {
         let bytes = entries::seal(&entry, &ring.log_key, &signer);
         let ours = self.create(store, number, &bytes)?;
         if ours {
-            apply(Arc::make_mut(&mut self.state), &bytes, ring, false)?;
-            self.remember(number, &[bytes]);
+            let signed = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
+            self.remember(number, &[(bytes, signed)]);
         }
         Ok(ours)
     }
@@ -168,49 +195,38 @@ impl Log {
         Ok(ours)
     }
 
-    /// Applies the cached entries, after comparing the newest of them with the store's.
+    /// Takes over the state of the cached entries if the store has the newest of them.
     fn replay_cache(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
         let Some(bytes) = self.cache.log_path().and_then(|path| fs::read(path).ok()) else { return Ok(()) };
-        let mut last: Option<&[u8]> = None;
-        let mut rest = bytes.as_slice();
-        while let Some((number, entry, after)) = split_record(rest) {
-            if number < self.state.next {
-                rest = after;
-                continue;
-            }
-            if number > self.state.next || apply(Arc::make_mut(&mut self.state), entry, ring, true).is_err() {
-                // Why: a torn or foreign cache is only a lost hint; the store is asked for everything instead.
-                self.state = Arc::new(State::new(self.state.repository));
-                self.forget_cache();
-                return Ok(());
-            }
-            last = Some(entry);
-            rest = after;
-        }
-        let Some(last) = last else { return Ok(()) };
-        let number = self.state.next - 1;
-        match store.get(&log_object(number), None) {
-            Ok(stored) if stored == last => Ok(()),
-            Ok(_) => Err(Error::Rollback(format!("{} is not the entry that was seen before", log_object(number)))),
+        let Some((state, last)) = decode_cached(&bytes, self.state.repository, ring) else {
+            // Why: a torn or foreign cache is only a lost hint; the store is asked for everything instead.
+            self.forget_cache();
+            return Ok(());
+        };
+        let object = log_object(state.next - 1);
+        match store.get(&object, None) {
+            Ok(stored) if stored == last => self.state = Arc::new(state),
+            Ok(_) => self.rollback = Some(format!("{object} is not the entry that was seen before")),
             Err(StoreError::Missing(_)) => {
-                Err(Error::Rollback(format!("the log ends before {}, which was seen before", log_object(number))))
+                self.rollback = Some(format!("the log ends before {object}, which was seen before"));
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
     /// Adds verified entries, numbered from `first`, to the cache. Failing to is only a lost hint.
-    fn remember(&self, first: u64, fresh: &[Vec<u8>]) {
+    fn remember(&self, first: u64, fresh: &[(Vec<u8>, bool)]) {
         let Some(path) = self.cache.log_path() else { return };
-        if fresh.is_empty() {
+        // Why not after a rollback: the cache is the only witness of what was seen before.
+        if fresh.is_empty() || self.rollback.is_some() {
             return;
         }
         let mut bytes = Vec::new();
-        for (number, entry) in (first..).zip(fresh) {
-            let Ok(length) = u32::try_from(entry.len()) else { return };
-            bytes.extend_from_slice(&number.to_le_bytes());
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(entry);
+        for (number, (entry, signed)) in (first..).zip(fresh) {
+            if !encode_cached(number, *signed, entry, &mut bytes) {
+                return;
+            }
         }
         // Invariant: one write call, so that two processes do not interleave; replay drops whatever does not chain.
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
@@ -224,12 +240,42 @@ impl Log {
     }
 }
 
-/// Splits a cached record, `number (8) | length (4) | bytes`, from the rest. Two processes may both have added an entry.
-fn split_record(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+/// Appends an entry's record to the bytes of a cache file, `number (8) | length (4) | bytes`; false where it is too long.
+/// The number's highest bit is set where the signature is wrong: so it need not be checked again.
+pub fn encode_cached(number: u64, signed: bool, entry: &[u8], cached: &mut Vec<u8>) -> bool {
+    let Ok(length) = u32::try_from(entry.len()) else { return false };
+    cached.extend_from_slice(&(number | if signed { 0 } else { UNSIGNED }).to_le_bytes());
+    cached.extend_from_slice(&length.to_le_bytes());
+    cached.extend_from_slice(entry);
+    true
+}
+
+/// The state after a cache file's last whole entry, and that entry's stored bytes; none where the file has no entry or
+/// its entries do not chain. Two processes may both have added an entry: the second record of a number is passed over.
+#[must_use]
+pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRing) -> Option<(State, &'b [u8])> {
+    let mut state = State::new(repository);
+    let mut last = None;
+    let mut rest = bytes;
+    while let Some((number, signed, entry, after)) = split_record(rest) {
+        if number >= state.next {
+            if number > state.next || apply(&mut state, entry, ring, Some(signed)).is_err() {
+                return None;
+            }
+            last = Some(entry);
+        }
+        rest = after;
+    }
+    last.map(|last| (state, last))
+}
+
+/// Splits a cached record from the rest.
+fn split_record(bytes: &[u8]) -> Option<(u64, bool, &[u8], &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
     let (entry, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    Some((u64::from_le_bytes(*number), entry, rest))
+    let number = u64::from_le_bytes(*number);
+    Some((number & !UNSIGNED, number & UNSIGNED == 0, entry, rest))
 }
 
 /// Writes the INIT entry of a new repository.

@@ -116,8 +116,16 @@ impl EntriesWriter {
     }
 }
 
-/// Writes `plain length (4) | stored length (4) | first 8 bytes of BLAKE3 of the stored bytes | zstd frame`.
 fn write_block(file: &mut File, plain: &[u8]) -> io::Result<()> {
+    file.write_all(&encode_block(plain)?)
+}
+
+/// A block of an entry file: `plain length (4) | stored length (4) | first 8 bytes of BLAKE3 of the stored bytes |
+/// zstd frame`.
+///
+/// # Errors
+/// When the bytes can't be compressed or are too many.
+pub fn encode_block(plain: &[u8]) -> io::Result<Vec<u8>> {
     let mut block = vec![0; BLOCK_HEADER_BYTES + zstd_safe::compress_bound(plain.len())];
     let stored = zstd_safe::compress(&mut block[BLOCK_HEADER_BYTES..], plain, 1)
         .map_err(|code| io::Error::other(zstd_safe::get_error_name(code)))?;
@@ -127,7 +135,7 @@ fn write_block(file: &mut File, plain: &[u8]) -> io::Result<()> {
     block[..4].copy_from_slice(&length(plain.len())?);
     block[4..8].copy_from_slice(&length(stored)?);
     block[8..16].copy_from_slice(&hash.as_bytes()[..8]);
-    file.write_all(&block)
+    Ok(block)
 }
 
 fn read_block(file: &mut impl Read) -> Option<Vec<u8>> {
@@ -148,8 +156,9 @@ fn read_block(file: &mut impl Read) -> Option<Vec<u8>> {
     (length == plain_length).then_some(plain)
 }
 
-/// The first block: when the reading began, `seconds (8) | nanoseconds (4)`.
-fn encode_time(time: Timestamp) -> Vec<u8> {
+/// The plain bytes of the first block: when the reading began, `seconds (8) | nanoseconds (4)`.
+#[must_use]
+pub fn encode_time(time: Timestamp) -> Vec<u8> {
     [&time.seconds.to_le_bytes()[..], &time.nanos.to_le_bytes()].concat()
 }
 
@@ -166,22 +175,27 @@ fn files_of(directory: &Path, source: &SourceName) -> Vec<PathBuf> {
 }
 
 /// Entries of one file, in order; ends at the first block that is torn or damaged.
-struct EntriesFile {
-    file: BufReader<File>,
+pub struct EntriesFile<R> {
+    file: R,
     block: Vec<u8>,
     at: usize,
 }
 
-impl EntriesFile {
-    /// The file's entries, and when their reading began.
-    fn open(path: &Path) -> Option<(Self, Timestamp)> {
-        let mut file = BufReader::with_capacity(BLOCK_BYTES, File::open(path).ok()?);
+impl<R: Read> EntriesFile<R> {
+    /// The file's entries, and when their reading began; none where the first block does not tell that.
+    pub fn read(mut file: R) -> Option<(Self, Timestamp)> {
         let time = decode_time(&read_block(&mut file)?)?;
         Some((Self { file, block: Vec::new(), at: 0 }, time))
     }
 }
 
-impl Iterator for EntriesFile {
+impl EntriesFile<BufReader<File>> {
+    fn open(path: &Path) -> Option<(Self, Timestamp)> {
+        Self::read(BufReader::with_capacity(BLOCK_BYTES, File::open(path).ok()?))
+    }
+}
+
+impl<R: Read> Iterator for EntriesFile<R> {
     type Item = (TreeKey, Entry);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -197,7 +211,7 @@ impl Iterator for EntriesFile {
 }
 
 enum Sequence<'r> {
-    File(EntriesFile),
+    File(EntriesFile<BufReader<File>>),
     Tree(TreeEntries<'r>),
 }
 

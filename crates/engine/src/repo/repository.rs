@@ -78,10 +78,11 @@ impl Repository {
     }
 
     /// Opens a repository with the first key slot that `unlock` opens. `cache` is the directory for all of this user's
-    /// caches; without it nothing is kept between runs.
+    /// caches; without it nothing is kept between runs. Where the log went back ([`Self::rollback`]) it opens to read
+    /// what is there; whoever would write is refused.
     ///
     /// # Errors
-    /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Unsupported`], [`Error::Rollback`], [`Error::Damaged`].
+    /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Unsupported`], [`Error::Damaged`].
     pub fn open(store: Arc<dyn Store>, unlock: &Unlock, cache: Option<PathBuf>) -> Result<Self> {
         let marker = match store.get(MARKER, None) {
             Ok(bytes) => bytes,
@@ -192,6 +193,21 @@ impl Repository {
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentRecord> {
         self.log().state().segments.clone()
+    }
+
+    /// How the store's log differs from what this user's cache saw before, if it does: it is shorter, or has another
+    /// entry (rule H1). What is read then is what the store shows.
+    #[must_use]
+    pub fn rollback(&self) -> Option<String> {
+        self.log().rollback().map(str::to_owned)
+    }
+
+    /// Whoever would write asks this first.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] where the log went back.
+    pub fn refuse_after_rollback(&self) -> Result<()> {
+        self.log().refuse_after_rollback()
     }
 
     /// Reads what others have appended since.

@@ -127,8 +127,9 @@ impl<'r> Session<'r> {
     /// sessions left are adopted.
     ///
     /// # Errors
-    /// When the store fails.
+    /// [`Error::Rollback`] where the log went back, before anything is written; when the store fails.
     pub fn begin(repository: &'r Repository, pack_bytes: usize) -> Result<Self> {
+        repository.refuse_after_rollback()?;
         let mut session = Self {
             repository,
             id: SessionId(random()),

@@ -16,6 +16,22 @@ use rustix::io::{Errno, read};
 use super::walk::{Directory, Stat, StatKind, open_quietly};
 use crate::error::{Error, Result};
 
+/// A directory to exclude whatever bytes its name is made of, which a pattern can't do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExactPlace {
+    /// Its absolute path.
+    pub path: Vec<u8>,
+    /// True if `path` is only the beginning of its name, and of others to be excluded.
+    pub beginning: bool,
+}
+
+impl ExactPlace {
+    fn holds(&self, path: &[u8]) -> bool {
+        let own = self.path.strip_prefix(b"/").unwrap_or(&self.path);
+        path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || (self.beginning && !rest.contains(&b'/')))
+    }
+}
+
 /// What to exclude, as the user says it.
 #[derive(Debug, Clone, Default)]
 pub struct ExcludeOptions {
@@ -28,6 +44,8 @@ pub struct ExcludeOptions {
     /// Contents of pattern files: a pattern a line; empty lines and lines that begin with `#` do not count, spaces at the
     /// end neither. They come last.
     pub pattern_files: Vec<String>,
+    /// Directories, exactly. No `!` pattern includes them again.
+    pub places: Vec<ExactPlace>,
     /// Markers: `NAME`, or `NAME:HEADER` where the file must begin with those bytes.
     pub if_present: Vec<String>,
     /// Honour CACHEDIR.TAG files with their signature (<https://bford.info/cachedir/>).
@@ -42,6 +60,7 @@ pub struct Excludes {
     globs: GlobSet,
     /// Beside each glob, what it means when it matches.
     rules: Vec<Rule>,
+    places: Vec<ExactPlace>,
     markers: Vec<Marker>,
     larger_than: Option<u64>,
 }
@@ -89,19 +108,22 @@ impl Excludes {
         if options.cachedir_tag {
             markers.push(Marker { name: CACHEDIR_TAG.to_owned(), header: CACHEDIR_SIGNATURE.to_vec() });
         }
-        Ok(Self { globs, rules, markers, larger_than: options.larger_than })
+        Ok(Self { globs, rules, places: options.places, markers, larger_than: options.larger_than })
     }
 
-    /// True if there are patterns at all.
+    /// True if there are patterns or places at all.
     #[must_use]
     pub fn has_patterns(&self) -> bool {
-        !self.rules.is_empty()
+        !self.rules.is_empty() || !self.places.is_empty()
     }
 
-    /// Whether the patterns exclude a path: absolute, in bytes, without the leading slash. Only the path itself is
+    /// Whether the patterns or places exclude a path: absolute, in bytes, without the leading slash. Only the path itself is
     /// looked at, not the directories above it.
     #[must_use]
     pub fn is_excluded(&self, path: &[u8], directory: bool) -> bool {
+        if directory && self.places.iter().any(|place| place.holds(path)) {
+            return true;
+        }
         let matching = self.globs.matches_candidate(&Candidate::from_bytes(path));
         let applies = |rule: &&Rule| directory || !rule.directories_only;
         matching.iter().rev().map(|&place| &self.rules[place]).find(applies).is_some_and(|rule| !rule.includes)

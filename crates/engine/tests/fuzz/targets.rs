@@ -1,4 +1,5 @@
-//! What is fuzzed: every decoder of bytes from outside, as one function each, with valid bytes to begin from.
+//! What is fuzzed: every decoder of bytes from outside, and of files that this program kept on the local disk, as one
+//! function each, with valid bytes to begin from.
 //!
 //! Shared by `fuzz/` (coverage-guided, needs a nightly toolchain) and `fuzz_smoke.rs` (seeded mutation, plain stable). A
 //! target may not panic, whatever it is given; where it accepts the bytes, it checks what must hold for the result.
@@ -11,18 +12,20 @@ use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::{BodyHeader, Decoder, Effort, Encoder};
 use seawall_engine::crypto::passphrase::Cost;
 use seawall_engine::crypto::sign::SigningKey;
-use seawall_engine::crypto::{Secret32, blob::PackCipher, envelope};
+use seawall_engine::crypto::{Secret32, blob::PackCipher, envelope, object_hash};
 use seawall_engine::entry::{Content, Entry, Extent, Kind, TreeKey};
-use seawall_engine::format::log::{Act, LogEntry, SegmentRecord};
+use seawall_engine::format::log::{Act, LogEntry, MemberRecord, SegmentRecord};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::{self, PackName, SegmentName};
 use seawall_engine::format::node::{self, Child, LeafWriter, Node};
 use seawall_engine::format::pack::{self, BlobKind, PackWriter};
 use seawall_engine::format::segment::{SegmentBuilder, SegmentView};
-use seawall_engine::format::slot::{self, KeyRing, Unlock};
+use seawall_engine::format::slot::{self, KeyRing, Role, Unlock};
 use seawall_engine::format::snapshot::SnapshotRecord;
 use seawall_engine::format::{log, session};
 use seawall_engine::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SlotId, SnapshotId};
+use seawall_engine::repo;
+use seawall_engine::repo::parent::{self, EntriesFile};
 use seawall_engine::units::CHUNK_BYTES_MAX;
 
 /// One thing to fuzz.
@@ -37,10 +40,13 @@ pub struct Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    Target { name: "cached_entries", run: cached_entries, seeds: cached_entry_seeds },
+    Target { name: "cached_log", run: cached_log, seeds: cached_log_seeds },
     Target { name: "codec_decode", run: codec_decode, seeds: bodies },
     Target { name: "codec_encode", run: codec_encode, seeds: plains },
     Target { name: "envelope", run: envelope_open, seeds: envelopes },
     Target { name: "extents", run: extents, seeds: extent_lists },
+    Target { name: "key_file", run: key_file, seeds: key_files },
     Target { name: "log_entry", run: log_entry, seeds: log_entries },
     Target { name: "marker", run: marker, seeds: || vec![Marker::new(RepositoryId([1; 16]), false).encode()] },
     Target { name: "names", run: object_names, seeds: object_name_seeds },
@@ -115,7 +121,8 @@ fn envelope_open(data: &[u8]) {
     }
 }
 
-fn log_entries() -> Vec<Vec<u8>> {
+/// An entry of act COMMIT, with everything that it can hold.
+fn commit() -> Act {
     let time = Timestamp { seconds: 1_700_000_000, nanos: 5 };
     let snapshot = SnapshotRecord {
         id: SnapshotId([7; 16]),
@@ -142,17 +149,18 @@ fn log_entries() -> Vec<Vec<u8>> {
         records: 10,
         bytes: 1000,
     };
-    let act =
-        Act::Commit { session: SESSION, segments: vec![segment], snapshot: Box::new(snapshot), adopted: vec![SESSION] };
-    let entry = LogEntry {
-        number: 1,
-        previous: Some(ObjectHash([2; 32])),
-        repository: RepositoryId([1; 16]),
-        member: MemberId([2; 16]),
-        time_ms: -1,
-        act,
-    };
-    let sealed = log::seal(&entry, &key(), &SigningKey::from_seed(&key()));
+    Act::Commit { session: SESSION, segments: vec![segment], snapshot: Box::new(snapshot), adopted: vec![SESSION] }
+}
+
+/// A sealed entry of the only member.
+fn sealed_entry(number: u64, previous: Option<ObjectHash>, act: Act) -> Vec<u8> {
+    let (repository, member) = (RepositoryId([1; 16]), MemberId([2; 16]));
+    let entry = LogEntry { number, previous, repository, member, time_ms: -1, act };
+    log::seal(&entry, &key(), &SigningKey::from_seed(&key()))
+}
+
+fn log_entries() -> Vec<Vec<u8>> {
+    let sealed = sealed_entry(1, Some(ObjectHash([2; 32])), commit());
     vec![envelope::open(&key(), &names::log_object(1), &sealed).unwrap()]
 }
 
@@ -161,6 +169,87 @@ fn log_entry(data: &[u8]) {
     if let Ok(opened) = log::open(1, &sealed, &key()) {
         assert_eq!(opened.entry.number, 1);
         let _ = opened.verify(&SigningKey::from_seed(&key()).public());
+    }
+}
+
+/// What the cached log needs of a key ring: the log key.
+fn ring() -> KeyRing {
+    KeyRing { log_key: key(), ..KeyRing::generate(RepositoryId([1; 16])) }
+}
+
+/// INIT and a commit that follows it, sealed.
+fn chain() -> [Vec<u8>; 2] {
+    let public_key = SigningKey::from_seed(&key()).public();
+    let member =
+        MemberRecord { id: MemberId([2; 16]), public_key, role: Role::Owner, label: "label".into(), wrap_public: None };
+    let act = Act::Init { marker: ObjectHash([3; 32]), member, data_public: [4; 32], generation: 0 };
+    let first = sealed_entry(0, None, act);
+    let second = sealed_entry(1, Some(object_hash(&first)), commit());
+    [first, second]
+}
+
+fn cached_records(records: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut cached = Vec::new();
+    assert!(records.iter().all(|(number, entry)| repo::log::encode_cached(*number, true, entry, &mut cached)));
+    cached
+}
+
+fn cached_log_seeds() -> Vec<Vec<u8>> {
+    let [first, second] = &chain();
+    let records = [(0, &first[..]), (1, &second[..])];
+    let open = |number: usize| {
+        let name = names::log_object(number as u64);
+        envelope::open(&key(), &name, records[number].1).unwrap()
+    };
+    // Two processes may both have added an entry.
+    let twice = [records[0], records[0], records[1], records[1]];
+    vec![cached_records(&records), cached_records(&twice), open(0), open(1)]
+}
+
+/// The bytes as the cache's file, and as the plain bytes of an entry in it: what is there is trusted as signed.
+fn cached_log(data: &[u8]) {
+    let replayed = |cached: &[u8]| {
+        let (state, last) = repo::log::decode_cached(cached, RepositoryId([1; 16]), &ring())?;
+        assert!(state.next > 0 && state.head == Some(object_hash(last)));
+        assert!(state.snapshots.len() as u64 <= state.next);
+        Some(state.next)
+    };
+    replayed(data);
+    let [first, _] = &chain();
+    let sealed = [0, 1].map(|number| envelope::seal(&key(), &names::log_object(number), data));
+    replayed(&cached_records(&[(0, &sealed[0])]));
+    replayed(&cached_records(&[(0, first), (1, &sealed[1])]));
+    // A torn end costs only what is torn.
+    let mut torn = cached_records(&[(0, first)]);
+    torn.extend_from_slice(&cached_records(&[(1, data)])[..(12 + data.len()).saturating_sub(1)]);
+    assert_eq!(replayed(&torn), Some(1));
+}
+
+fn cached_entry_seeds() -> Vec<Vec<u8>> {
+    let mut entries = Vec::new();
+    for (path, kind) in [("", Kind::Directory), ("a", Kind::File(Content::Inline(b"inline bytes".to_vec())))] {
+        node::encode_single(&TreeKey(path.as_bytes().to_vec()), &entry(kind), &mut entries);
+    }
+    let time = parent::encode_time(Timestamp { seconds: 1_700_000_000, nanos: 5 });
+    let file = [time.as_slice(), &entries, &entries].map(|plain| parent::encode_block(plain).unwrap()).concat();
+    // As a whole file, as the plain bytes of a block, and as plain length and stored bytes of one.
+    let stored = &parent::encode_block(&entries).unwrap()[16..];
+    vec![file, [&(entries.len() as u32).to_le_bytes(), stored].concat(), entries, time]
+}
+
+/// The bytes as a file, as plain and as stored bytes of a block behind a good first one, and as a first block.
+fn cached_entries(data: &[u8]) {
+    let read = |file: &[u8]| EntriesFile::read(file).map(|(entries, _)| entries.count());
+    read(data);
+    read(&parent::encode_block(data).unwrap());
+    let time = parent::encode_block(&parent::encode_time(Timestamp::default())).unwrap();
+    let begun = |block: &[u8]| read(&[&time, block].concat()).unwrap();
+    let mut rest = data;
+    let whole = std::iter::from_fn(|| node::decode_single(&mut rest).ok()).count();
+    assert_eq!(begun(&parent::encode_block(data).unwrap()), whole);
+    if let Some((plain_length, stored)) = data.split_first_chunk::<4>() {
+        let length = (stored.len() as u32).to_le_bytes();
+        begun(&[plain_length, &length, &object_hash(stored).0[..8], stored].concat());
     }
 }
 
@@ -338,7 +427,18 @@ fn slots() -> Vec<Vec<u8>> {
 fn key_slot(data: &[u8]) {
     let _ = slot::open(data, &SLOT, &Unlock::KeyFile(key()));
     let _ = slot::describe(data, &SLOT);
-    if let Ok(text) = std::str::from_utf8(data) {
-        let _ = slot::parse_key_file(text);
+}
+
+fn key_files() -> Vec<Vec<u8>> {
+    let text = slot::key_file_text(&key());
+    let remarks = format!("{}\r\n# a remark\r\n\r\n#\u{e9}\n  \n", text.trim_end().replace('\n', "\r\n"));
+    vec![text.clone().into_bytes(), remarks.into_bytes(), text.trim_end().into()]
+}
+
+fn key_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(secret) = slot::parse_key_file(text) {
+        let again = slot::parse_key_file(&slot::key_file_text(&secret)).unwrap();
+        assert_eq!(again.as_bytes(), secret.as_bytes());
     }
 }

@@ -3,8 +3,9 @@
 //! Each thread opens the repository for itself, as another process would. What they meet is left to chance, in many
 //! rounds; what must hold afterwards is not.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,6 +16,8 @@ use seawall_engine::error::Error;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::monitor::Silent;
 use seawall_engine::repo::Repository;
+use seawall_engine::repo::cache::Cache;
+use seawall_engine::repo::log::Log;
 use seawall_engine::store::Store;
 use seawall_engine::store::local::LocalStore;
 use seawall_engine::units::MIB;
@@ -111,24 +114,63 @@ fn one_of_two_inits_wins() {
     }
 }
 
+/// Every file below a directory, with its bytes.
+fn all_files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for item in fs::read_dir(directory).unwrap() {
+        let path = item.unwrap().path();
+        if path.is_dir() {
+            files.extend(all_files(&path));
+        } else {
+            files.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// Who saw more is told, may read what the store shows, and may not write: the store and the cached log stay as they are.
+fn assert_rolled_back(place: &Place, snapshots: usize, why: &str) {
+    let repository = place.open(true);
+    let cached_log = place.directory.path().join("cache").join(repository.id().to_string()).join("log");
+    let stored = || (all_files(&place.directory.path().join("repository")), fs::read(&cached_log).unwrap());
+    let before = stored();
+    for _ in 0..2 {
+        let repository = place.open(true);
+        assert!(repository.rollback().unwrap().contains(why), "{:?}", repository.rollback());
+        assert_eq!(repository.snapshots().len(), snapshots, "{why}");
+        for snapshot in repository.snapshots() {
+            assert_eq!(files_of(&repository, &snapshot.record.root).len(), 3, "{why}");
+        }
+        assert_sound(&repository);
+        repository.refresh().unwrap();
+        let refused = backup(&repository, options(paths(&place.source())), &Silent);
+        assert!(matches!(refused, Err(Error::Rollback(_))), "{why}: {refused:?}");
+        let cache = Cache::new(Some(&place.directory.path().join("cache")), &repository.id());
+        let (store, ring) = (repository.store(), repository.keys());
+        let mut log = Log::open(store, repository.id(), ring, cache).unwrap();
+        let appended = log.append(store, ring, 0, &mut |_| unreachable!("refused before anybody is asked what"));
+        assert!(matches!(appended, Err(Error::Rollback(_))), "{why}: {appended:?}");
+        assert!(stored() == before, "{why}: nothing is written");
+    }
+}
+
 #[test]
-fn a_log_that_goes_back_is_refused_by_whoever_saw_more() {
+fn a_log_that_goes_back_is_read_and_not_written_by_whoever_saw_more() {
     let (place, repository) = Place::new();
     write_files(&place.source(), 0, 0);
     backup(&repository, options(paths(&place.source())), &Silent).unwrap();
+    drop(repository);
+    assert_eq!(place.open(true).rollback(), None);
     let last = place.directory.path().join("repository/log").join(format!("{:020}", 1));
     let seen = fs::read(&last).unwrap();
-    let open = |cache: bool| {
-        let store = LocalStore::open(&place.directory.path().join("repository")).unwrap();
-        Repository::open(Arc::new(store), &place.unlock, cache.then(|| place.directory.path().join("cache")))
-    };
     fs::remove_file(&last).unwrap();
-    assert!(matches!(open(true), Err(Error::Rollback(_))), "shorter");
+    assert_rolled_back(&place, 0, "the log ends before");
     // Who never saw more can't know: another valid end of the log is taken for the only one.
-    backup(&open(false).unwrap(), options(paths(&place.source())), &Silent).unwrap();
+    backup(&place.open(false), options(paths(&place.source())), &Silent).unwrap();
     assert_ne!(fs::read(&last).unwrap(), seen);
-    assert!(matches!(open(true), Err(Error::Rollback(_))), "another entry");
-    assert_eq!(open(false).unwrap().snapshots().len(), 1);
+    assert_rolled_back(&place, 1, "is not the entry that was seen before");
     fs::write(&last, seen).unwrap();
-    assert_eq!(open(true).unwrap().snapshots().len(), 1);
+    let again = place.open(true);
+    assert_eq!((again.rollback(), again.snapshots().len()), (None, 1));
+    backup(&again, options(paths(&place.source())), &Silent).unwrap();
 }

@@ -7,6 +7,7 @@ mod compare;
 mod concurrency;
 mod crash;
 mod damage;
+mod endings;
 mod fidelity;
 mod old_repositories;
 mod place;

@@ -59,7 +59,7 @@ pub fn open_or_make(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Op
 }
 
 fn open(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Opened> {
-    let repository = run.open_at(location)?;
+    let repository = run.open_to_write(location)?;
     let key = key_in_use(run, location, &repository)?;
     let kit = match (kit, &key) {
         (Some(kit), _) if kit.exists() => {

@@ -95,3 +95,27 @@ fn markers_as_they_are_given() {
         [(c".nobackup", b""), (c"TAG", b"head: with colon"), (c"CACHEDIR.TAG", CACHEDIR_SIGNATURE)];
     assert_eq!(given, expected);
 }
+
+#[test]
+fn places_are_exact_whatever_their_bytes() {
+    let place = |path: &[u8], beginning| ExactPlace { path: path.to_vec(), beginning };
+    let places = vec![place(b"/a/\xffb*", false), place(b"/t/scratch-\xfe", true)];
+    let patterns = vec!["!**".to_owned()];
+    let excludes = Excludes::new(ExcludeOptions { patterns, places, ..ExcludeOptions::default() }).unwrap();
+    for (path, excluded) in [
+        (&b"a/\xffb*"[..], true),
+        (b"a/\xfeb*", false),
+        (b"a/\xffbc", false),
+        (b"a/\xffb*c", false),
+        (b"x/a/\xffb*", false),
+        (b"t/scratch-\xfe", true),
+        (b"t/scratch-\xfe1234", true),
+        (b"t/scratch-\xfe1234/below", false),
+        (b"t/scratch-", false),
+    ] {
+        assert_eq!(excludes.is_excluded(path, true), excluded, "{path:?}");
+        assert!(!excludes.is_excluded(path, false), "{path:?}: only directories");
+    }
+    let places = vec![place(b"/a", false)];
+    assert!(Excludes::new(ExcludeOptions { places, ..ExcludeOptions::default() }).unwrap().has_patterns());
+}
