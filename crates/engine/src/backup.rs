@@ -11,6 +11,7 @@ mod assemble;
 mod base;
 mod content;
 mod files;
+mod old_nodes;
 mod seal;
 
 use std::io::Read;
@@ -27,7 +28,7 @@ use crate::entry::TreeKey;
 use crate::error::{Error, Result};
 use crate::format::log::SnapshotRecord;
 use crate::format::names::PackName;
-use crate::ids::{SessionId, SnapshotId};
+use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::repo::parent::{Parent, SourceName};
 use crate::repo::session::SessionTotals;
@@ -38,6 +39,7 @@ use crate::units::MIB;
 
 use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
+use seal::Sealer;
 
 /// Events that the walk hands over at once.
 const BATCH_EVENTS: usize = 64;
@@ -136,6 +138,8 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) monitor: &'a dyn Monitor,
     pub(crate) chunker: Chunker,
     pub(crate) names: Names,
+    /// Root of the parent snapshot's tree.
+    old_root: Option<ChunkId>,
     pub(crate) queues: Queues,
     /// Closed when the run is over.
     pub(crate) ended: Receiver<()>,
@@ -147,7 +151,12 @@ pub(crate) struct Run<'a, 'r> {
     bytes_known: AtomicU64,
 }
 
-impl Run<'_, '_> {
+impl<'r> Run<'_, 'r> {
+    /// A sealer for one thread.
+    pub(crate) fn sealer(&self) -> Sealer<'_, 'r> {
+        Sealer::new(self.repository, self.session, self.old_root)
+    }
+
     /// Fails once the user wants to stop or storing has failed.
     pub(crate) fn check(&self) -> Result<()> {
         if self.monitor.stopped() || self.over.load(Ordering::Relaxed) {
@@ -202,6 +211,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
         monitor,
         chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
         names: Names::new(),
+        old_root: parent.as_ref().map(|parent| parent.root),
         queues: Queues::new(threads, options.budget_bytes / 8),
         ended,
         over: AtomicBool::new(false),
