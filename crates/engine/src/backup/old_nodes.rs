@@ -7,8 +7,8 @@
 
 use crate::entry::TreeKey;
 use crate::ids::ChunkId;
-use crate::repo::nodes::{Below, NodeReader, NodeRef};
 use crate::repo::Repository;
+use crate::repo::nodes::{Below, NodeReader, NodeRef};
 
 /// The parent snapshot's tree; one for each thread.
 pub(crate) struct OldNodes<'r> {
@@ -55,3 +55,6 @@ impl<'r> OldNodes<'r> {
         self.way.get(depth).map(|(_, below)| below.as_slice())
     }
 }
+
+#[cfg(test)]
+mod tests;
