@@ -210,8 +210,15 @@ class Writer:
             shared = len(os.path.commonprefix([previous, key]))
             leaves[-1][1].append({0: shared, 1: key[shared:], **entry})
             previous = key
-        ids = [[first, self.chunk(cbor2.dumps([0, items]), 1), len(items), 0] for first, items in leaves]
-        return self.chunk(cbor2.dumps([1, ids]), 1)
+        ids = [[first, self.node([0, items]), len(items), 0] for first, items in leaves]
+        return self.node([1, ids])
+
+    def node(self, node):
+        """A node against the one that an earlier snapshot had in its place: there the last entry was another one."""
+        level, items = node
+        plain, old = cbor2.dumps(node), cbor2.dumps([level, [*items[:-1], {1: b"gone", 2: 1}]])
+        base = self.chunk(old, 1)
+        return self.chunk(plain, 1, body(2, plain, zstd(plain, old), base=base))
 
 
 def everything(writer: Writer):

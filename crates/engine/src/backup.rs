@@ -12,6 +12,7 @@ mod base;
 mod content;
 mod files;
 mod links;
+mod old_nodes;
 mod seal;
 
 use std::io::Read;
@@ -28,7 +29,7 @@ use crate::entry::TreeKey;
 use crate::error::{Error, Result};
 use crate::format::log::SnapshotRecord;
 use crate::format::names::PackName;
-use crate::ids::{SessionId, SnapshotId};
+use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::repo::parent::{Parent, SourceName};
 use crate::repo::session::SessionTotals;
@@ -40,6 +41,7 @@ use crate::units::MIB;
 
 use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
+use seal::Sealer;
 
 /// Events that the walk hands over at once.
 const BATCH_EVENTS: usize = 64;
@@ -138,6 +140,8 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) monitor: &'a dyn Monitor,
     pub(crate) chunker: Chunker,
     pub(crate) names: Names,
+    /// Root of the parent snapshot's tree.
+    old_root: Option<ChunkId>,
     pub(crate) queues: Queues,
     /// Closed when the run is over.
     pub(crate) ended: Receiver<()>,
@@ -154,6 +158,7 @@ impl<'a, 'r> Run<'a, 'r> {
         session: &'a Session<'r>,
         repository: &'r Repository,
         monitor: &'a dyn Monitor,
+        old_root: Option<ChunkId>,
         queues: Queues,
         ended: Receiver<()>,
     ) -> Self {
@@ -163,6 +168,7 @@ impl<'a, 'r> Run<'a, 'r> {
             monitor,
             chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
             names: Names::new(),
+            old_root,
             queues,
             ended,
             over: AtomicBool::new(false),
@@ -171,6 +177,11 @@ impl<'a, 'r> Run<'a, 'r> {
             files_known: AtomicU64::new(0),
             bytes_known: AtomicU64::new(0),
         }
+    }
+
+    /// A sealer for one thread.
+    pub(crate) fn sealer(&self) -> Sealer<'_, 'r> {
+        Sealer::new(self.repository, self.session, self.old_root)
     }
 
     /// Fails once the user wants to stop or storing has failed.
@@ -221,7 +232,9 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     }
     let (end, ended) = crossbeam_channel::bounded(0);
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
-    let run = Run::new(&session, repository, monitor, Queues::new(threads, options.budget_bytes / 8), ended);
+    let old_root = parent.as_ref().map(|parent| parent.root);
+    let queues = Queues::new(threads, options.budget_bytes / 8);
+    let run = Run::new(&session, repository, monitor, old_root, queues, ended);
     let snapshot = SnapshotId(crate::crypto::random());
     let task = Task { name, snapshot, parent, paths, parent_time: options.time };
     let (end_writers, writers_ended) = crossbeam_channel::bounded(0);

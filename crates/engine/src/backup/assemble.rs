@@ -7,22 +7,20 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, SendTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
 use crate::backup::Run;
-use crate::backup::files::{FileJob, FileOutcome, Worker};
+use crate::backup::files::{FileJob, FileOutcome, SealJob, Worker};
 use crate::backup::links::{First, HardLinks};
-use crate::backup::seal::Sealer;
 use crate::clock::{Timestamp, monotonic};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
 use crate::error::Result;
 use crate::format::node::{decode_extents, is_storable};
-use crate::format::pack::BlobKind;
 use crate::format::segment::Location;
 use crate::ids::{ChunkId, SnapshotId};
 use crate::monitor::Problem;
 use crate::repo::parent::{EntriesWriter, Known, Parent, SourceName};
-use crate::repo::tree::{TreeRoot, TreeWriter};
+use crate::repo::tree::{NewNode, TreeRoot, TreeWriter};
 use crate::repo::{Repository, Session};
 use crate::stages::metadata;
 use crate::stages::walk::{Event, Found, Stat, StatKind};
@@ -72,7 +70,21 @@ enum Pending {
     },
 }
 
-type StoreNode<'a> = Box<dyn FnMut(&[u8]) -> Result<ChunkId> + 'a>;
+type StoreNode<'a> = Box<dyn FnMut(NewNode<'_>) -> Result<ChunkId> + 'a>;
+
+/// Has nodes sealed by whoever is free, or here where nobody is: an old node must be read for each, and this thread is
+/// the one that all others wait for. `stored` is held until all nodes are stored.
+fn store_node<'a>(run: &'a Run<'a, '_>, stored: Sender<()>) -> StoreNode<'a> {
+    let mut sealer = run.sealer();
+    Box::new(move |NewNode { plain, level, first }| {
+        let id = run.repository.id_key().chunk_id(plain);
+        let job = |plain| SealJob::Node { plain, id, level, first: first.clone(), stored: stored.clone() };
+        if !run.session.contains(&id) && !run.queues.hand_out(plain, job) {
+            sealer.seal_node(&id, plain, level, first)?;
+        }
+        Ok(id)
+    })
+}
 
 /// See the module's page.
 pub(crate) struct Assembler<'a, 'r> {
@@ -81,6 +93,8 @@ pub(crate) struct Assembler<'a, 'r> {
     parent: Parent<'r>,
     force_read: bool,
     tree: TreeWriter<StoreNode<'a>>,
+    /// Closes once the tree is finished and all its nodes are stored.
+    nodes_stored: Receiver<()>,
     entries: Option<EntriesWriter>,
     links: HardLinks,
     pending: VecDeque<Pending>,
@@ -98,14 +112,14 @@ impl<'a, 'r> Assembler<'a, 'r> {
         time: Timestamp,
         force_read: bool,
     ) -> Self {
-        let mut sealer = Sealer::new(run.repository, run.session);
-        let store: StoreNode<'a> = Box::new(move |node| sealer.seal(BlobKind::Tree, node, None));
+        let (stored, nodes_stored) = crossbeam_channel::bounded(0);
         Self {
             run,
             worker: Worker::new(run),
             parent,
             force_read,
-            tree: TreeWriter::new(&run.repository.keys().chunker_key, store),
+            tree: TreeWriter::new(&run.repository.keys().chunker_key, store_node(run, stored)),
+            nodes_stored,
             entries: EntriesWriter::create(run.repository.cache(), source, time),
             links: HardLinks::default(),
             pending: VecDeque::new(),
@@ -326,7 +340,11 @@ impl<'a, 'r> Assembler<'a, 'r> {
         if let Some(entries) = &mut self.entries {
             entries.flush();
         }
-        Ok((self.tree.finish()?, self.counts, self.entries))
+        let root = self.tree.finish()?;
+        while self.nodes_stored.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            self.run.check()?;
+        }
+        Ok((root, self.counts, self.entries))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::backup::base::BaseFinder;
 use crate::backup::content::ContentBuilder;
 use crate::backup::seal::Sealer;
 use crate::chunker::SizeClass;
-use crate::entry::{Content, Entry, Extent, Kind, LinkGroup};
+use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
 use crate::ids::ChunkId;
@@ -61,13 +61,20 @@ pub(crate) struct FileOutcome {
     pub(crate) same: bool,
 }
 
-/// A chunk of a large file.
-pub(crate) struct ChunkJob {
-    plain: Vec<u8>,
-    id: Option<ChunkId>,
-    base: Option<ChunkId>,
-    number: usize,
-    done: Sender<Sealed>,
+/// Something to be sealed by whoever is free.
+pub(crate) enum SealJob {
+    /// A chunk of a large file.
+    Chunk { plain: Vec<u8>, id: Option<ChunkId>, base: Option<ChunkId>, number: usize, done: Sender<Sealed> },
+    /// A tree node. Nobody waits for its id, which is known; `stored` closes once all nodes that hold it are stored.
+    Node { plain: Vec<u8>, id: ChunkId, level: u8, first: TreeKey, stored: Sender<()> },
+}
+
+impl SealJob {
+    fn into_plain(self) -> Vec<u8> {
+        match self {
+            Self::Chunk { plain, .. } | Self::Node { plain, .. } => plain,
+        }
+    }
 }
 
 /// A chunk's number in its file, and its id once it is stored.
@@ -76,7 +83,7 @@ type Sealed = (usize, Result<ChunkId>);
 /// The queues and the budget that all workers share.
 pub(crate) struct Queues {
     pub(crate) files: (Sender<FileJob>, Receiver<FileJob>),
-    pub(crate) chunks: (Sender<ChunkJob>, Receiver<ChunkJob>),
+    pub(crate) seals: (Sender<SealJob>, Receiver<SealJob>),
     pub(crate) outcomes: (Sender<FileOutcome>, Receiver<FileOutcome>),
     budget_bytes: AtomicUsize,
     buffers: Mutex<Vec<Vec<u8>>>,
@@ -86,10 +93,25 @@ impl Queues {
     pub(crate) fn new(threads: usize, budget_bytes: usize) -> Self {
         Self {
             files: crossbeam_channel::bounded(256),
-            chunks: crossbeam_channel::bounded(threads * 2),
+            seals: crossbeam_channel::bounded(threads * 2),
             outcomes: crossbeam_channel::unbounded(),
             budget_bytes: AtomicUsize::new(budget_bytes),
             buffers: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Puts what `job` makes of a copy of `plain` into the queue, if queue and budget have room.
+    pub(crate) fn hand_out(&self, plain: &[u8], job: impl FnOnce(Vec<u8>) -> SealJob) -> bool {
+        if self.seals.0.is_full() {
+            return false;
+        }
+        let Some(buffer) = self.lend(plain) else { return false };
+        match self.seals.0.try_send(job(buffer)) {
+            Ok(()) => true,
+            Err(refused) => {
+                self.give_back(refused.into_inner().into_plain());
+                false
+            }
         }
     }
 
@@ -136,16 +158,16 @@ pub(crate) struct Worker<'a, 'r> {
 
 impl<'a, 'r> Worker<'a, 'r> {
     pub(crate) fn new(run: &'a Run<'a, 'r>) -> Self {
-        Self { run, sealer: Sealer::new(run.repository, run.session), window: Vec::new() }
+        Self { run, sealer: run.sealer(), window: Vec::new() }
     }
 
     /// Works until the queue of files ends.
     pub(crate) fn work(&mut self) {
         let queues = &self.run.queues;
-        let (files, chunks) = (queues.files.1.clone(), queues.chunks.1.clone());
+        let (files, seals) = (queues.files.1.clone(), queues.seals.1.clone());
         loop {
             crossbeam_channel::select_biased! {
-                recv(chunks) -> job => if let Ok(job) = job { self.seal_job(job) },
+                recv(seals) -> job => if let Ok(job) = job { self.seal_job(job) },
                 recv(files) -> job => match job {
                     Ok(job) => {
                         let entry = self.file(&job);
@@ -160,14 +182,24 @@ impl<'a, 'r> Worker<'a, 'r> {
         }
     }
 
-    fn seal_job(&mut self, job: ChunkJob) {
-        let sealed = match job.id {
-            Some(id) => self.sealer.seal_as(BlobKind::Data, &id, &job.plain, job.base).map(|()| id),
-            None => self.sealer.seal(BlobKind::Data, &job.plain, job.base),
-        };
-        self.run.queues.give_back(job.plain);
-        // Why: a reader that is gone has failed, and its failure ends the run.
-        let _ = job.done.send((job.number, sealed));
+    fn seal_job(&mut self, job: SealJob) {
+        match job {
+            SealJob::Chunk { plain, id, base, number, done } => {
+                let sealed = match id {
+                    Some(id) => self.sealer.seal_as(BlobKind::Data, &id, &plain, base).map(|()| id),
+                    None => self.sealer.seal(BlobKind::Data, &plain, base),
+                };
+                self.run.queues.give_back(plain);
+                // Why: a reader that is gone has failed, and its failure ends the run.
+                let _ = done.send((number, sealed));
+            }
+            SealJob::Node { plain, id, level, first, stored } => {
+                // Why: the session keeps the failure, and refuses the commit.
+                let _ = self.sealer.seal_node(&id, &plain, level, &first);
+                self.run.queues.give_back(plain);
+                drop(stored);
+            }
+        }
     }
 
     /// Reads one file into an entry; `None` after a problem was reported.
@@ -412,20 +444,9 @@ impl<'w, 'a, 'r> ChunkStream<'w, 'a, 'r> {
 
     /// Puts a chunk into the queue if queue and budget have room.
     fn hand_out(&mut self, plain: &[u8], id: Option<ChunkId>, base: Option<ChunkId>) -> bool {
-        let queues = &self.worker.run.queues;
-        if queues.chunks.0.is_full() {
-            return false;
-        }
-        let Some(buffer) = queues.lend(plain) else { return false };
         let number = self.first + self.waiting.len();
-        let job = ChunkJob { plain: buffer, id, base, number, done: self.done.0.clone() };
-        match queues.chunks.0.try_send(job) {
-            Ok(()) => true,
-            Err(refused) => {
-                queues.give_back(refused.into_inner().plain);
-                false
-            }
-        }
+        let job = |plain| SealJob::Chunk { plain, id, base, number, done: self.done.0.clone() };
+        self.worker.run.queues.hand_out(plain, job)
     }
 
     /// Takes in the ids that have come; with `all`, waits until none is missing, sealing chunks meanwhile.
@@ -436,7 +457,7 @@ impl<'w, 'a, 'r> ChunkStream<'w, 'a, 'r> {
                 Ok(done) => self.note(done)?,
                 Err(TryRecvError::Disconnected) => return Ok(()),
                 Err(TryRecvError::Empty) if !all || self.waiting.is_empty() => return Ok(()),
-                Err(TryRecvError::Empty) => match self.worker.run.queues.chunks.1.try_recv() {
+                Err(TryRecvError::Empty) => match self.worker.run.queues.seals.1.try_recv() {
                     Ok(job) => self.worker.seal_job(job),
                     Err(_) => {
                         let done = self.done.1.recv().expect("this stream holds a sender");

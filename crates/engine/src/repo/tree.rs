@@ -15,7 +15,18 @@ use crate::ids::ChunkId;
 /// No tree is deeper; a deeper one is damage.
 const LEVELS_MAX: u8 = 12;
 
-/// Writes a tree. `store` takes a node's plain bytes and gives its id.
+/// A finished node on its way to the store.
+#[derive(Debug, Clone, Copy)]
+pub struct NewNode<'a> {
+    /// Its plain bytes.
+    pub plain: &'a [u8],
+    /// Levels above the leaves.
+    pub level: u8,
+    /// The first key in or below it; the root's key in an empty tree.
+    pub first: &'a TreeKey,
+}
+
+/// Writes a tree. `store` takes a node and gives its id.
 pub struct TreeWriter<S> {
     chunker_key: Secret32,
     leaf: LeafWriter,
@@ -48,7 +59,7 @@ pub struct TreeRoot {
     pub bytes: u64,
 }
 
-impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
+impl<S: FnMut(NewNode<'_>) -> Result<ChunkId>> TreeWriter<S> {
     /// A writer of an empty tree.
     pub fn new(chunker_key: &Secret32, store: S) -> Self {
         Self {
@@ -90,7 +101,8 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
         }
         if self.levels.is_empty() {
             // Why not as a child: an inner node could end after it, and would have to name a first key.
-            return Ok(TreeRoot { id: (self.store)(&self.leaf.take())?, entries: 0, bytes: 0 });
+            let empty = NewNode { plain: &self.leaf.take(), level: 0, first: &TreeKey::default() };
+            return Ok(TreeRoot { id: (self.store)(empty)?, entries: 0, bytes: 0 });
         }
         let mut level = 0;
         loop {
@@ -108,9 +120,9 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
 
     fn finish_leaf(&mut self) -> Result<()> {
         let node = self.leaf.take();
-        let id = (self.store)(&node)?;
-        let child =
-            Child { first: self.first.take().unwrap_or_default(), id, entries: self.entries, bytes: self.bytes };
+        let first = self.first.take().unwrap_or_default();
+        let id = (self.store)(NewNode { plain: &node, level: 0, first: &first })?;
+        let child = Child { first, id, entries: self.entries, bytes: self.bytes };
         (self.entries, self.bytes) = (0, 0);
         self.add_child(0, child)
     }
@@ -136,10 +148,10 @@ impl<S: FnMut(&[u8]) -> Result<ChunkId>> TreeWriter<S> {
         (open.bytes, open.has_nodes) = (0, true);
         let number = u8::try_from(level + 1).unwrap_or(LEVELS_MAX);
         let node = encode_inner(number, &children);
-        let id = (self.store)(&node)?;
+        let first = children.first().map(|child| child.first.clone()).unwrap_or_default();
+        let id = (self.store)(NewNode { plain: &node, level: number, first: &first })?;
         let entries = children.iter().map(|child| child.entries).sum();
         let bytes = children.iter().map(|child| child.bytes).sum();
-        let first = children.into_iter().next().map(|child| child.first).unwrap_or_default();
         self.add_child(level + 1, Child { first, id, entries, bytes })
     }
 }
@@ -287,8 +299,8 @@ mod tests {
         let mut stored = Vec::new();
         // This id is one after which an inner node ends.
         let ending = ChunkId([0; 32]);
-        let writer = TreeWriter::new(&Secret32::random(), |node: &[u8]| {
-            stored.push(node.to_vec());
+        let writer = TreeWriter::new(&Secret32::random(), |node: NewNode<'_>| {
+            stored.push(node.plain.to_vec());
             Ok(ending)
         });
         assert_eq!(writer.finish().unwrap(), TreeRoot { id: ending, entries: 0, bytes: 0 });

@@ -15,6 +15,7 @@ use super::structure::Structure;
 use super::{Check, count, on_threads};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::Result;
+use crate::format::segment::Location;
 use crate::repo::Snapshot;
 use crate::repo::nodes::{Below, NodeReader, NodeRef};
 
@@ -137,6 +138,8 @@ impl Worker<'_, '_> {
             }
             // The finding is the session's; the chunks in its packs are counted later, all at once.
             Some(location) if self.structure.lost_sessions.contains(&location.pack.session) => return Ok(()),
+            // The structure's check has told.
+            Some(Location { base: Some(base), .. }) if self.structure.index.locate(&base).is_none() => return Ok(()),
             Some(_) => {}
         }
         let below = match self.reader.read(node) {

@@ -446,6 +446,37 @@ fn what_is_encoded_against_a_lost_chunk() {
     }
 }
 
+/// So with tree nodes: the new snapshot's node is stored against the old one's, which only the old snapshot has.
+#[test]
+fn a_tree_node_is_lost_with_its_base() {
+    let scene = Scene::get();
+    let mut bases = Vec::new();
+    let repository = scene.open(scene.store.copy()).unwrap();
+    let each = &mut |id, location: Location| {
+        let base = location.base.filter(|_| location.kind == BlobKind::Tree);
+        bases.extend(base.map(|base| (id, base, repository.locate(&base).unwrap())));
+    };
+    repository.each_location(each).unwrap();
+    assert!(!bases.is_empty(), "a changed node has a base");
+    for (dependant, base, location) in bases {
+        let pack = location.pack.object();
+        let mut bytes = scene.store.get(&pack, None).unwrap();
+        // Behind the blob's header of 48 bytes.
+        bytes[usize::try_from(location.offset).unwrap() + 60] ^= 4;
+        let store = scene.store.copy();
+        store.replace(&pack, &bytes);
+        let repository = scene.open(store).unwrap();
+        assert!(repository.read_chunk(&base).is_err() && repository.read_chunk(&dependant).is_err());
+        for read in [Read::Nothing, Read::All] {
+            let report = check(&repository, read.clone());
+            check_report(&format!("{read:?} {base}"), scene, &repository, &report, &pack, None);
+            let damage = &report.damage[0];
+            assert_eq!(damage.snapshots, [scene.snapshots[0].0, scene.snapshots[1].0], "{read:?} {base}");
+            assert!(damage.what.contains("2 chunks are lost"), "{read:?} {base}: {damage:?}");
+        }
+    }
+}
+
 #[test]
 fn what_no_commit_published_is_counted_and_no_damage() {
     let scene = Scene::get();

@@ -15,4 +15,5 @@ mod properties;
 mod resume;
 mod roundtrip;
 mod session;
+mod tree_nodes;
 mod writers;

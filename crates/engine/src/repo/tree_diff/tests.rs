@@ -18,7 +18,7 @@ use crate::format::slot::Unlock;
 use crate::ids::SnapshotId;
 use crate::repo::Session;
 use crate::repo::nodes::{Search, Step};
-use crate::repo::tree::TreeWriter;
+use crate::repo::tree::{NewNode, TreeWriter};
 use crate::store::memory::MemoryStore;
 use crate::units::MIB;
 
@@ -69,11 +69,11 @@ fn store(repository: &Repository, trees: &[&Tree]) -> Vec<ChunkId> {
 fn write(repository: &Repository, session: &Session<'_>, tree: &Tree) -> ChunkId {
     let mut encoder = Encoder::new(Effort::Balanced);
     let mut body = Vec::new();
-    let mut writer = TreeWriter::new(&repository.keys().chunker_key, |node: &[u8]| {
-        let id = repository.id_key().chunk_id(node);
+    let mut writer = TreeWriter::new(&repository.keys().chunker_key, |node: NewNode<'_>| {
+        let id = repository.id_key().chunk_id(node.plain);
         if session.claim(&id) {
-            encoder.encode(node, None, &mut body);
-            session.store(BlobKind::Tree, &id, node.len(), &body)?;
+            encoder.encode(node.plain, None, &mut body);
+            session.store(BlobKind::Tree, &id, node.plain.len(), &body)?;
         }
         Ok(id)
     });
