@@ -20,7 +20,7 @@ use crate::error::{Damaged, Error, Result};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
-use crate::stages::target::{Identity, TargetFile};
+use crate::stages::target::{Identity, Scratch, TargetFile};
 use crate::store::StoreError;
 use crate::units::{KIB, MIB};
 
@@ -184,7 +184,7 @@ fn submit(run: &Run<'_>, jobs: &Sender<Job>, job: Job) -> Result<()> {
 
 /// Works until there are no more jobs.
 pub(super) fn work(run: &Run<'_>, jobs: &Receiver<Job>) {
-    let mut worker = Worker { run, blobs: run.origin.reader(), plain: Vec::new() };
+    let mut worker = Worker { run, blobs: run.origin.reader(), plain: Vec::new(), scratch: Scratch::default() };
     for job in jobs {
         // Why go on: the planner must not wait for room in the queue. What is dropped here cleans up after itself.
         if run.is_stopped() {
@@ -203,6 +203,7 @@ struct Worker<'r> {
     run: &'r Run<'r>,
     blobs: Box<dyn Blobs + 'r>,
     plain: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Worker<'_> {
@@ -246,7 +247,7 @@ impl Worker<'_> {
         self.plain = plain;
     }
 
-    fn deliver(&self, want: &Want, result: Result<&[u8]>) {
+    fn deliver(&mut self, want: &Want, result: Result<&[u8]>) {
         let result = result.and_then(|plain| {
             if plain.len() as u64 == u64::from(want.length) {
                 return Ok(plain);
@@ -263,8 +264,8 @@ impl Worker<'_> {
         }
     }
 
-    fn write(&self, file: &TargetFile, piece: &[u8], offset: u64) {
-        match file.write(piece, offset) {
+    fn write(&mut self, file: &TargetFile, piece: &[u8], offset: u64) {
+        match file.write(piece, offset, &mut self.scratch) {
             Ok(()) => add(&self.run.tally.bytes, piece.len() as u64),
             Err(error) => self.run.unwritable(file.key(), "cannot write", error),
         }

@@ -1,0 +1,160 @@
+//! Writing a large file past the page cache (O_DIRECT), from pieces that begin and end anywhere.
+//!
+//! A direct write takes whole blocks of the file from aligned memory. [`Blocks`] cuts pieces at block bounds and keeps the
+//! parts of a block until its last one has come; [`Scratch`] is the aligned memory, one for each thread. What stays in
+//! [`Blocks`] at the end (the last block of a file, a block that lies partly in a hole) is written through the cache, once
+//! no direct write is under way. So no block is ever written in both ways.
+//!
+//! Why direct: the kernel's copy into the page cache, and finding memory for it, cost more than all decoding. Why not for
+//! small files: they are likely to be read soon, and the cache gathers their writes.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use crate::units::MIB;
+
+/// Shorter files go through the page cache.
+pub(super) const DIRECT_FILE_BYTES_MIN: u64 = 8 * MIB as u64;
+/// Offset, length and memory of a direct write are multiples of this; no common disk asks for more.
+pub(super) const BLOCK_BYTES: usize = 4096;
+/// Unfinished blocks of one file. A file with more (many tiny holes) goes on through the cache.
+const UNFINISHED_MAX: usize = 1024;
+/// Most bytes that one direct write has.
+const SCRATCH_BYTES: usize = 2 * MIB;
+
+type Block = Box<[u8; BLOCK_BYTES]>;
+
+/// The parts of blocks that wait for their other parts.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    /// By number: the block, zero where nothing came yet, and how many bytes came.
+    unfinished: HashMap<u64, (Block, usize)>,
+}
+
+/// Whole blocks in a row.
+#[derive(Debug)]
+pub(super) struct Run<'p> {
+    /// Where they go, in bytes.
+    pub(super) offset: u64,
+    front: Option<Block>,
+    middle: &'p [u8],
+    back: Option<Block>,
+}
+
+impl Run<'_> {
+    /// The bytes, in order.
+    pub(super) fn parts(&self) -> [&[u8]; 3] {
+        [part(self.front.as_ref()), self.middle, part(self.back.as_ref())]
+    }
+}
+
+fn part(block: Option<&Block>) -> &[u8] {
+    block.map_or(&[], |block| &block[..])
+}
+
+impl Blocks {
+    /// Takes a piece that goes to `offset` bytes, and gives the whole blocks that are complete with it. No byte of the
+    /// file may come twice.
+    pub(super) fn cut<'p>(&mut self, piece: &'p [u8], offset: u64) -> Run<'p> {
+        let inside = place_in_block(offset);
+        let (head, rest) = piece.split_at(if inside == 0 { 0 } else { piece.len().min(BLOCK_BYTES - inside) });
+        let (middle, tail) = rest.split_at(rest.len() - rest.len() % BLOCK_BYTES);
+        let after_head = offset + head.len() as u64;
+        let front = self.put(head, offset);
+        let back = self.put(tail, after_head + middle.len() as u64);
+        let offset = if front.is_some() { offset - inside as u64 } else { after_head };
+        Run { offset, front, middle, back }
+    }
+
+    /// Adds bytes to a block; gives it if it is complete now.
+    fn put(&mut self, bytes: &[u8], offset: u64) -> Option<Block> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let (number, inside) = (offset / BLOCK_BYTES as u64, place_in_block(offset));
+        let (block, filled) = self.unfinished.entry(number).or_insert_with(|| (Box::new([0; BLOCK_BYTES]), 0));
+        block[inside..inside + bytes.len()].copy_from_slice(bytes);
+        *filled += bytes.len();
+        if *filled < BLOCK_BYTES { None } else { self.unfinished.remove(&number).map(|(block, _)| block) }
+    }
+
+    /// True if so many blocks wait that the file should go through the cache.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.unfinished.len() > UNFINISHED_MAX
+    }
+
+    /// What waits, with its offset, in ascending order: blocks with zeros where nothing came. Nothing waits afterwards.
+    pub(super) fn take(&mut self) -> Vec<(u64, Block)> {
+        let unfinished = self.unfinished.drain().map(|(number, (block, _))| (number * BLOCK_BYTES as u64, block));
+        let mut list: Vec<_> = unfinished.collect();
+        list.sort_unstable_by_key(|(offset, _)| *offset);
+        list
+    }
+}
+
+fn place_in_block(offset: u64) -> usize {
+    usize::try_from(offset % BLOCK_BYTES as u64).expect("less than a block")
+}
+
+/// Aligned memory for direct writes.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Empty until it is needed.
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Scratch {
+    /// Writes whole blocks past the cache, to a file that was opened for that.
+    ///
+    /// # Errors
+    /// What the system says; [`is_refusal`] tells whether the file system or the disk does not take such a write. Any
+    /// part may have been written.
+    pub(super) fn write(&mut self, file: impl AsFd, run: &Run<'_>) -> Result<(), Errno> {
+        if self.memory.is_empty() {
+            self.memory = vec![0; SCRATCH_BYTES + BLOCK_BYTES];
+            self.start = self.memory.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
+        }
+        let aligned = &mut self.memory[self.start..self.start + SCRATCH_BYTES];
+        let (mut offset, mut filled) = (run.offset, 0);
+        for mut part in run.parts() {
+            while !part.is_empty() {
+                let length = part.len().min(SCRATCH_BYTES - filled);
+                let (now, later) = part.split_at(length);
+                aligned[filled..filled + length].copy_from_slice(now);
+                (filled, part) = (filled + length, later);
+                if filled == SCRATCH_BYTES {
+                    write_all(&file, &aligned[..filled], offset)?;
+                    (offset, filled) = (offset + filled as u64, 0);
+                }
+            }
+        }
+        write_all(&file, &aligned[..filled], offset)
+    }
+}
+
+/// True if an error only says that direct writes, or such ones, are not to be had.
+pub(super) fn is_refusal(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS)
+}
+
+/// Writes all bytes to `offset`.
+///
+/// # Errors
+/// What the system says; any part may have been written.
+pub(super) fn write_all(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(&file, bytes, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
