@@ -67,8 +67,9 @@ pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Wri
     let (sender, receiver) = crossbeam_channel::bounded(2 * run.threads());
     std::thread::scope(|scope| {
         if !run.options.dry_run {
-            // Why: a thread that waits for the store leaves its core to another that decodes.
-            for _ in 0..2 * run.threads() {
+            // Why more: a thread that waits for the store or the target's disk leaves its core to another that decodes. And
+            // few cores need as many as many do, to keep one disk busy.
+            for _ in 0..(2 * run.threads()).max(run.threads() + 4) {
                 let receiver = receiver.clone();
                 scope.spawn(move || fetch::work(run, &receiver));
             }

@@ -107,6 +107,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Memory from which every true direct write is refused.
+    #[cfg(test)]
+    pub(super) fn misaligned() -> Self {
+        let mut scratch = Self { memory: vec![0; SCRATCH_BYTES + 2 * BLOCK_BYTES], start: 0 };
+        scratch.start = scratch.memory.as_ptr().align_offset(BLOCK_BYTES) + 1;
+        scratch
+    }
+
     /// Writes whole blocks past the cache, to a file that was opened for that.
     ///
     /// # Errors
@@ -157,4 +165,78 @@ pub(super) fn write_all(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> R
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|place| u8::try_from(place % 251).unwrap()).collect()
+    }
+
+    /// Cuts `all` at `bounds`, gives the pieces in `order`, and puts together what comes out.
+    fn check(bounds: &[usize], order: &[usize]) {
+        let all = pattern(*bounds.last().unwrap());
+        let (mut blocks, mut back) = (Blocks::default(), vec![0; all.len().next_multiple_of(BLOCK_BYTES)]);
+        for &piece in order {
+            let (start, end) = (bounds[piece], bounds[piece + 1]);
+            let run = blocks.cut(&all[start..end], start as u64);
+            let mut place = usize::try_from(run.offset).unwrap();
+            for part in run.parts() {
+                assert!(part.is_empty() || (place % BLOCK_BYTES, part.len() % BLOCK_BYTES) == (0, 0), "{bounds:?}");
+                back[place..place + part.len()].copy_from_slice(part);
+                place += part.len();
+            }
+        }
+        let waiting = blocks.take();
+        assert!(waiting.len() <= 1, "{bounds:?} in order {order:?}: only the last block has no end");
+        for (offset, block) in waiting {
+            back[usize::try_from(offset).unwrap()..][..BLOCK_BYTES].copy_from_slice(&block[..]);
+        }
+        assert!(back[..all.len()] == all && back[all.len()..].iter().all(|&byte| byte == 0), "{bounds:?} {order:?}");
+    }
+
+    #[test]
+    fn pieces_in_any_order_make_whole_blocks() {
+        for bounds in [
+            &[0, 4096, 8192, 12_288][..],
+            &[0, 1, 4095, 4096, 4097],
+            &[0, 100, 200, 300, 4096, 5000],
+            &[0, 10_000, 10_001, 20_480, 30_000],
+            &[0, 4095, 8191, 12_287, 16_385],
+            &[0, 5_000_001, 5_000_002, 9_000_000],
+        ] {
+            let pieces = bounds.len() - 1;
+            let forth: Vec<usize> = (0..pieces).collect();
+            let back: Vec<usize> = (0..pieces).rev().collect();
+            let crossed: Vec<usize> = (1..pieces).step_by(2).chain((0..pieces).step_by(2)).collect();
+            [forth, back, crossed].iter().for_each(|order| check(bounds, order));
+        }
+    }
+
+    #[test]
+    fn many_tiny_holes_are_noticed() {
+        let mut blocks = Blocks::default();
+        for number in 0..=UNFINISHED_MAX as u64 {
+            assert!(!blocks.are_too_many(), "{number}");
+            assert!(blocks.cut(b"x", number * BLOCK_BYTES as u64).parts().concat().is_empty());
+        }
+        assert!(blocks.are_too_many());
+        assert_eq!(blocks.take().len(), UNFINISHED_MAX + 1);
+        assert!(!blocks.are_too_many());
+    }
+
+    #[test]
+    fn a_run_longer_than_the_memory_is_written_whole() {
+        let file = tempfile::tempfile().unwrap();
+        let all = pattern(2 * SCRATCH_BYTES + 3 * BLOCK_BYTES);
+        let mut blocks = Blocks::default();
+        assert!(blocks.cut(&all[..100], 0).parts().concat().is_empty());
+        let run = blocks.cut(&all[100..], 100);
+        Scratch::default().write(&file, &run).unwrap();
+        let mut back = vec![0; all.len()];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut back, 0).unwrap();
+        assert!(back == all);
+    }
 }

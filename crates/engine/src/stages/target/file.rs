@@ -404,3 +404,6 @@ impl Drop for TargetFile {
         self.abandon(&mut state);
     }
 }
+
+#[cfg(test)]
+mod tests;
