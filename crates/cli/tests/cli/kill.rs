@@ -132,5 +132,8 @@ fn a_restore_killed_again_and_again_ends_right() {
         assert!(files_below(world.path(&target)) == wanted, "round {round} differs");
         std::fs::remove_dir_all(world.path(&target)).unwrap();
     }
-    assert!(killed > RESTORE_ROUNDS / 3, "only {killed} of {RESTORE_ROUNDS} runs were still alive when they were killed");
+    assert!(
+        killed > RESTORE_ROUNDS / 3,
+        "only {killed} of {RESTORE_ROUNDS} runs were still alive when they were killed"
+    );
 }

@@ -124,7 +124,10 @@ mod tests {
             }
         }
         let mut bytes = vec![7];
-        assert!(!read(&file, &mut bytes, DIRECT_BYTES_MIN + 1, (all.len() - DIRECT_BYTES_MIN) as u64), "beyond the end");
+        assert!(
+            !read(&file, &mut bytes, DIRECT_BYTES_MIN + 1, (all.len() - DIRECT_BYTES_MIN) as u64),
+            "beyond the end"
+        );
         assert_eq!(bytes, [7], "nothing of a failed read stays");
     }
 }
