@@ -112,6 +112,7 @@ fn an_older_longer_file_is_replaced_whole() {
 }
 
 #[test]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of holes, of which some have one")]
 fn holes_stay_holes() {
     let place = tempfile::tempdir().unwrap();
     let mib = MIB as u64;
