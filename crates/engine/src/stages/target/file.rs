@@ -167,6 +167,12 @@ impl TargetFile {
         &self.plan.entry
     }
 
+    /// True if it goes past the page cache, where its file system allows.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.plan.entry.size >= DIRECT_FILE_BYTES_MIN
+    }
+
     /// Announces one more piece.
     pub fn claim(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
@@ -273,7 +279,7 @@ impl TargetFile {
     /// Opens a second handle, for direct writes. Why not one for both: the flag counts for all threads that write.
     fn try_direct(&self, state: &State, handle: &Counted) -> Direct {
         let size = self.plan.entry.size;
-        let Some(made) = state.made.as_ref().filter(|_| size >= DIRECT_FILE_BYTES_MIN) else { return Direct::No };
+        let Some(made) = state.made.as_ref().filter(|_| self.is_large()) else { return Direct::No };
         // Why the length now: writes within a file may run beside each other, those that lengthen it may not.
         match self.reopen(made, OFlags::DIRECT) {
             Ok(direct) if rustix::fs::ftruncate(&handle.handle, size).is_ok() => {
