@@ -75,7 +75,8 @@ pub struct RestoreOptions {
     pub budget_bytes: usize,
     /// Threads that fetch, decode and write; 0 for as many as there are processors.
     pub threads: usize,
-    /// Return only when everything is on the disk.
+    /// Return only when everything is on the disk. Without it a power cut soon afterwards may leave files with the right
+    /// size and time but without content, which a later [`Overwrite::IfChanged`] takes for unchanged.
     pub sync: bool,
 }
 

@@ -81,6 +81,10 @@ pub struct Arguments {
     pub owner: OwnerChoice,
 
     /// End only when everything is on the disk
+    ///
+    /// Without it, small files may still be on their way from memory to the disk when the restore ends. After a power cut
+    /// in that time files can have the right size and time, but not their content, and a restore that leaves such files
+    /// as they are keeps them: then restore again with `--overwrite always`.
     #[arg(long)]
     pub sync: bool,
 }

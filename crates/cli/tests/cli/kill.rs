@@ -1,5 +1,5 @@
 //! Kill -9 at random instants of a backup: what was committed stays whole, the repository stays valid, and the next run
-//! goes on from what was stored.
+//! goes on from what was stored. And of a restore: the same command again ends with the right tree.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -97,4 +97,43 @@ fn fifty_kills_lose_nothing() {
     }
     assert!(killed > ROUNDS / 3, "only {killed} of {ROUNDS} runs were still alive when they were killed");
     assert!(took_over > 0, "no run took over what a killed one had stored");
+}
+
+const RESTORE_ROUNDS: u64 = 10;
+
+#[test]
+fn a_restore_killed_again_and_again_ends_right() {
+    let world = World::new();
+    world.ok(["init", "-r", "repo", "--key-file", "seawall.key"]);
+    let mut random = Random(0x0dd_ba11);
+    change_source(&world, &mut random, 60);
+    for number in 0..4 {
+        // Larger than what goes past the page cache, and no whole number of blocks.
+        let bytes = random.bytes(24_000_000 + 8 * number);
+        world.write(&format!("data/large-{number}"), &bytes);
+    }
+    world.open_ok(["backup", "data"]);
+    let wanted = files_below(world.path("data"));
+    let place = format!("latest:{}", world.path("data").display());
+    let mut killed = 0;
+    for round in 0..RESTORE_ROUNDS {
+        let target = format!("back-{}", round / 2);
+        let arguments = ["-r", "repo", "--key-file", "seawall.key", "restore", &place, "--target", &target];
+        let mut child = world.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_millis(random.below(150)));
+        child.kill().unwrap();
+        killed += u64::from(child.wait().unwrap().code().is_none());
+        if round % 2 == 0 {
+            // This target is killed once more before it is finished.
+            continue;
+        }
+        // What a killed run left under a name of its own is no part of the tree, and --delete takes it away.
+        world.open_ok(["restore", &place, "--target", &target, "--delete", "--yes"]);
+        assert!(files_below(world.path(&target)) == wanted, "round {round} differs");
+        std::fs::remove_dir_all(world.path(&target)).unwrap();
+    }
+    assert!(
+        killed > RESTORE_ROUNDS / 3,
+        "only {killed} of {RESTORE_ROUNDS} runs were still alive when they were killed"
+    );
 }

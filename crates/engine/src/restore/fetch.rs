@@ -12,7 +12,7 @@ use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, select};
 
 use super::origin::Blobs;
 use super::run::{Run, add};
@@ -20,7 +20,7 @@ use crate::error::{Damaged, Error, Result};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
-use crate::stages::target::{Identity, TargetFile};
+use crate::stages::target::{Identity, Scratch, TargetFile};
 use crate::store::StoreError;
 use crate::units::{KIB, MIB};
 
@@ -70,6 +70,19 @@ pub(super) enum Job {
     Range(PackName, Range<u64>, Vec<Wanted>),
     /// A chunk that the index does not know.
     Lost(Wanted),
+}
+
+impl Job {
+    /// True if it begins with a file that goes past the page cache.
+    fn is_large(&self) -> bool {
+        matches!(self, Self::Range(_, _, list) if list.first().is_some_and(|Wanted(want)| want.first.file.is_large()))
+    }
+}
+
+/// Where jobs go: `large` has those of large files, on which more threads work.
+pub(super) struct Jobs {
+    pub(super) any: Sender<Job>,
+    pub(super) large: Sender<Job>,
 }
 
 /// One blob of a job.
@@ -131,7 +144,7 @@ impl Batch {
     ///
     /// # Errors
     /// When the run was ended.
-    pub(super) fn send(&mut self, run: &Run<'_>, jobs: &Sender<Job>) -> Result<()> {
+    pub(super) fn send(&mut self, run: &Run<'_>, jobs: &Jobs) -> Result<()> {
         let batch = mem::take(self);
         let range_bytes = (run.options.budget_bytes / (8 * run.threads())).clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX);
         let mut inline = batch.inline;
@@ -176,16 +189,23 @@ fn joins(covered: &Range<u64>, place: &Range<u64>, range_bytes: u64) -> bool {
     place.start <= covered.end + GAP_BYTES_MAX && place.end - covered.start <= range_bytes
 }
 
-fn submit(run: &Run<'_>, jobs: &Sender<Job>, job: Job) -> Result<()> {
+fn submit(run: &Run<'_>, jobs: &Jobs, job: Job) -> Result<()> {
     run.check_stopped()?;
     // Why no error of its own: all workers are gone only when one of them panicked, and that is raised where they are joined.
+    let jobs = if job.is_large() { &jobs.large } else { &jobs.any };
     jobs.send(job).map_err(|_| Error::Interrupted)
 }
 
-/// Works until there are no more jobs.
-pub(super) fn work(run: &Run<'_>, jobs: &Receiver<Job>) {
-    let mut worker = Worker { run, blobs: run.origin.reader(), plain: Vec::new() };
-    for job in jobs {
+/// Works until there are no more jobs in either queue.
+pub(super) fn work(run: &Run<'_>, queue: &Receiver<Job>, other: &Receiver<Job>) {
+    let mut worker = Worker { run, blobs: run.origin.reader(), plain: Vec::new(), scratch: Scratch::default() };
+    let next = || {
+        select! {
+            recv(queue) -> job => job.ok().or_else(|| other.recv().ok()),
+            recv(other) -> job => job.ok().or_else(|| queue.recv().ok()),
+        }
+    };
+    while let Some(job) = next() {
         // Why go on: the planner must not wait for room in the queue. What is dropped here cleans up after itself.
         if run.is_stopped() {
             continue;
@@ -203,6 +223,7 @@ struct Worker<'r> {
     run: &'r Run<'r>,
     blobs: Box<dyn Blobs + 'r>,
     plain: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Worker<'_> {
@@ -246,7 +267,7 @@ impl Worker<'_> {
         self.plain = plain;
     }
 
-    fn deliver(&self, want: &Want, result: Result<&[u8]>) {
+    fn deliver(&mut self, want: &Want, result: Result<&[u8]>) {
         let result = result.and_then(|plain| {
             if plain.len() as u64 == u64::from(want.length) {
                 return Ok(plain);
@@ -263,8 +284,8 @@ impl Worker<'_> {
         }
     }
 
-    fn write(&self, file: &TargetFile, piece: &[u8], offset: u64) {
-        match file.write(piece, offset) {
+    fn write(&mut self, file: &TargetFile, piece: &[u8], offset: u64) {
+        match file.write(piece, offset, &mut self.scratch) {
             Ok(()) => add(&self.run.tally.bytes, piece.len() as u64),
             Err(error) => self.run.unwritable(file.key(), "cannot write", error),
         }

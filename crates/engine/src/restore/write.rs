@@ -12,11 +12,10 @@ use std::mem;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
 use rustix::fs::FileType;
 
 use super::cursor::{self, Entered, Level, Pass};
-use super::fetch::{self, Batch, Job};
+use super::fetch::{self, Batch, Jobs};
 use super::run::{FirstName, Run, add};
 use super::{Act, Overwrite};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
@@ -24,6 +23,9 @@ use crate::error::{Damaged, Error, Result};
 use crate::stages::target::metadata::{self, Object, Strays};
 use crate::stages::target::remove::{self, Removal};
 use crate::stages::target::{Directory, FilePlan, Identity, Listing, Name, Standing, TargetFile, special};
+
+/// So many threads, at least, work on large files.
+const LARGE_WORKERS_MIN: usize = 6;
 
 /// What became of a directory in pass 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +66,25 @@ enum Decision {
 
 /// Runs pass 1 and waits until all content is written.
 pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Written> {
-    let (sender, receiver) = crossbeam_channel::bounded(2 * run.threads());
+    let (sender, any) = crossbeam_channel::bounded(2 * run.threads());
+    let (large_sender, large) = crossbeam_channel::bounded(2 * run.threads());
+    let jobs = Jobs { any: sender, large: large_sender };
     std::thread::scope(|scope| {
         if !run.options.dry_run {
             // Why: a thread that waits for the store leaves its core to another that decodes.
             for _ in 0..2 * run.threads() {
-                let receiver = receiver.clone();
-                scope.spawn(move || fetch::work(run, &receiver));
+                let (any, large) = (any.clone(), large.clone());
+                scope.spawn(move || fetch::work(run, &any, &large));
+            }
+            // Why: few cores need as many threads as many do, to keep the disk busy. On small files, which go into memory,
+            // more of them would only get into each other's way.
+            for _ in 2 * run.threads()..LARGE_WORKERS_MIN {
+                let large = large.clone();
+                scope.spawn(move || fetch::work(run, &large, &large));
             }
         }
-        drop(receiver);
-        let mut writer = Writer::new(run, sender, target.as_deref());
+        drop((any, large));
+        let mut writer = Writer::new(run, jobs, target.as_deref());
         let result = cursor::walk(run, target, &mut writer).and_then(|()| writer.batch.send(run, &writer.jobs));
         if result.is_err() {
             run.stop();
@@ -86,7 +96,7 @@ pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Wri
 
 struct Writer<'a> {
     run: &'a Run<'a>,
-    jobs: Sender<Job>,
+    jobs: Jobs,
     batch: Batch,
     written: Written,
     /// What is left to look at in directories where things may be deleted, from the outermost in.
@@ -95,7 +105,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(run: &'a Run<'a>, jobs: Sender<Job>, target: Option<&Directory>) -> Self {
+    fn new(run: &'a Run<'a>, jobs: Jobs, target: Option<&Directory>) -> Self {
         let written = Written { fates: Vec::new(), single: false, locks: false, kept: HashSet::new() };
         let device = target.map(|target| target.identity().device);
         Self { run, jobs, batch: Batch::default(), written, listings: Vec::new(), device }

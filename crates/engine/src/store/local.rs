@@ -301,8 +301,8 @@ impl Store for LocalStore {
         let length = usize::try_from(range.end - range.start).map_err(|error| failed(io::Error::other(error)))?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).map_err(|error| failed(io::Error::other(error)))?;
-        bytes.resize(length, 0);
-        if !direct::read(&file, &mut bytes, range.start) {
+        if !direct::read(&file, &mut bytes, length, range.start) {
+            bytes.resize(length, 0);
             file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
         }
         Ok(bytes)

@@ -5,15 +5,19 @@
 //! by renaming a complete one over it; nor does a large file show under its name before it is complete; a file that
 //! fails, or that is dropped unfinished, leaves nothing behind. Descriptors are bounded: above the limit a file that
 //! waits for more pieces is closed and opened again later.
+//!
+//! A large file goes past the page cache ([`super::direct`]), as far as its file system allows. Invariant: while a direct
+//! write of a file is under way nothing of it is written through the cache.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::direct::{self, Blocks, DIRECT_FILE_BYTES_MIN, Scratch};
 use super::directory::{Directory, Identity, Name, Standing};
 use super::metadata::{self, Losses, Object, Owners, Strays};
 use crate::entry::{Entry, TreeKey};
@@ -75,6 +79,8 @@ pub struct TargetFile {
     plan: FilePlan,
     files: Arc<OpenFiles>,
     pending: AtomicUsize,
+    /// Shared by those who write; whoever turns from direct to cached writes is alone. Taken before `state`.
+    writing: RwLock<()>,
     state: Mutex<State>,
 }
 
@@ -83,11 +89,44 @@ struct State {
     /// Set once the file exists: how it was made.
     made: Option<Made>,
     /// The open handle; a file that exists may be closed meanwhile.
-    handle: Option<Counted>,
+    handle: Option<Arc<Counted>>,
+    /// The second handle, for direct writes.
+    direct: Direct,
+    /// What could not be written directly yet.
+    blocks: Blocks,
     /// End of the farthest piece so far, in bytes.
     end: u64,
     /// True once it failed or was finished: no more pieces are taken.
     closed: bool,
+}
+
+/// Whether a file goes past the page cache.
+#[derive(Debug, Default)]
+enum Direct {
+    /// That shows when the next piece comes.
+    #[default]
+    Untried,
+    Open(Arc<Counted>),
+    /// It is too short, or its file system refuses.
+    No,
+}
+
+/// How one piece goes on its way.
+enum Way<'p> {
+    Cached(Arc<Counted>),
+    Direct(Arc<Counted>, direct::Run<'p>),
+    /// From here on the file goes through the cache.
+    NoLonger(direct::Run<'p>),
+}
+
+impl State {
+    /// Closes the handles; the next piece opens them again.
+    fn close(&mut self) {
+        self.handle = None;
+        if let Direct::Open(_) = self.direct {
+            self.direct = Direct::Untried;
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +139,14 @@ impl TargetFile {
     /// A file that nobody has begun to write. The caller holds the first claim on it (see [`Self::claim`]).
     #[must_use]
     pub fn new(plan: FilePlan, files: &Arc<OpenFiles>) -> Arc<Self> {
-        Arc::new(Self { plan, files: Arc::clone(files), pending: AtomicUsize::new(1), state: Mutex::default() })
+        let state = State::default();
+        Arc::new(Self {
+            plan,
+            files: Arc::clone(files),
+            pending: AtomicUsize::new(1),
+            writing: RwLock::default(),
+            state: state.into(),
+        })
     }
 
     /// Its path in the snapshot.
@@ -121,6 +167,12 @@ impl TargetFile {
         &self.plan.entry
     }
 
+    /// True if it goes past the page cache, where its file system allows.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.plan.entry.size >= DIRECT_FILE_BYTES_MIN
+    }
+
     /// Announces one more piece.
     pub fn claim(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
@@ -133,20 +185,16 @@ impl TargetFile {
         self.pending.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Writes a piece at `offset` bytes. Does nothing once the file failed.
+    /// Writes a piece at `offset` bytes; no byte may come twice. Does nothing once the file failed.
     ///
     /// # Errors
     /// When it can't be written; the file has then failed and left nothing behind.
-    pub fn write(&self, piece: &[u8], offset: u64) -> io::Result<()> {
-        let mut state = self.lock();
-        if state.closed {
-            return Ok(());
-        }
-        let result = self.write_piece(&mut state, piece, offset);
-        if result.is_err() {
-            self.abandon(&mut state);
-        }
-        result
+    pub fn write(&self, piece: &[u8], offset: u64, scratch: &mut Scratch) -> io::Result<()> {
+        let result = self.write_shared(piece, offset, scratch).and_then(|rest| match rest {
+            Some(run) => self.leave_direct(&run),
+            None => Ok(()),
+        });
+        result.or_else(|error| if self.fail() { Err(error) } else { Ok(()) })
     }
 
     /// Gives the file up. True if it had not failed before: the caller then reports why.
@@ -169,7 +217,7 @@ impl TargetFile {
         match self.complete(&mut state, owners) {
             Ok(done) => {
                 state.closed = true;
-                state.handle = None;
+                state.close();
                 Ok(Some(done))
             }
             Err(error) => {
@@ -183,30 +231,96 @@ impl TargetFile {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_piece(&self, state: &mut State, mut piece: &[u8], mut offset: u64) -> io::Result<()> {
-        self.open(state)?;
-        let handle = &state.handle.as_ref().expect("it was opened above").handle;
-        while !piece.is_empty() {
-            match rustix::io::pwrite(handle, piece, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    piece = &piece[written..];
-                    offset += written as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+    /// Writes a piece beside others. Gives what is to be written through the cache, where direct writes must end.
+    fn write_shared<'p>(
+        &self,
+        piece: &'p [u8],
+        offset: u64,
+        scratch: &mut Scratch,
+    ) -> io::Result<Option<direct::Run<'p>>> {
+        let _shared = self.writing.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(way) = self.way(piece, offset)? else { return Ok(None) };
+        let rest = match way {
+            Way::Cached(handle) => {
+                direct::write_all(&handle.handle, piece, offset)?;
+                None
             }
-        }
-        state.end = state.end.max(offset);
+            Way::Direct(handle, run) => match scratch.write(&handle.handle, &run) {
+                Ok(()) => None,
+                Err(error) if direct::is_refusal(error) => Some(run),
+                Err(error) => return Err(error.into()),
+            },
+            Way::NoLonger(run) => Some(run),
+        };
         if self.pending.load(Ordering::Relaxed) > 1 && self.files.now.load(Ordering::Relaxed) > self.files.max {
-            state.handle = None;
+            let mut state = self.lock();
+            state.close();
+        }
+        Ok(rest)
+    }
+
+    /// Opens what is needed and decides. `None` once the file failed.
+    fn way<'p>(&self, piece: &'p [u8], offset: u64) -> io::Result<Option<Way<'p>>> {
+        let mut state = self.lock();
+        if state.closed {
+            return Ok(None);
+        }
+        let handle = self.open(&mut state)?;
+        state.end = state.end.max(offset + piece.len() as u64);
+        if let Direct::Untried = state.direct {
+            state.direct = self.try_direct(&state, &handle);
+        }
+        let Direct::Open(direct) = &state.direct else { return Ok(Some(Way::Cached(handle))) };
+        let direct = Arc::clone(direct);
+        let run = state.blocks.cut(piece, offset);
+        Ok(Some(if state.blocks.are_too_many() { Way::NoLonger(run) } else { Way::Direct(direct, run) }))
+    }
+
+    /// Opens a second handle, for direct writes. Why not one for both: the flag counts for all threads that write.
+    fn try_direct(&self, state: &State, handle: &Counted) -> Direct {
+        let size = self.plan.entry.size;
+        let Some(made) = state.made.as_ref().filter(|_| self.is_large()) else { return Direct::No };
+        // Why the length now: writes within a file may run beside each other, those that lengthen it may not.
+        match self.reopen(made, OFlags::DIRECT) {
+            Ok(direct) if rustix::fs::ftruncate(&handle.handle, size).is_ok() => {
+                Direct::Open(Arc::new(Counted::new(direct, &self.files)))
+            }
+            _ => Direct::No,
+        }
+    }
+
+    /// Ends direct writes of this file and writes `run`, and what waits, through the cache.
+    fn leave_direct(&self, run: &direct::Run<'_>) -> io::Result<()> {
+        let _alone = self.writing.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        if state.closed {
+            return Ok(());
+        }
+        let handle = self.open(&mut state)?;
+        state.direct = Direct::No;
+        self.write_waiting(&mut state, &handle)?;
+        let mut offset = run.offset;
+        for part in run.parts() {
+            direct::write_all(&handle.handle, part, offset)?;
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes the blocks that wait through the cache; none of them beyond the file's end.
+    fn write_waiting(&self, state: &mut State, handle: &Counted) -> io::Result<()> {
+        for (offset, block) in state.blocks.take() {
+            let length = self.plan.entry.size.saturating_sub(offset).min(block.len() as u64);
+            let length = usize::try_from(length).expect("at most a block");
+            direct::write_all(&handle.handle, &block[..length], offset)?;
         }
         Ok(())
     }
 
     fn complete(&self, state: &mut State, owners: &Owners) -> io::Result<(Identity, Losses)> {
-        self.open(state)?;
-        let handle = &state.handle.as_ref().expect("it was opened above").handle;
+        let handle = self.open(state)?;
+        self.write_waiting(state, &handle)?;
+        let handle = &handle.handle;
         if state.end < self.plan.entry.size {
             rustix::fs::ftruncate(handle, self.plan.entry.size)?;
         }
@@ -232,13 +346,13 @@ impl TargetFile {
         }
     }
 
-    /// Makes the file, or opens it again.
-    fn open(&self, state: &mut State) -> io::Result<()> {
-        if state.handle.is_some() {
-            return Ok(());
+    /// Makes the file, or opens it again, unless it is open.
+    fn open(&self, state: &mut State) -> io::Result<Arc<Counted>> {
+        if let Some(handle) = &state.handle {
+            return Ok(Arc::clone(handle));
         }
         let handle = match &state.made {
-            Some(made) => self.reopen(made)?,
+            Some(made) => self.reopen(made, OFlags::empty())?,
             None => {
                 let (handle, temporary) = self.make()?;
                 let standing = rustix::fs::fstat(&handle)?.into();
@@ -247,8 +361,9 @@ impl TargetFile {
                 handle
             }
         };
-        state.handle = Some(Counted::new(handle, &self.files));
-        Ok(())
+        let handle = Arc::new(Counted::new(handle, &self.files));
+        state.handle = Some(Arc::clone(&handle));
+        Ok(handle)
     }
 
     fn make(&self) -> io::Result<(OwnedFd, Option<Vec<u8>>)> {
@@ -264,9 +379,9 @@ impl TargetFile {
         }
     }
 
-    fn reopen(&self, made: &Made) -> io::Result<OwnedFd> {
+    fn reopen(&self, made: &Made, more: OFlags) -> io::Result<OwnedFd> {
         let name = Name::new(made.temporary.as_deref().unwrap_or(self.plan.key.name()))?;
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
         let handle = rustix::fs::openat(self.plan.directory.handle(), name.bytes(), flags, Mode::empty())?;
         if Standing::from(rustix::fs::fstat(&handle)?).identity != made.standing.identity {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the file was replaced while it was restored"));
@@ -276,7 +391,8 @@ impl TargetFile {
 
     /// Removes what was made of an unfinished file.
     fn abandon(&self, state: &mut State) {
-        state.handle = None;
+        state.close();
+        state.blocks.take();
         if !state.closed
             && let Some(made) = &state.made
         {
@@ -294,3 +410,6 @@ impl Drop for TargetFile {
         self.abandon(&mut state);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! the cache with a flush. Reading a pack back to prove it must ask the disk anyway, not the memory from which it was
 //! written. Where a file system refuses, the caller goes through the cache.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -17,6 +18,11 @@ pub(super) const DIRECT_BYTES_MIN: usize = 4 * MIB;
 /// Buffer, offset and length of a direct write are multiples of this; no common disk asks for more.
 const ALIGNMENT: usize = 4096;
 const PIECE_BYTES: usize = 4 * MIB;
+
+thread_local! {
+    /// Memory of a thread that reads directly. Why it is kept: getting and zeroing it each time costs as much as the copy.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Writes the beginning of `bytes` to the beginning of `file`, in whole blocks, past the page cache. Gives how many bytes
 /// were written; 0 and less than the whole are normal, the caller writes the rest.
@@ -47,35 +53,40 @@ fn write_aligned(file: &File, bytes: &[u8]) -> usize {
     done
 }
 
-/// Fills `bytes` from `offset` of `file`, past the page cache. False, with `bytes` in any state, where that did not work:
-/// the caller then reads through the cache, which also reports what is wrong.
-pub(super) fn read(file: &File, bytes: &mut [u8], offset: u64) -> bool {
+/// Appends `length` bytes from `offset` of `file` to `bytes`, past the page cache. False, with `bytes` as it was, where that
+/// did not work: the caller then reads through the cache, which also reports what is wrong.
+pub(super) fn read(file: &File, bytes: &mut Vec<u8>, length: usize, offset: u64) -> bool {
     let Ok(flags) = fcntl_getfl(file) else { return false };
-    if bytes.len() < DIRECT_BYTES_MIN || fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+    if length < DIRECT_BYTES_MIN || fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
         return false;
     }
-    let complete = read_aligned(file, bytes, offset).is_some();
+    let before = bytes.len();
+    let complete = BUFFER.with_borrow_mut(|buffer| read_aligned(file, bytes, length, offset, buffer).is_some());
     // Why: if the flag stays, reading through the cache fails as well and is reported.
     let _ = fcntl_setfl(file, flags);
+    if !complete {
+        bytes.truncate(before);
+    }
     complete
 }
 
-fn read_aligned(file: &File, bytes: &mut [u8], offset: u64) -> Option<()> {
-    let mut buffer = vec![0; PIECE_BYTES + ALIGNMENT];
+fn read_aligned(file: &File, bytes: &mut Vec<u8>, length: usize, offset: u64, buffer: &mut Vec<u8>) -> Option<()> {
+    buffer.resize(PIECE_BYTES + ALIGNMENT, 0);
     let start = buffer.as_ptr().align_offset(ALIGNMENT);
     let aligned = buffer.get_mut(start..start + PIECE_BYTES)?;
     let mut done = 0;
-    while done < bytes.len() {
+    while done < length {
         let position = offset + done as u64;
         let skip = usize::try_from(position % ALIGNMENT as u64).ok()?;
-        let length = file.read_at(aligned, position - skip as u64).ok()?;
-        let got = aligned.get(skip..length)?;
-        let length = got.len().min(bytes.len() - done);
-        bytes[done..done + length].copy_from_slice(&got[..length]);
-        if length == 0 {
+        let wanted = (skip + length - done).next_multiple_of(ALIGNMENT).min(PIECE_BYTES);
+        let read = file.read_at(&mut aligned[..wanted], position - skip as u64).ok()?;
+        let got = aligned.get(skip..read)?;
+        let got = &got[..got.len().min(length - done)];
+        if got.is_empty() {
             return None;
         }
-        done += length;
+        bytes.extend_from_slice(got);
+        done += got.len();
     }
     Some(())
 }
@@ -107,14 +118,16 @@ mod tests {
         std::fs::write(&path, &all).unwrap();
         let file = File::open(&path).unwrap();
         for (offset, length) in [(0, all.len()), (1, DIRECT_BYTES_MIN), (4_095, 9_000_000), (77, all.len() - 77)] {
-            let mut bytes = vec![0; length];
-            if read(&file, &mut bytes, offset as u64) {
-                assert!(bytes == all[offset..offset + length], "{length} bytes from {offset}");
+            let mut bytes = vec![7];
+            if read(&file, &mut bytes, length, offset as u64) {
+                assert!(bytes[1..] == all[offset..offset + length], "{length} bytes from {offset}");
             }
         }
+        let mut bytes = vec![7];
         assert!(
-            !read(&file, &mut vec![0; DIRECT_BYTES_MIN + 1], (all.len() - DIRECT_BYTES_MIN) as u64),
+            !read(&file, &mut bytes, DIRECT_BYTES_MIN + 1, (all.len() - DIRECT_BYTES_MIN) as u64),
             "beyond the end"
         );
+        assert_eq!(bytes, [7], "nothing of a failed read stays");
     }
 }
