@@ -63,6 +63,15 @@ impl<'r> BlobReader<'r> {
         self.decode_at(id, location, blob, out, true)
     }
 
+    /// Authenticates and decrypts a blob without decoding it; gives the place of the body in `blob`, which is changed.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it is not the blob of chunk `id`, or was changed.
+    pub(crate) fn open(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8]) -> Result<std::ops::Range<usize>> {
+        let cipher = self.cipher(&location.pack)?;
+        Ok(open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?)
+    }
+
     fn decode_at(
         &mut self,
         id: &ChunkId,

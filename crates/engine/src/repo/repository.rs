@@ -28,7 +28,7 @@ use crate::store::{Created, Store, StoreError};
 pub use crate::rules::Snapshot;
 
 /// An extent list is nested no deeper.
-const INDIRECT_DEPTH_MAX: u8 = 8;
+pub(crate) const INDIRECT_DEPTH_MAX: u8 = 8;
 
 /// An open repository. Shared by reference among threads.
 pub struct Repository {
@@ -212,6 +212,33 @@ impl Repository {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         Arc::clone(self.log().state())
+    }
+
+    /// Reads the log's new entries; gives what it says then, and the index of exactly that.
+    ///
+    /// # Errors
+    /// When the store fails, or a published segment can't be opened: whoever removes things has to know all of them.
+    pub(crate) fn look(&self) -> Result<(Arc<State>, Index)> {
+        loop {
+            self.refresh()?;
+            let (state, index) = (self.state(), self.index());
+            if index.since() != state.next {
+                continue;
+            }
+            let open: HashSet<ObjectHash> = index.segments().iter().map(|open| open.record().hash).collect();
+            let Some(closed) = state.segments.iter().find(|record| !open.contains(&record.hash)) else {
+                return Ok((state, index));
+            };
+            let opened = Segment::open(&*self.store, &self.ring.index_key, &self.cache, closed);
+            self.refresh()?;
+            // Why: it may have been retired meanwhile.
+            if let (Err(error), true) = (opened, self.state().is_published(&closed.hash)) {
+                return Err(match error {
+                    Error::Store(StoreError::Missing(object)) => Damaged::new(object, 0, "it is missing").into(),
+                    other => other,
+                });
+            }
+        }
     }
 
     /// Appends an act at exactly `number`; false if another entry is there.

@@ -11,6 +11,7 @@ mod fidelity;
 mod old_repositories;
 mod place;
 mod properties;
+mod prune;
 mod resume;
 mod roundtrip;
 mod session;
