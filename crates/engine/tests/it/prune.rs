@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use seawall_engine::backup::{BackupOptions, BackupReport, backup};
-use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::forget::forget;
-use seawall_engine::format::log::Act;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::Silent;
-use seawall_engine::prune::{MaxUnused, Planned, PruneOptions, PruneReport, prune};
+use seawall_engine::prune::{MaxUnused, PruneOptions, PruneReport, prune};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
@@ -160,4 +160,225 @@ fn when_everything_is_forgotten_nearly_nothing_is_left() {
     assert_eq!(scene.check(), 0);
     scene.backup();
     assert_eq!(scene.check(), 1);
+}
+
+/// One step of a history.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Changes the file with this number in this way, then backs up.
+    Backup(u8, Change),
+    /// Forgets one of the live snapshots.
+    Forget(usize),
+    /// Brings one of the forgotten snapshots back.
+    Undelete(usize),
+    /// Prunes with these options.
+    Prune { now: bool, left: u64, batch: usize, rewrite: Option<u64> },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    /// Bytes that others may have too.
+    Noise(u64),
+    /// A version of bytes that many have: worth encoding against each other.
+    Version(u64, u8),
+    /// So many pieces between holes that the list of extents is a chunk of its own.
+    Sparse(u64),
+    Remove,
+}
+
+fn bytes(change: Change) -> Option<Vec<u8>> {
+    match change {
+        Change::Noise(seed) => Some(noise(seed, 300_000)),
+        Change::Version(seed, edits) => {
+            let mut bytes = noise(100 + seed, 60_000);
+            for edit in 0..usize::from(edits) {
+                bytes[edit * 7_000..edit * 7_000 + 5].copy_from_slice(b"other");
+            }
+            Some(bytes)
+        }
+        Change::Sparse(seed) => Some(noise(200 + seed, 720_000)),
+        Change::Remove => None,
+    }
+}
+
+impl Scene {
+    fn change(&self, file: u8, change: Change) {
+        let path = self.source().join(file.to_string());
+        let _ = fs::remove_file(&path);
+        let Some(bytes) = bytes(change) else { return };
+        if !matches!(change, Change::Sparse(_)) {
+            fs::write(path, bytes).unwrap();
+            return;
+        }
+        let target = fs::File::create(path).unwrap();
+        for (number, tooth) in (0u64..).zip(bytes.chunks(4096)) {
+            std::os::unix::fs::FileExt::write_all_at(&target, tooth, number * 16_384).unwrap();
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        2 => (0..6u64).prop_map(Change::Noise),
+        4 => (0..2u64, 0..8u8).prop_map(|(seed, edits)| Change::Version(seed, edits)),
+        1 => (0..2u64).prop_map(Change::Sparse),
+        1 => Just(Change::Remove),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let prune = (any::<bool>(), prop::sample::select(vec![0, 200_000, u64::MAX]), 1..4usize, any::<bool>());
+    prop_oneof![
+        5 => (0..4u8, change()).prop_map(|(file, change)| Step::Backup(file, change)),
+        3 => any::<usize>().prop_map(Step::Forget),
+        1 => any::<usize>().prop_map(Step::Undelete),
+        3 => prune.prop_map(|(now, left, batch, limited)| {
+            Step::Prune { now, left, batch, rewrite: limited.then_some(100_000) }
+        }),
+    ]
+}
+
+/// Plays a history; after every step everything live restores. `open` is one repository that sees the whole history.
+fn play(steps: &[Step]) {
+    let (_, mut scene) = Scene::new();
+    let owner = scene.open();
+    // Which forgotten snapshots must be able to come back: those that no deletion has followed.
+    let mut forgotten: Vec<(SnapshotId, bool)> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Backup(file, change) => {
+                scene.change(*file, *change);
+                scene.backup();
+            }
+            Step::Forget(which) => {
+                owner.refresh().unwrap();
+                let live = owner.snapshots();
+                if !live.is_empty() {
+                    let id = live[which % live.len()].record.id;
+                    forget(&owner, &[id], "test").unwrap();
+                    forgotten.push((id, true));
+                }
+            }
+            Step::Undelete(which) if !forgotten.is_empty() => {
+                let number = which % forgotten.len();
+                let (id, must) = forgotten[number];
+                match undelete(&owner, &[id], &Silent) {
+                    Ok(_) => drop(forgotten.remove(number)),
+                    Err(Error::NotFound(why)) => assert!(!must, "{why}"),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Step::Undelete(_) => {}
+            Step::Prune { now, left, batch, rewrite } => {
+                let options = PruneOptions {
+                    max_unused: MaxUnused::Bytes(*left),
+                    batch_packs: *batch,
+                    max_rewrite_bytes: *rewrite,
+                    ..if *now { thorough() } else { patient() }
+                };
+                let report = run(&owner, &options).unwrap();
+                assert_eq!(report.problems, 0);
+                if report.deleted_packs > 0 {
+                    forgotten.iter_mut().for_each(|(_, must)| *must = false);
+                }
+            }
+        }
+        scene.check();
+    }
+    owner.refresh().unwrap();
+    let all: Vec<SnapshotId> = owner.snapshots().iter().map(|snapshot| snapshot.record.id).collect();
+    if !all.is_empty() {
+        forget(&owner, &all, "test").unwrap();
+    }
+    run(&owner, &thorough()).unwrap();
+    run(&owner, &thorough()).unwrap();
+    assert_eq!(["pack/", "index/", "session/"].map(|prefix| scene.objects(prefix)), [0, 0, 0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_history_what_is_live_restores(steps in vec(step(), 1..25)) {
+        play(&steps);
+    }
+}
+
+/// Crashes at every write of `work`, once before and once after it; each time everything live restores, and `finish`
+/// does the rest.
+fn crash_everywhere(
+    scene: &Scene,
+    base: &MemoryStore,
+    work: &dyn Fn(&Repository) -> Result<()>,
+    finish: &dyn Fn(&Scene),
+) {
+    for fault in [Fault::CrashBefore, Fault::CrashAfter, Fault::FailBefore, Fault::FailAfter] {
+        for number in 0.. {
+            let store = Arc::new(SimulatedStore::over(base.copy(), Plan::default()));
+            let here = Scene {
+                directory: tempfile::tempdir().unwrap(),
+                unlock: scene.unlock.clone(),
+                store: store.clone(),
+                known: scene.known.clone(),
+            };
+            let repository = here.open();
+            store.set_plan(Plan::default().write(number, fault));
+            let outcome = work(&repository);
+            let ended = store.operations().writes() <= number;
+            store.reboot();
+            assert!(!ended || outcome.is_ok(), "{outcome:?}");
+            here.check();
+            finish(&here);
+            here.check();
+            if ended {
+                break;
+            }
+            assert!(number < 200, "it never ends");
+        }
+    }
+}
+
+fn forgetful_scene() -> (Arc<MemoryStore>, Scene, SnapshotId) {
+    let (store, mut scene) = Scene::new();
+    for edits in 0..4 {
+        scene.change(1, Change::Version(1, edits));
+        scene.change(2, Change::Noise(u64::from(edits) / 2));
+        scene.change(3, Change::Sparse(0));
+        scene.backup();
+    }
+    let owner = scene.open();
+    let old: Vec<SnapshotId> = owner.snapshots()[..2].iter().map(|snapshot| snapshot.record.id).collect();
+    forget(&owner, &old, "test").unwrap();
+    (store, scene, old[0])
+}
+
+#[test]
+fn a_crash_at_any_write_of_a_prune_loses_nothing_and_the_next_one_goes_on() {
+    let (store, scene, _) = forgetful_scene();
+    let few = PruneOptions { batch_packs: 2, ..thorough() };
+    crash_everywhere(&scene, &store, &|repository| run(repository, &few).map(drop), &|here| {
+        run(&here.open(), &few).unwrap();
+        let owner = here.open();
+        let rest: Vec<SnapshotId> = owner.snapshots().iter().map(|snapshot| snapshot.record.id).collect();
+        here.check();
+        forget(&owner, &rest, "test").unwrap();
+        run(&owner, &few).unwrap();
+        run(&owner, &few).unwrap();
+        assert_eq!(["pack/", "index/", "session/"].map(|prefix| here.objects(prefix)), [0, 0, 0]);
+    });
+}
+
+#[test]
+fn a_crash_at_any_write_of_an_undelete_loses_nothing() {
+    let (store, scene, old) = forgetful_scene();
+    run(&scene.open(), &patient()).unwrap();
+    crash_everywhere(&scene, &store, &|repository| undelete(repository, &[old], &Silent).map(drop), &|here| {
+        let owner = here.open();
+        if !owner.snapshots().iter().any(|snapshot| snapshot.record.id == old) {
+            undelete(&owner, &[old], &Silent).unwrap();
+        }
+        here.check();
+        run(&owner, &thorough()).unwrap();
+        assert_eq!(here.open().snapshots().len(), 3);
+    });
 }
