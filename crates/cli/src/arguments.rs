@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cat, completions, diff, find, init, ls, man, protect, restore, snapshots, stats, verify,
+    backup, cat, completions, diff, find, init, ls, man, protect, prune, restore, snapshots, stats, undelete, verify,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -112,6 +112,8 @@ pub enum Command {
     Restore(Box<restore::Arguments>),
     Verify(verify::Arguments),
     Stats(stats::Arguments),
+    Prune(prune::Arguments),
+    Undelete(undelete::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -132,6 +134,8 @@ impl Command {
             Self::Diff(_) => "diff",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
+            Self::Prune(_) => "prune",
+            Self::Undelete(_) => "undelete",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

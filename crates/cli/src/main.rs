@@ -100,6 +100,8 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Ls(arguments) => arguments.run(run),
         Command::Cat(arguments) => arguments.run(run),
         Command::Restore(arguments) => arguments.run(run),
+        Command::Prune(arguments) => arguments.run(run),
+        Command::Undelete(arguments) => arguments.run(run),
         Command::Completions(arguments) => arguments.run(run),
         Command::Man(arguments) => arguments.run(run),
     }

@@ -187,7 +187,8 @@ impl Run<'_> {
         self.judge(&[], &mut BTreeSet::new())?;
         if self.marks.unlisted > 0 {
             self.report.problems += 1;
-            let lost = format!("{} chunks that snapshots need are in no index segment; run `verify`", self.marks.unlisted);
+            let lost =
+                format!("{} chunks that snapshots need are in no index segment; run `verify`", self.marks.unlisted);
             self.monitor.note(&lost);
         }
         let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone() };

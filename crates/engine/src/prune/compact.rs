@@ -43,9 +43,8 @@ pub(super) fn compact(run: &mut Run<'_>, session: &Session<'_>, removed: &BTreeS
     let fresh = session.segments();
     loop {
         run.look()?;
-        let is_retired = |segment: &Arc<Segment>| {
-            retired.iter().any(|retired| retired.record().hash == segment.record().hash)
-        };
+        let is_retired =
+            |segment: &Arc<Segment>| retired.iter().any(|retired| retired.record().hash == segment.record().hash);
         if !retired.iter().all(|segment| run.state.is_published(&segment.record().hash)) {
             // Another prune retired some of them; what was written here is published by nobody.
             remove(run, &fresh)?;
@@ -113,12 +112,7 @@ fn lists_gone(segment: &Segment, removed: &BTreeSet<PackName>) -> bool {
 }
 
 /// Writes what `retired` lists of all packs but those of `removed` into new segments.
-fn write(
-    run: &Run<'_>,
-    session: &Session<'_>,
-    retired: &[Arc<Segment>],
-    removed: &BTreeSet<PackName>,
-) -> Result<()> {
+fn write(run: &Run<'_>, session: &Session<'_>, retired: &[Arc<Segment>], removed: &BTreeSet<PackName>) -> Result<()> {
     let mut merge = Merge::new(retired.iter().map(|segment| &**segment))?;
     let mut copies: Vec<Found> = Vec::new();
     // One for the first copies of all chunks, one for the second ones, and so on.

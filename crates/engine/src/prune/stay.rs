@@ -128,13 +128,7 @@ impl Settling<'_, '_> {
     }
 
     /// The copy that stays. One whose base would leave is chosen only where there is no other.
-    fn choose(
-        &self,
-        id: &ChunkId,
-        copies: &[Found],
-        alone: bool,
-        leaves: &dyn Fn(&PackName) -> bool,
-    ) -> Option<Found> {
+    fn choose(&self, id: &ChunkId, copies: &[Found], alone: bool, leaves: &dyn Fn(&PackName) -> bool) -> Option<Found> {
         let as_copy = |found: &Found| Copy { pack: found.location.pack, base: found.location.base };
         let all: Vec<Copy> = copies.iter().map(as_copy).collect();
         let mut chosen = rules::stays(self.standing, id, &all, alone, leaves)?;

@@ -67,7 +67,12 @@ impl<'r> BlobReader<'r> {
     ///
     /// # Errors
     /// [`Error::Damaged`] where it is not the blob of chunk `id`, or was changed.
-    pub(crate) fn open(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8]) -> Result<std::ops::Range<usize>> {
+    pub(crate) fn open(
+        &mut self,
+        id: &ChunkId,
+        location: &Location,
+        blob: &mut [u8],
+    ) -> Result<std::ops::Range<usize>> {
         let cipher = self.cipher(&location.pack)?;
         Ok(open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?)
     }

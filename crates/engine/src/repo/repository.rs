@@ -25,7 +25,7 @@ use crate::repo::tree::TreeReader;
 use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
 
-pub use crate::rules::Snapshot;
+pub use crate::rules::{Forgotten, Snapshot};
 
 /// An extent list is nested no deeper.
 pub(crate) const INDIRECT_DEPTH_MAX: u8 = 8;
@@ -180,6 +180,14 @@ impl Repository {
     #[must_use]
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.log().state().snapshots.clone()
+    }
+
+    /// Snapshots that were forgotten and of which no prune has deleted anything yet, in log order.
+    #[must_use]
+    pub fn forgotten(&self) -> Vec<Forgotten> {
+        let mut forgotten: Vec<Forgotten> = self.state().forgotten.values().cloned().collect();
+        forgotten.sort_by_key(|forgotten| forgotten.snapshot.number);
+        forgotten
     }
 
     /// Number of log entries.

@@ -269,16 +269,13 @@ impl Structure {
     fn find_packs(&mut self, check: &Check<'_>, segments: &[SegmentRecord]) -> Result<()> {
         let store = check.repository.store();
         let mut orphans = 0;
-        store.list(
-            PACKS,
-            &mut |info| {
-                let Some(pack) = PackName::parse(&info.name) else { return };
-                match self.packs.get_mut(&pack) {
-                    Some(facts) => facts.length = Some(info.length),
-                    None => orphans += u64::from(!self.state.standing.condemned.contains_key(&pack)),
-                }
-            },
-        )?;
+        store.list(PACKS, &mut |info| {
+            let Some(pack) = PackName::parse(&info.name) else { return };
+            match self.packs.get_mut(&pack) {
+                Some(facts) => facts.length = Some(info.length),
+                None => orphans += u64::from(!self.state.standing.condemned.contains_key(&pack)),
+            }
+        })?;
         let published: HashSet<SegmentName> = segments.iter().map(|record| record.name).collect();
         store.list(SEGMENTS, &mut |info| {
             let known = SegmentName::parse(&info.name).is_some_and(|name| published.contains(&name));
@@ -340,8 +337,12 @@ impl Structure {
 
     /// A chunk that a snapshot refers to is in no segment that could be read.
     pub(super) fn unlisted(&self, check: &Check<'_>, id: ChunkId) {
-        if self.unbased.contains(&id) {
-            check.findings.chunk("index", "chunks that snapshots refer to lack the chunk that they are encoded against", id);
+        if self.unbased.contains(&id) && self.lost_segments.is_empty() {
+            check.findings.chunk(
+                "index",
+                "chunks that snapshots refer to lack the chunk that they are encoded against",
+                id,
+            );
             return;
         }
         if self.lost_segments.is_empty() {
