@@ -25,18 +25,18 @@ use seawall_engine::units::MIB;
 
 use crate::place::{assert_whole, files_of, noise, options, paths};
 
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// A source, and what each snapshot of it must give back.
-struct Scene {
-    directory: tempfile::TempDir,
-    unlock: Unlock,
-    store: Arc<dyn Store>,
-    known: BTreeMap<SnapshotId, Files>,
+pub struct Scene {
+    pub directory: tempfile::TempDir,
+    pub unlock: Unlock,
+    pub store: Arc<dyn Store>,
+    pub known: BTreeMap<SnapshotId, Files>,
 }
 
 /// Deletes at once and leaves nothing that nobody needs.
-fn thorough() -> PruneOptions {
+pub fn thorough() -> PruneOptions {
     PruneOptions {
         window: Duration::ZERO,
         orphans: Duration::ZERO,
@@ -47,17 +47,17 @@ fn thorough() -> PruneOptions {
 }
 
 /// Condemns, and deletes nothing for a day.
-fn patient() -> PruneOptions {
+pub fn patient() -> PruneOptions {
     let day = Duration::from_secs(86_400);
     PruneOptions { window: day, orphans: day, ..thorough() }
 }
 
-fn run(repository: &Repository, options: &PruneOptions) -> Result<PruneReport> {
+pub fn run(repository: &Repository, options: &PruneOptions) -> Result<PruneReport> {
     prune(repository, options, &mut |_| {}, &Silent)
 }
 
 impl Scene {
-    fn on(store: Arc<dyn Store>) -> Self {
+    pub fn on(store: Arc<dyn Store>) -> Self {
         let scene = Self {
             directory: tempfile::tempdir().unwrap(),
             unlock: Unlock::KeyFile(Secret32::random()),
@@ -69,29 +69,29 @@ impl Scene {
         scene
     }
 
-    fn new() -> (Arc<MemoryStore>, Self) {
+    pub fn new() -> (Arc<MemoryStore>, Self) {
         let store = Arc::new(MemoryStore::new());
         (store.clone(), Self::on(store))
     }
 
-    fn source(&self) -> PathBuf {
+    pub fn source(&self) -> PathBuf {
         self.directory.path().join("source")
     }
 
-    fn open(&self) -> Repository {
+    pub fn open(&self) -> Repository {
         Repository::open(self.store.clone(), &self.unlock, None).unwrap()
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) {
+    pub fn write(&self, name: &str, bytes: &[u8]) {
         fs::write(self.source().join(name), bytes).unwrap();
     }
 
-    fn files(&self) -> Files {
+    pub fn files(&self) -> Files {
         let files = fs::read_dir(self.source()).unwrap().map(|item| item.unwrap().path());
         files.map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
     }
 
-    fn small(&self) -> BackupOptions {
+    pub fn small(&self) -> BackupOptions {
         BackupOptions { budget_bytes: 32 * MIB, ..options(paths(&self.source())) }
     }
 
@@ -101,13 +101,13 @@ impl Scene {
         id
     }
 
-    fn backup(&mut self) -> SnapshotId {
+    pub fn backup(&mut self) -> SnapshotId {
         let report = backup(&self.open(), self.small(), &Silent).unwrap();
         self.note(&report)
     }
 
     /// Every live snapshot gives back what it must, and verify finds nothing.
-    fn check(&self) -> usize {
+    pub fn check(&self) -> usize {
         let fresh = self.open();
         for snapshot in fresh.snapshots() {
             let id = snapshot.record.id;
@@ -117,7 +117,7 @@ impl Scene {
         fresh.snapshots().len()
     }
 
-    fn objects(&self, prefix: &str) -> u64 {
+    pub fn objects(&self, prefix: &str) -> u64 {
         let mut count = 0;
         self.store.list(prefix, &mut |_| count += 1).unwrap();
         count
@@ -176,7 +176,7 @@ enum Step {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Change {
+pub enum Change {
     /// Bytes that others may have too.
     Noise(u64),
     /// A version of bytes that many have: worth encoding against each other.
@@ -202,7 +202,7 @@ fn bytes(change: Change) -> Option<Vec<u8>> {
 }
 
 impl Scene {
-    fn change(&self, file: u8, change: Change) {
+    pub fn change(&self, file: u8, change: Change) {
         let path = self.source().join(file.to_string());
         let _ = fs::remove_file(&path);
         let Some(bytes) = bytes(change) else { return };
@@ -338,7 +338,7 @@ fn crash_everywhere(
     }
 }
 
-fn forgetful_scene() -> (Arc<MemoryStore>, Scene, SnapshotId) {
+pub fn forgetful_scene() -> (Arc<MemoryStore>, Scene, SnapshotId) {
     let (store, mut scene) = Scene::new();
     for edits in 0..4 {
         scene.change(1, Change::Version(1, edits));

@@ -1,0 +1,338 @@
+//! The table of docs/concurrency.md, cell by cell: one operation runs whole between any two steps of another.
+//!
+//! A step is one call on the store. The second operation runs right before a chosen step of the first, through a
+//! connection of its own, as another host would. Afterwards everything that the log lists restores, verify finds nothing,
+//! and a further prune changes nothing of that.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use seawall_engine::backup::{BackupOptions, backup};
+use seawall_engine::error::Error;
+use seawall_engine::forget::forget;
+use seawall_engine::ids::SnapshotId;
+use seawall_engine::monitor::{Monitor, Silent};
+use seawall_engine::repo::Repository;
+use seawall_engine::store::memory::MemoryStore;
+use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
+use seawall_engine::undelete::undelete;
+use seawall_engine::units::MIB;
+use seawall_engine::verify::{Read, VerifyOptions, verify};
+
+use crate::place::files_of;
+use crate::prune::{Change, Files, Scene, forgetful_scene, patient, run, thorough};
+
+/// Before which call the other operation runs, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum At {
+    Operation(u64),
+    Write(u64),
+    LogEntry(u64),
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A connection to a store during whose work something else happens once.
+struct Between {
+    store: Arc<dyn Store>,
+    at: At,
+    operations: AtomicU64,
+    writes: AtomicU64,
+    entries: AtomicU64,
+    job: Mutex<Option<Job>>,
+}
+
+impl Between {
+    fn new(store: Arc<dyn Store>, at: At, job: Job) -> Self {
+        let [operations, writes, entries] = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { store, at, operations, writes, entries, job: Mutex::new(Some(job)) }
+    }
+
+    fn step(&self, write: bool, name: &str) {
+        let next = |counter: &AtomicU64, counts: bool| counts.then(|| counter.fetch_add(1, Ordering::SeqCst));
+        let numbers = [
+            next(&self.operations, true).map(At::Operation),
+            next(&self.writes, write).map(At::Write),
+            next(&self.entries, write && name.starts_with("log/")).map(At::LogEntry),
+        ];
+        if numbers.contains(&Some(self.at))
+            && let Some(job) = self.job.lock().unwrap().take()
+        {
+            job();
+        }
+    }
+}
+
+impl Store for Between {
+    fn location(&self) -> String {
+        self.store.location()
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
+        self.step(false, name);
+        self.store.get(name, range)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.step(true, name);
+        self.store.put(name, bytes)
+    }
+
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
+        self.step(true, name);
+        self.store.create(name, bytes)
+    }
+
+    fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
+        self.step(false, name);
+        self.store.head(name)
+    }
+
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
+        self.step(false, prefix);
+        self.store.list(prefix, each)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.step(true, name);
+        self.store.delete(name)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+}
+
+/// What runs beside each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Verb {
+    Init,
+    Backup,
+    Reader,
+    Verify,
+    Forget,
+    /// Only takes packs out of use.
+    Condemn,
+    /// Deletes at once.
+    Prune,
+    Undelete,
+}
+
+const ALL: [Verb; 8] =
+    [Verb::Init, Verb::Backup, Verb::Reader, Verb::Verify, Verb::Forget, Verb::Condemn, Verb::Prune, Verb::Undelete];
+
+/// What all operations of a test work on; the source stands as the oldest, forgotten snapshot had it.
+struct Ground {
+    scene: Scene,
+    base: Arc<MemoryStore>,
+    /// Forgotten, and can come back.
+    old: SnapshotId,
+    /// Live; `forget` takes it.
+    middle: SnapshotId,
+    /// Live for ever.
+    newest: SnapshotId,
+    files: Files,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let (base, scene, old) = forgetful_scene();
+        let live = scene.open().snapshots();
+        scene.change(1, Change::Version(1, 0));
+        scene.change(2, Change::Noise(0));
+        scene.change(3, Change::Sparse(0));
+        // Why: so some packs are condemned already when the operations begin, and an undelete needs them.
+        run(&scene.open(), &patient()).unwrap();
+        let files = scene.files();
+        Self { scene, base, old, middle: live[0].record.id, newest: live[1].record.id, files }
+    }
+
+    fn open(&self, store: Arc<dyn Store>) -> Repository {
+        Repository::open(store, &self.scene.unlock, None).unwrap()
+    }
+
+    fn backup_options(&self) -> BackupOptions {
+        self.scene.small()
+    }
+
+    /// Runs a verb through a repository that may have been opened long before.
+    fn perform(&self, verb: Verb, store: &Arc<dyn Store>, repository: &Repository) -> Result<(), Error> {
+        match verb {
+            Verb::Init => {
+                let made = Repository::init(store.clone(), &[(self.scene.unlock.clone(), "other".to_owned())], None);
+                assert!(matches!(made, Err(Error::RepositoryExists(_))));
+                Ok(())
+            }
+            Verb::Backup => backup(repository, self.backup_options(), &Silent).map(drop),
+            Verb::Reader => {
+                let snapshots = repository.snapshots();
+                let newest = snapshots.iter().find(|snapshot| snapshot.record.id == self.newest).unwrap();
+                assert_eq!(files_of(repository, &newest.record.root), self.scene.known[&self.newest]);
+                Ok(())
+            }
+            Verb::Verify => {
+                let options = VerifyOptions { read: Read::All, threads: 1, budget_bytes: 64 * MIB };
+                assert_eq!(verify(repository, &options, &Silent)?.damage, []);
+                Ok(())
+            }
+            Verb::Forget => forget(repository, &[self.middle], "test").map(drop),
+            Verb::Condemn => run(repository, &patient()).map(drop),
+            Verb::Prune => run(repository, &thorough()).map(drop),
+            Verb::Undelete => undelete(repository, &[self.old], &Silent).map(drop),
+        }
+    }
+
+    /// Everything that the log lists restores; what the matrix added has the source's files.
+    fn check(&self, store: &Arc<dyn Store>) {
+        let fresh = self.open(store.clone());
+        let known: BTreeMap<SnapshotId, Files> = fresh
+            .snapshots()
+            .iter()
+            .map(|snapshot| snapshot.record.id)
+            .map(|id| (id, self.scene.known.get(&id).unwrap_or(&self.files).clone()))
+            .collect();
+        let scene = Scene {
+            directory: tempfile::tempdir().unwrap(),
+            unlock: self.scene.unlock.clone(),
+            store: store.clone(),
+            known,
+        };
+        assert!(scene.check() > 0);
+    }
+
+    /// Runs `second` before one call of `first`; gives what came of both, and whether the call was ever made.
+    fn beside(&self, first: Verb, second: Verb, at: At) -> bool {
+        let store: Arc<dyn Store> = Arc::new(self.base.copy());
+        let other = self.open(store.clone());
+        let outcome: Arc<Mutex<Option<Result<(), Error>>>> = Arc::default();
+        let (inner, inner_store) = (outcome.clone(), store.clone());
+        // Why a thread-safe pointer to self: the job runs on whatever thread makes the call.
+        std::thread::scope(|scope| {
+            let (send, receive) = std::sync::mpsc::channel::<()>();
+            let (done, wait) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || {
+                if receive.recv().is_ok() {
+                    *inner.lock().unwrap() = Some(self.perform(second, &inner_store, &other));
+                    done.send(()).unwrap();
+                }
+            });
+            let job: Job = Box::new(move || {
+                send.send(()).unwrap();
+                // A failed assertion there shows when the threads are joined.
+                let _ = wait.recv();
+            });
+            let connection: Arc<dyn Store> = Arc::new(Between::new(store.clone(), at, job));
+            let repository = self.open(store.clone());
+            drop(repository);
+            let through = self.open_through(connection);
+            let result = self.perform(first, &through.0, &through.1);
+            allowed(first, second, &result);
+        });
+        let second_outcome = outcome.lock().unwrap().take();
+        let Some(second_outcome) = second_outcome else { return false };
+        allowed(second, first, &second_outcome);
+        self.check(&store);
+        let owner = self.open(store.clone());
+        run(&owner, &thorough()).unwrap();
+        self.check(&store);
+        true
+    }
+
+    fn open_through(&self, store: Arc<dyn Store>) -> (Arc<dyn Store>, Repository) {
+        (store.clone(), self.open(store))
+    }
+}
+
+/// The outcomes that are no mistake.
+fn allowed(verb: Verb, other: Verb, outcome: &Result<(), Error>) {
+    let deletes = |verb| matches!(verb, Verb::Prune);
+    let fine = match (verb, outcome) {
+        (_, Ok(())) => true,
+        // What it wanted to bring back was deleted, or is back already; or its snapshot is forgotten already.
+        (Verb::Undelete, Err(Error::NotFound(_))) => deletes(other) || other == Verb::Undelete,
+        (Verb::Forget, Err(Error::NotFound(_))) => other == Verb::Forget,
+        // A prune that deletes at once takes a running one's session, or a running backup's, for left over.
+        (Verb::Backup | Verb::Condemn | Verb::Prune, Err(Error::Refused(_))) => {
+            matches!(other, Verb::Prune | Verb::Condemn)
+        }
+        _ => false,
+    };
+    assert!(fine, "{verb:?} beside {other:?}: {outcome:?}");
+}
+
+fn cells(first: Verb) {
+    let ground = Ground::new();
+    for second in ALL {
+        let mut met = 0;
+        // Every write; and of the reads some, further and further apart.
+        let reads = std::iter::successors(Some(0u64), |at| Some(at + 1 + at / 4)).map(At::Operation);
+        for at in reads.take(24) {
+            met += u64::from(ground.beside(first, second, at));
+        }
+        for at in (0..60).map(At::Write) {
+            if !ground.beside(first, second, at) {
+                break;
+            }
+            met += 1;
+        }
+        assert!(met > 3, "{first:?} beside {second:?}: only {met} places");
+    }
+}
+
+#[test]
+fn init_beside_all() {
+    cells(Verb::Init);
+}
+
+#[test]
+fn backup_beside_all() {
+    cells(Verb::Backup);
+}
+
+#[test]
+fn reader_beside_all() {
+    cells(Verb::Reader);
+}
+
+#[test]
+fn verify_beside_all() {
+    cells(Verb::Verify);
+}
+
+#[test]
+fn forget_beside_all() {
+    cells(Verb::Forget);
+}
+
+#[test]
+fn condemn_beside_all() {
+    cells(Verb::Condemn);
+}
+
+#[test]
+fn prune_beside_all() {
+    cells(Verb::Prune);
+}
+
+#[test]
+fn undelete_beside_all() {
+    cells(Verb::Undelete);
+}
+
+/// Keeps what is remarked.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Monitor for Notes {
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+impl Notes {
+    fn has(&self, part: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|note| note.contains(part))
+    }
+}
