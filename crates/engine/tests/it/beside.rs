@@ -22,7 +22,7 @@ use seawall_engine::units::MIB;
 use seawall_engine::verify::{Read, VerifyOptions, verify};
 
 use crate::place::files_of;
-use crate::prune::{Change, Files, Scene, forgetful_scene, patient, run, thorough};
+use crate::prune::{Change, Files, Scene, patient, run, thorough};
 
 /// Before which call the other operation runs, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -123,7 +123,7 @@ enum Verb {
 const ALL: [Verb; 8] =
     [Verb::Init, Verb::Backup, Verb::Reader, Verb::Verify, Verb::Forget, Verb::Condemn, Verb::Prune, Verb::Undelete];
 
-/// What all operations of a test work on; the source stands as the oldest, forgotten snapshot had it.
+/// What all operations of a test work on; the source stands as a snapshot had it that is forgotten and not pruned.
 struct Ground {
     scene: Scene,
     base: Arc<MemoryStore>,
@@ -138,15 +138,26 @@ struct Ground {
 
 impl Ground {
     fn new() -> Self {
-        let (base, scene, old) = forgetful_scene();
-        let live = scene.open().snapshots();
-        scene.change(1, Change::Version(1, 0));
-        scene.change(2, Change::Noise(0));
+        let (base, mut scene) = Scene::new();
+        let mut made = Vec::new();
+        for number in 0..4u8 {
+            scene.change(1, Change::Version(1, number));
+            scene.change(2, Change::Noise(u64::from(number)));
+            scene.change(3, Change::Sparse(u64::from(number / 2)));
+            made.push(scene.backup());
+        }
+        let [old, dead, middle, newest] = made[..] else { unreachable!("four snapshots") };
+        let owner = scene.open();
+        // Why the prune between: what `old` alone has is condemned when the operations begin, what `dead` has is not.
+        forget(&owner, &[old], "test").unwrap();
+        run(&owner, &patient()).unwrap();
+        forget(&owner, &[dead], "test").unwrap();
+        scene.change(1, Change::Version(1, 1));
+        scene.change(2, Change::Noise(1));
         scene.change(3, Change::Sparse(0));
-        // Why: so some packs are condemned already when the operations begin, and an undelete needs them.
-        run(&scene.open(), &patient()).unwrap();
         let files = scene.files();
-        Self { scene, base, old, middle: live[0].record.id, newest: live[1].record.id, files }
+        assert_eq!(files, scene.known[&dead], "a backup would like to lean on what nobody needs now");
+        Self { scene, base, old, middle, newest, files }
     }
 
     fn open(&self, store: Arc<dyn Store>) -> Repository {
