@@ -43,11 +43,11 @@ impl<'r> BlobReader<'r> {
         let location = self.repository.locate_or_refresh(id)?;
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
-        // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1).
+        // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
+        // tried again, as it may have been the base that was moved.
         self.repository.refresh()?;
-        let others = self.repository.index().readable(id);
-        let others = others.iter().filter(|other| **other != location);
-        others.map(|other| self.read_at(id, other, out)).find(Result::is_ok).unwrap_or(first)
+        let places = self.repository.index().readable(id);
+        places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok).unwrap_or(first)
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {

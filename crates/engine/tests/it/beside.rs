@@ -5,23 +5,26 @@
 //! and a further prune changes nothing of that.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use seawall_engine::backup::{BackupOptions, backup};
+use seawall_engine::backup::{BackupOptions, Source, backup};
 use seawall_engine::error::Error;
 use seawall_engine::forget::forget;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::{Monitor, Silent};
+use seawall_engine::prune::{ORPHANS, PruneOptions};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
+use seawall_engine::store::simulated::{Plan, SimulatedStore};
 use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
 use seawall_engine::undelete::undelete;
 use seawall_engine::units::MIB;
 use seawall_engine::verify::{Read, VerifyOptions, verify};
 
-use crate::place::files_of;
+use crate::place::{files_of, noise, options};
 use crate::prune::{Change, Files, Scene, patient, run, thorough};
 
 /// Before which call the other operation runs, counted from 0.
@@ -190,7 +193,7 @@ impl Ground {
             }
             Verb::Forget => forget(repository, &[self.middle], "test").map(drop),
             Verb::Condemn => run(repository, &patient()).map(drop),
-            Verb::Prune => run(repository, &thorough()).map(drop),
+            Verb::Prune => run(repository, &at_once()).map(drop),
             Verb::Undelete => undelete(repository, &[self.old], &Silent).map(drop),
         }
     }
@@ -256,6 +259,11 @@ impl Ground {
     }
 }
 
+/// Deletes what is condemned at once, and leaves what a running backup stores alone.
+fn at_once() -> PruneOptions {
+    PruneOptions { orphans: ORPHANS, ..thorough() }
+}
+
 /// The outcomes that are no mistake.
 fn allowed(verb: Verb, other: Verb, outcome: &Result<(), Error>) {
     let deletes = |verb| matches!(verb, Verb::Prune);
@@ -264,10 +272,8 @@ fn allowed(verb: Verb, other: Verb, outcome: &Result<(), Error>) {
         // What it wanted to bring back was deleted, or is back already; or its snapshot is forgotten already.
         (Verb::Undelete, Err(Error::NotFound(_))) => deletes(other) || other == Verb::Undelete,
         (Verb::Forget, Err(Error::NotFound(_))) => other == Verb::Forget,
-        // A prune that deletes at once takes a running one's session, or a running backup's, for left over.
-        (Verb::Backup | Verb::Condemn | Verb::Prune, Err(Error::Refused(_))) => {
-            matches!(other, Verb::Prune | Verb::Condemn)
-        }
+        // One may fence the session of the other, because it condemns packs that this has just written.
+        (Verb::Condemn | Verb::Prune, Err(Error::Refused(_))) => matches!(other, Verb::Prune | Verb::Condemn),
         _ => false,
     };
     assert!(fine, "{verb:?} beside {other:?}: {outcome:?}");
@@ -346,4 +352,176 @@ impl Notes {
     fn has(&self, part: &str) -> bool {
         self.0.lock().unwrap().iter().any(|note| note.contains(part))
     }
+}
+
+/// What runs in the middle: on a repository that is opened then.
+fn meanwhile(scene: &Scene, work: impl FnOnce(&Repository) + Send + 'static) -> Job {
+    let (store, unlock) = (scene.store.clone(), scene.unlock.clone());
+    Box::new(move || work(&Repository::open(store, &unlock, None).unwrap()))
+}
+
+impl Ground {
+    /// Backs the source up through a connection on which `work` runs right before the commit's entry.
+    fn backup_with(&self, scene: &Scene, options: BackupOptions, work: Job) -> (Result<(), Error>, Notes) {
+        let store: Arc<dyn Store> = Arc::new(Between::new(scene.store.clone(), At::LogEntry(0), work));
+        let repository = self.open(store);
+        let notes = Notes::default();
+        let outcome = backup(&repository, options, &notes).map(drop);
+        self.check(&scene.store);
+        (outcome, notes)
+    }
+
+    /// A copy of what stands, for one case.
+    fn case(&self) -> Scene {
+        Scene {
+            directory: tempfile::tempdir().unwrap(),
+            unlock: self.scene.unlock.clone(),
+            store: Arc::new(self.base.copy()),
+            known: self.scene.known.clone(),
+        }
+    }
+
+    /// The files of one snapshot as one stream.
+    fn stream(&self) -> Source {
+        let bytes = self.files.values().flatten().copied().collect::<Vec<u8>>();
+        Source::Stream { name: b"stream".to_vec(), reader: Box::new(Cursor::new(bytes)), finish: Box::new(|| Ok(())) }
+    }
+}
+
+#[test]
+fn a_backup_that_leaned_on_what_was_condemned_stores_it_again_or_looks_again() {
+    let ground = Ground::new();
+    let again = "looking through the sources again";
+    for (options, walks) in [(patient(), false), (at_once(), true)] {
+        let case = ground.case();
+        let before = case.objects("pack/");
+        let work = meanwhile(&case, move |owner| drop(run(owner, &options).unwrap()));
+        let (outcome, notes) = ground.backup_with(&case, ground.backup_options(), work);
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert_eq!(notes.has(again), walks);
+        assert!(case.objects("pack/") > before || walks, "what was condemned is stored again");
+        assert_eq!(case.open().snapshots().len(), 3);
+    }
+}
+
+#[test]
+fn a_stream_is_refused_where_what_it_leaned_on_was_deleted() {
+    let ground = Ground::new();
+    // A first stream, so that the second one leans on all of it.
+    let first = backup(&ground.open(ground.scene.store.clone()), options(ground.stream()), &Silent).unwrap();
+    let first = first.snapshot.unwrap().id;
+    for (prune_options, ends_well) in [(patient(), true), (at_once(), false)] {
+        let mut case = ground.case();
+        forget(&case.open(), &[first], "test").unwrap();
+        let work = meanwhile(&case, move |owner| drop(run(owner, &prune_options).unwrap()));
+        let store: Arc<dyn Store> = Arc::new(Between::new(case.store.clone(), At::LogEntry(0), work));
+        let outcome = backup(&ground.open(store), options(ground.stream()), &Silent);
+        assert_eq!(outcome.is_ok(), ends_well, "{outcome:?}");
+        if let Ok(report) = outcome {
+            let (id, root) = report.snapshot.map(|snapshot| (snapshot.id, snapshot.root)).unwrap();
+            case.known.insert(id, files_of(&case.open(), &root));
+            let whole: Vec<u8> = ground.files.values().flatten().copied().collect();
+            assert_eq!(case.known[&id].values().next(), Some(&whole));
+        }
+        case.check();
+    }
+}
+
+#[test]
+fn a_parent_that_is_forgotten_meanwhile_does_not_take_its_content_along() {
+    let ground = Ground::new();
+    for (file, change) in [(1, Change::Version(1, 3)), (2, Change::Noise(3)), (3, Change::Sparse(1))] {
+        ground.scene.change(file, change);
+    }
+    // The source is as the newest snapshot has it: the backup takes everything over from there, lists of extents unseen.
+    let ground = Ground { files: ground.scene.files(), ..ground };
+    for deletes in [true, false] {
+        let case = ground.case();
+        let (newest, options) = (ground.newest, if deletes { at_once() } else { patient() });
+        let work = meanwhile(&case, move |owner| {
+            forget(owner, &[newest], "test").unwrap();
+            run(owner, &options).unwrap();
+        });
+        let (outcome, notes) = ground.backup_with(&case, ground.backup_options(), work);
+        assert!(outcome.is_ok(), "{outcome:?}");
+        assert!(notes.has("looking through the sources again"));
+    }
+}
+
+#[test]
+fn what_an_interrupted_backup_left_is_fenced_before_it_goes_and_nobody_commits_it_then() {
+    let ground = Ground::new();
+    ground.scene.change(4, Change::Noise(50));
+    let ground = Ground { files: ground.scene.files(), ..ground };
+    let simulated = Arc::new(SimulatedStore::over(ground.base.copy(), Plan::crash_at_write(3)));
+    let case = Scene { store: simulated.clone(), ..ground.case() };
+    let cache = case.directory.path().join("cache");
+    let open = |store: Arc<dyn Store>| Repository::open(store, &case.unlock, Some(cache.clone())).unwrap();
+    assert!(backup(&open(simulated.clone()), ground.backup_options(), &Silent).is_err());
+    simulated.reboot();
+    let work = meanwhile(&case, |owner| drop(run(owner, &thorough()).unwrap()));
+    let store: Arc<dyn Store> = Arc::new(Between::new(simulated.clone(), At::LogEntry(0), work));
+    let refused = backup(&open(store), ground.backup_options(), &Silent);
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    let report = backup(&open(simulated.clone()), ground.backup_options(), &Silent).unwrap();
+    assert_eq!(report.adopted, [], "a fenced session is adopted by nobody");
+    ground.check(&case.store);
+}
+
+#[test]
+fn two_that_adopted_the_same_session_do_not_both_publish_it_after_a_prune() {
+    let ground = Ground::new();
+    ground.scene.change(4, Change::Noise(50));
+    let ground = Ground { files: ground.scene.files(), ..ground };
+    let simulated = Arc::new(SimulatedStore::over(ground.base.copy(), Plan::crash_at_write(3)));
+    let case = Scene { store: simulated.clone(), ..ground.case() };
+    let cache = case.directory.path().join("cache");
+    let open = |store: Arc<dyn Store>| Repository::open(store, &case.unlock, Some(cache.clone())).unwrap();
+    assert!(backup(&open(simulated.clone()), ground.backup_options(), &Silent).is_err());
+    simulated.reboot();
+    // Both have adopted; the first commits, its snapshot is forgotten and pruned; then the second wants to commit.
+    let (first, small) = (open(simulated.clone()), ground.backup_options());
+    let work: Job = Box::new(move || {
+        let report = backup(&first, small, &Silent).unwrap();
+        assert_eq!(report.adopted.len(), 1);
+        forget(&first, &[report.snapshot.unwrap().id], "test").unwrap();
+        run(&first, &at_once()).unwrap();
+    });
+    let store: Arc<dyn Store> = Arc::new(Between::new(simulated.clone(), At::LogEntry(0), work));
+    let refused = backup(&open(store), ground.backup_options(), &Silent);
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    ground.check(&case.store);
+}
+
+#[test]
+fn segments_that_are_merged_under_a_running_backup_cost_nothing() {
+    let ground = Ground::new();
+    let mut case = ground.case();
+    let names = ground.scene.source();
+    for number in 0..12 {
+        std::fs::write(names.join("many"), noise(900 + number, 50_000)).unwrap();
+        let report = backup(&case.open(), ground.backup_options(), &Silent).unwrap();
+        case.known.insert(report.snapshot.unwrap().id, ground.scene.files());
+    }
+    let ground = Ground { files: ground.scene.files(), ..ground };
+    let before = case.objects("index/");
+    let work = meanwhile(&case, |owner| drop(run(owner, &patient()).unwrap()));
+    let store: Arc<dyn Store> = Arc::new(Between::new(case.store.clone(), At::LogEntry(0), work));
+    let report = backup(&ground.open(store), ground.backup_options(), &Silent).unwrap();
+    case.known.insert(report.snapshot.unwrap().id, ground.files.clone());
+    assert!(case.objects("index/") + 8 < before, "{before} segments before, {} after", case.objects("index/"));
+    case.check();
+}
+
+#[test]
+fn what_was_deleted_does_not_come_back() {
+    let ground = Ground::new();
+    let case = ground.case();
+    let owner = case.open();
+    run(&owner, &thorough()).unwrap();
+    let refused = undelete(&owner, &[ground.old], &Silent);
+    assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
+    let live = undelete(&owner, &[ground.newest], &Silent);
+    assert!(matches!(&live, Err(Error::NotFound(why)) if why.contains("not forgotten")), "{live:?}");
+    case.check();
 }

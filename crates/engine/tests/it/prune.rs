@@ -9,9 +9,11 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall_engine::backup::{BackupOptions, BackupReport, backup};
+use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::forget::forget;
+use seawall_engine::format::log::Act;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::Silent;
@@ -381,4 +383,82 @@ fn a_crash_at_any_write_of_an_undelete_loses_nothing() {
         run(&owner, &thorough()).unwrap();
         assert_eq!(here.open().snapshots().len(), 3);
     });
+}
+
+#[test]
+fn what_is_held_or_not_there_refuses_the_whole_forget() {
+    let (_, mut scene) = Scene::new();
+    let ids: Vec<SnapshotId> = (0..3)
+        .map(|edits| {
+            scene.change(1, Change::Version(1, edits));
+            scene.backup()
+        })
+        .collect();
+    let owner = scene.open();
+    let hold = |release| Act::Hold { snapshots: vec![ids[1]], label: "audit".into(), release };
+    owner.append(&mut |_| Ok(hold(false))).unwrap();
+    let refused = forget(&owner, &ids, "test");
+    assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("audit") && why.contains(&ids[1].to_string())));
+    assert!(matches!(forget(&owner, &[], "test"), Err(Error::Usage(_))));
+    assert!(matches!(forget(&owner, &[SnapshotId([7; 16])], "test"), Err(Error::NotFound(_))));
+    run(&owner, &thorough()).unwrap();
+    assert_eq!(scene.check(), 3);
+    owner.append(&mut |_| Ok(hold(true))).unwrap();
+    forget(&owner, &ids, "test").unwrap();
+    assert!(matches!(forget(&owner, &ids[..1], "test"), Err(Error::NotFound(why)) if why.contains("already")));
+    assert_eq!(scene.check(), 0);
+}
+
+#[test]
+fn a_tree_that_cannot_be_read_stops_the_prune_before_anything_is_condemned() {
+    let (copy, scene, _) = forgetful_scene();
+    let owner = scene.open();
+    // Every tree pack loses its blobs, all headers apart.
+    for name in copy.names().into_iter().filter(|name| name.starts_with("pack/")) {
+        let mut bytes = copy.get(&name, None).unwrap();
+        if bytes[8] == 1 {
+            bytes[64 + 48..].iter_mut().take(40).for_each(|byte| *byte ^= 1);
+            copy.replace(&name, &bytes);
+        }
+    }
+    let before = (owner.log_entries(), copy.names());
+    let stopped = run(&owner, &thorough());
+    let newest = owner.snapshots()[0].record.id.to_string();
+    assert!(matches!(&stopped, Err(Error::Damaged(damaged)) if damaged.why.contains(&newest)), "{stopped:?}");
+    assert_eq!((owner.log_entries(), copy.names()), before);
+}
+
+#[test]
+fn a_dry_run_tells_what_a_run_does_and_does_nothing() {
+    let (store, scene, _) = forgetful_scene();
+    let owner = scene.open();
+    let before = (owner.log_entries(), store.names());
+    let dry = run(&owner, &PruneOptions { dry_run: true, ..patient() }).unwrap();
+    assert_eq!((owner.log_entries(), store.names()), before);
+    let done = run(&owner, &patient()).unwrap();
+    assert_eq!(dry.planned, done.planned);
+    assert!(done.condemned_packs > 0);
+    assert_eq!(done.condemned_packs, done.planned.unused_packs + done.planned.rewritten_packs);
+    assert_eq!(done.rewritten_bytes, done.planned.stored_again_bytes);
+    assert_eq!((done.deleted_packs, done.waiting_packs), (0, done.condemned_packs));
+    assert!(done.waiting_until > Some(Timestamp::now()));
+    let later = PruneOptions { time: Timestamp { seconds: Timestamp::now().seconds + 90_000, nanos: 0 }, ..patient() };
+    assert_eq!(run(&owner, &later).unwrap().deleted_packs, done.condemned_packs, "the window has passed");
+    scene.check();
+}
+
+#[test]
+fn what_may_stay_unneeded_is_a_limit_and_so_is_what_is_stored_again() {
+    for (max_unused, max_rewrite_bytes) in
+        [(MaxUnused::Share(1.0), None), (MaxUnused::Bytes(u64::MAX), None), (MaxUnused::Bytes(0), Some(0))]
+    {
+        let (_, scene, _) = forgetful_scene();
+        let report = run(&scene.open(), &PruneOptions { max_unused, max_rewrite_bytes, ..thorough() }).unwrap();
+        assert_eq!((report.rewritten_bytes, report.planned.rewritten_packs), (0, 0));
+        assert!(report.planned.left_bytes > 0, "{report:?}");
+    }
+    let (_, scene, _) = forgetful_scene();
+    let report = run(&scene.open(), &thorough()).unwrap();
+    assert_eq!(report.planned.left_bytes, 0, "{report:?}");
+    assert!(report.rewritten_bytes > 0);
 }
