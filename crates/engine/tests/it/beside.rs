@@ -433,13 +433,14 @@ fn a_parent_that_is_forgotten_meanwhile_does_not_take_its_content_along() {
     for (file, change) in [(1, Change::Version(1, 3)), (2, Change::Noise(3)), (3, Change::Sparse(1))] {
         ground.scene.change(file, change);
     }
-    // The source is as the newest snapshot has it: the backup takes everything over from there, lists of extents unseen.
     let ground = Ground { files: ground.scene.files(), ..ground };
     for deletes in [true, false] {
         let case = ground.case();
+        // The second backup takes everything over from the first, lists of extents unseen.
+        let parent = backup(&case.open(), ground.backup_options(), &Silent).unwrap().snapshot.unwrap().id;
         let (newest, options) = (ground.newest, if deletes { at_once() } else { patient() });
         let work = meanwhile(&case, move |owner| {
-            forget(owner, &[newest], "test").unwrap();
+            forget(owner, &[newest, parent], "test").unwrap();
             run(owner, &options).unwrap();
         });
         let (outcome, notes) = ground.backup_with(&case, ground.backup_options(), work);
