@@ -76,6 +76,7 @@ fn explain(error: Error, id: &SnapshotId) -> Error {
         Error::Damaged(Damaged { object, why, .. }) => {
             Error::NotFound(format!("snapshot {id} can't come back: {object}: {why}"))
         }
+        Error::NotFound(why) => Error::NotFound(format!("snapshot {id} can't come back: {why}")),
         other => other,
     }
 }

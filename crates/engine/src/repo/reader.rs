@@ -38,16 +38,19 @@ impl<'r> BlobReader<'r> {
     /// Fetches and decodes the chunk `id` into `out`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where it is missing, damaged or not what its id says.
+    /// [`Error::Damaged`] where it is missing, damaged or not what its id says; [`Error::NotFound`] where no snapshot
+    /// needs it any more, and a prune freed it.
     pub fn read(&mut self, id: &ChunkId, out: &mut Vec<u8>) -> Result<()> {
-        let location = self.repository.locate_or_refresh(id)?;
+        let explain = |error| self.repository.pruned(id).unwrap_or(error);
+        let location = self.repository.locate_or_refresh(id).map_err(explain)?;
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
         // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
         // tried again, as it may have been the base that was moved.
         self.repository.refresh()?;
         let places = self.repository.index().readable(id);
-        places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok).unwrap_or(first)
+        let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
+        again.unwrap_or_else(|| first.map_err(|error| self.repository.pruned(id).unwrap_or(error)))
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {

@@ -337,6 +337,26 @@ impl Repository {
         self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
     }
 
+    /// Why a chunk can't be read that no snapshot needs any more, as far as the log was read; none where it should be there.
+    pub(crate) fn pruned(&self, id: &ChunkId) -> Option<Error> {
+        let (state, index) = (self.state(), self.index());
+        let stays = |location: &Location| !state.standing.condemned.contains_key(&location.pack);
+        let has_alone =
+            |base: &ChunkId| index.copies(base).any(|copy| copy.location.base.is_none() && stays(&copy.location));
+        let is_needed = index
+            .copies(id)
+            .any(|copy| stays(&copy.location) && copy.location.base.is_none_or(|base| has_alone(&base)));
+        // Why: a segment that can't be opened may be the one that lists it.
+        if is_needed || index.segments().len() != state.segments.len() {
+            return None;
+        }
+        let (number, reason) = state.newest_forget.as_ref()?;
+        Some(Error::NotFound(format!(
+            "what the snapshot needs is gone: it was forgotten and pruned meanwhile (the newest FORGET is log entry \
+             {number}: {reason})"
+        )))
+    }
+
     /// The stored bytes of a blob: header and sealed body.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use seawall_engine::backup::{BackupOptions, Source, backup};
+use seawall_engine::entry::{Extent, Kind};
 use seawall_engine::error::Error;
 use seawall_engine::forget::forget;
 use seawall_engine::ids::SnapshotId;
@@ -525,4 +526,40 @@ fn what_was_deleted_does_not_come_back() {
     let live = undelete(&owner, &[ground.newest], &Silent);
     assert!(matches!(&live, Err(Error::NotFound(why)) if why.contains("not forgotten")), "{live:?}");
     case.check();
+}
+
+#[test]
+fn a_reader_whose_snapshot_was_forgotten_and_pruned_is_told_so() {
+    let ground = Ground::new();
+    let case = ground.case();
+    let reader = case.open();
+    let (id, root) = (ground.middle, reader.snapshots()[0].record.root);
+    assert_eq!(reader.snapshots()[0].record.id, id);
+    let owner = case.open();
+    let number = forget(&owner, &[id], "too old").unwrap();
+    run(&owner, &thorough()).unwrap();
+    let mut told = Vec::new();
+    for entry in reader.tree(&root).entries() {
+        match entry {
+            Ok((_, entry)) => {
+                if let Kind::File(content) = &entry.kind {
+                    let extents = reader.extents(content);
+                    told.extend(extents.filter_map(|extent| match extent {
+                        Ok(Extent::Chunk { id, .. }) => reader.read_chunk(&id).err(),
+                        Ok(Extent::Hole { .. }) => None,
+                        Err(error) => Some(error),
+                    }));
+                }
+            }
+            Err(error) => {
+                told.push(error);
+                break;
+            }
+        }
+    }
+    assert!(!told.is_empty());
+    for error in told {
+        let Error::NotFound(why) = &error else { panic!("{error:?}") };
+        assert!(why.contains(&format!("entry {number}")) && why.contains("too old"), "{why}");
+    }
 }
