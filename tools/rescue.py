@@ -276,8 +276,9 @@ def read_key(options: argparse.Namespace) -> Key:
     return Key(0, getpass.getpass("passphrase of the repository: ").encode())
 
 
-def list_snapshots(repository: Repository, _: argparse.Namespace) -> None:
-    for snapshot in repository.log.snapshots:
+def list_snapshots(repository: Repository, options: argparse.Namespace) -> None:
+    log = repository.log
+    for snapshot in [one for one, _ in log.forgotten.values()] if options.forgotten else log.snapshots:
         time = datetime.datetime.fromtimestamp(snapshot[1][0], datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
         paths = " ".join(path.decode("utf-8", "backslashreplace") for path in snapshot[4])
         print(f"{snapshot[0].hex()}  {time}  {snapshot[2]}  {snapshot[8]} files  {snapshot[9]} bytes  {paths}")
@@ -333,6 +334,9 @@ class Check:
 
     def blob(self, pack: str, blob: bytes, number: int, kind: int | None, record: tuple) -> None:
         chunk, offset, sealed, length, codec, base = record
+        if base is not None and self.length(base) is None:
+            # Of a chunk that no snapshot needs, the base may be gone before it; what needs this one is told of below.
+            return
         plain, body = self.blobs.decode(pack, blob, chunk), self.blobs.open_blob(pack, blob)
         if self.blobs.has_place(chunk, pack, offset, sealed):
             self.lengths[chunk] = len(plain)
@@ -378,7 +382,9 @@ class Check:
 
 def check(repository: Repository, options: argparse.Namespace) -> None:
     repository.load(options.without_index, check_filter=True)
-    run, packs, snapshots = Check(repository), repository.store.names("pack"), repository.log.snapshots
+    run, snapshots = Check(repository), repository.log.snapshots
+    # A pack that was condemned may go at any time: nothing needs it.
+    packs = [name for name in repository.store.names("pack") if name not in repository.log.condemned]
     for name in packs:
         try:
             run.pack(name)
@@ -402,7 +408,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--without-index", action="store_true", help="find blobs in the packs, not through the index")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("snapshots", help="list the snapshots").set_defaults(run=list_snapshots)
+    listing = commands.add_parser("snapshots", help="list the snapshots")
+    listing.add_argument("--forgotten", action="store_true", help="those that were forgotten and may still be whole")
+    listing.set_defaults(run=list_snapshots)
     into = commands.add_parser("restore", help="restore a snapshot into a new or empty directory")
     into.add_argument("snapshot", help="the id or its beginning, or `latest`")
     into.add_argument(

@@ -109,7 +109,7 @@ class Writer:
             0: 1, 1: 0, 2: self.repository, 3: MEMBER, 4: self.id_key, 5: os.urandom(32), 6: self.index_key,
             7: self.log_key, 8: public, 9: secret.private_bytes_raw(), 10: self.signer.private_bytes_raw(), 11: 7,
         }  # fmt: skip
-        self.blobs, self.ids, self.log = {0: [], 1: []}, set(), []
+        self.blobs, self.ids, self.log, self.member = {0: [], 1: []}, set(), [], MEMBER
         marker = {"about": "Seawall", "format": 1, "repository": self.repository.hex(), "required": []}
         self.put("seawall", json.dumps(marker).encode())
         self.write_slots()
@@ -136,7 +136,7 @@ class Writer:
 
     def append(self, act, fields):
         number, previous = len(self.log), self.log[-1] if self.log else b""
-        entry = [number, previous, self.repository, MEMBER, 0, act, fields]
+        entry = [number, previous, self.repository, self.member, 0, act, fields]
         signature = self.signer.sign(b"seawall v1 log " + cbor2.dumps(entry))
         name = f"log/{number:020}"
         stored = envelope(self.log_key, name, cbor2.dumps([*entry, signature]))
@@ -514,12 +514,100 @@ class Rescue(unittest.TestCase):
             self.assertEqual(self.run_rescue("snapshots"), 13)
             self.assertIn(said, self.err.getvalue())
             entry.write_bytes(stored)
+        (self.repository / f"log/{2:020}").unlink()
         for said, previous in (("signature is wrong", self.writer.log[0]), ("hash chain is broken", bytes(32))):
             self.writer.log = [previous]
             self.writer.signer = Ed25519PrivateKey.generate() if "signature" in said else signer
             self.writer.append(1, {0: b"", 1: [], 2: {}, 3: []})
-            self.assertEqual(self.run_rescue("snapshots"), 13)
+            # A wrong signature is a member's doing: the entry counts for nothing, the log goes on.
+            self.assertEqual(self.run_rescue("snapshots"), 3 if "signature" in said else 13)
             self.assertIn(said, self.err.getvalue())
+
+    def test_what_each_act_does(self):
+        self.write_everything()
+        pack, other = [self.writer.session, 0], [self.writer.session, 1]
+        collector, fresh = b"C" * 16, [b"C" * 16, 0, bytes(32), 1, 1]
+        listed = [[self.writer.session, 0], [self.writer.session, 1]]
+        names = [reader.pack_name(pack), reader.pack_name(other)]
+        snapshot = {0: b"Q" * 16, 1: [1, 0], 2: "h", 4: [], 6: bytes(32), 8: 0, 9: 0}
+        public = bytes(32)
+        # Each step: act, fields, what then holds of the log.
+        steps = [
+            (4, {0: 2, 1: 0, 2: [], 3: [], 4: []}, lambda log: len(log.snapshots) == 1),
+            (3, {0: [SNAPSHOT], 1: "audit", 2: False}, lambda log: log.holds == {SNAPSHOT: {"audit"}}),
+            (2, {0: [SNAPSHOT], 1: "old"}, lambda log: len(log.snapshots) == 1),
+            (3, {0: [SNAPSHOT], 1: "audit", 2: True}, lambda log: not log.holds),
+            (2, {0: [SNAPSHOT], 1: "old"}, lambda log: not log.snapshots and list(log.forgotten) == [SNAPSHOT]),
+            (5, {0: [pack, other], 2: []}, lambda log: sorted(log.condemned) == sorted(names)),
+            (10, {0: [SNAPSHOT], 1: [pack]}, lambda log: len(log.snapshots) == 1 and list(log.condemned) == names[1:]),
+            (11, {0: [other, pack]}, lambda log: log.deleted == {names[1]} and len(log.snapshots) == 1),
+            (10, {0: [], 1: [other]}, "a pack that it needs is deleted"),
+            (7, {0: collector, 1: [fresh], 2: listed, 3: [other]}, lambda log: not log.deleted and len(log.segments) == 1),
+            (6, {0: [collector]}, lambda log: log.fenced == {collector}),
+            (5, {0: [], 1: collector, 2: [fresh]}, "its session was fenced"),
+            (1, {0: collector, 1: [], 2: snapshot, 3: []}, "its session was fenced"),
+            (1, {0: b"D" * 16, 1: [fresh], 2: snapshot, 3: []}, "another session's segments"),
+            (1, {0: b"D" * 16, 1: [], 2: {**snapshot, 0: SNAPSHOT}, 3: []}, "of that id is there"),
+            (8, {0: {0: b"W" * 16, 1: public, 2: 2, 3: "writer"}}, lambda log: len(log.members) == 2),
+            (8, {0: {0: MEMBER, 1: public, 2: 0, 3: "again"}}, "was admitted before"),
+            (8, {1: MEMBER}, "the last owner"),
+            (8, {1: b"X" * 16}, "revokes nobody"),
+            (8, {1: b"W" * 16}, lambda log: len(log.members) == 1),
+            (8, {2: public, 3: 9, 4: []}, "next generation"),
+            (8, {2: public, 3: 8, 4: []}, lambda log: log.generation == 8),
+            (2, {0: [SNAPSHOT], 1: "old"}, lambda log: not log.snapshots),
+            (5, {0: [pack], 2: []}, lambda log: SNAPSHOT in log.forgotten),
+            (11, {0: [pack]}, lambda log: not log.forgotten),
+        ]
+        for act, fields, expected in steps:
+            self.writer.append(act, fields)
+            report = reader.Report()
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said):
+                log = reader.Log(reader.Store(str(self.repository)), self.writer.ring, report)
+            last = said.getvalue().splitlines()[-1:]
+            if isinstance(expected, str):
+                self.assertIn(expected, "".join(last), (act, fields))
+                self.assertIn(f"{len(self.writer.log) - 1:020}", "".join(last))
+            else:
+                self.assertNotIn(f"{len(self.writer.log) - 1:020}", "".join(last), (act, fields))
+                self.assertTrue(expected(log), (act, fields, vars(log)))
+
+    def test_only_owners_forget_and_nobody_after_being_revoked(self):
+        self.write_everything()
+        owner, member = self.writer.signer, Ed25519PrivateKey.generate()
+        other = b"W" * 16
+        self.writer.append(8, {0: {0: other, 1: member.public_key().public_bytes_raw(), 2: 2, 3: "writer"}})
+
+        def append_as(who, signer, act, fields):
+            self.writer.member, self.writer.signer = who, signer
+            self.writer.append(act, fields)
+            self.writer.member, self.writer.signer = MEMBER, owner
+
+        append_as(other, member, 2, {0: [SNAPSHOT], 1: "evil"})
+        self.assertEqual(self.run_rescue("snapshots"), 3)
+        self.assertIn("role does not allow", self.err.getvalue())
+        self.assertIn(SNAPSHOT.hex(), self.out.getvalue())
+        self.writer.append(8, {1: other})
+        append_as(other, member, 3, {0: [SNAPSHOT], 1: "mine", 2: False})
+        self.assertEqual(self.run_rescue("snapshots"), 3)
+        self.assertIn("was revoked", self.err.getvalue())
+
+    def test_forgotten_snapshots_are_listed_apart_and_may_be_restored(self):
+        self.write_everything()
+        self.writer.append(2, {0: [SNAPSHOT], 1: "old"})
+        self.assertEqual((self.run_rescue("snapshots"), self.out.getvalue()), (0, ""))
+        self.assertEqual(self.run_rescue("snapshots", "--forgotten"), 0)
+        self.assertIn(SNAPSHOT.hex(), self.out.getvalue())
+        self.assertEqual(self.run_rescue("restore", "latest", "--target", str(self.target)), 2)
+        self.assertEqual(self.run_rescue("restore", SNAPSHOT.hex()[:6], "--target", str(self.target)), 0)
+
+    def test_what_is_condemned_is_no_damage(self):
+        self.write_everything()
+        self.writer.append(2, {0: [SNAPSHOT], 1: "old"})
+        self.writer.append(5, {0: [[self.writer.session, 0], [self.writer.session, 1]], 2: []})
+        self.damage(self.pack(0), 200)
+        self.assertEqual(self.run_rescue("check"), 0, self.err.getvalue())
 
     def test_a_changed_marker_is_refused(self):
         marker = self.repository / "seawall"
@@ -528,7 +616,7 @@ class Rescue(unittest.TestCase):
         self.assertIn("marker was changed", self.err.getvalue())
 
     def test_unknown_things_need_a_newer_reader(self):
-        self.writer.append(4, {})
+        self.writer.append(9, {})
         self.assertEqual(self.run_rescue("snapshots"), 1)
         self.assertIn("newer reader", self.err.getvalue())
 

@@ -10,7 +10,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cat, completions, diff, find, forget, hold, init, ls, man, protect, restore, snapshots, stats, verify,
+    backup, cat, completions, diff, find, forget, hold, init, ls, man, protect, prune, restore, snapshots, stats,
+    undelete, verify,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -114,6 +115,8 @@ pub enum Command {
     Forget(Box<forget::Arguments>),
     Hold(hold::Arguments),
     Stats(stats::Arguments),
+    Prune(prune::Arguments),
+    Undelete(undelete::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -136,6 +139,8 @@ impl Command {
             Self::Restore(_) => "restore",
             Self::Forget(_) => "forget",
             Self::Hold(_) => "hold",
+            Self::Prune(_) => "prune",
+            Self::Undelete(_) => "undelete",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

@@ -310,6 +310,9 @@ fn phase_code(phase: Phase) -> &'static str {
         Phase::Restoring => "restoring",
         Phase::Finishing => "finishing",
         Phase::Comparing => "comparing",
+        Phase::Marking => "marking",
+        Phase::Rewriting => "rewriting",
+        Phase::Removing => "removing",
     }
 }
 
@@ -322,6 +325,9 @@ fn phase_title(phase: Phase) -> &'static str {
         Phase::Restoring => "Restoring",
         Phase::Finishing => "Finishing",
         Phase::Comparing => "Comparing",
+        Phase::Marking => "Finding what is needed",
+        Phase::Rewriting => "Rewriting packs",
+        Phase::Removing => "Removing",
     }
 }
 

@@ -63,6 +63,28 @@ pub fn parse_share(text: &str) -> Result<f64, String> {
     if value > 0.0 && value <= 1.0 { Ok(value) } else { Err(refused()) }
 }
 
+/// Reads an age: a whole number with a unit, `s`, `min`, `h`, `d` or `w`, or a bare `0`.
+///
+/// # Errors
+/// A sentence for the user when it is not an age.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    let refused = || format!("{text:?} is not an age: write a number with a unit, such as 7d, 12h, 30min or 0");
+    let trimmed = text.trim();
+    let split = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let number: u64 = number.parse().map_err(|_| refused())?;
+    let seconds = match unit.trim().to_ascii_lowercase().as_str() {
+        "" if number == 0 => 0,
+        "s" => 1,
+        "min" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        _ => return Err(refused()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(refused)
+}
+
 /// A size for people, as `1.23 GiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {
@@ -141,6 +163,27 @@ pub fn ratio(plain: u64, stored: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages() {
+        let seconds = |text| parse_age(text).ok().map(|age| age.as_secs());
+        for (text, expected) in [
+            ("7d", Some(7 * 86_400)),
+            ("0", Some(0)),
+            (" 12 h", Some(43_200)),
+            ("30min", Some(1_800)),
+            ("2w", Some(14 * 86_400)),
+            ("45s", Some(45)),
+            ("7", None),
+            ("d", None),
+            ("1.5d", None),
+            ("-1d", None),
+            ("99999999999999999999d", None),
+            ("9999999999999999999d", None),
+        ] {
+            assert_eq!(seconds(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_exactly() {

@@ -13,7 +13,9 @@ pub mod backup;
 pub mod browse;
 pub mod diff;
 pub mod forget;
+pub mod prune;
 pub mod restore;
+pub mod undelete;
 pub mod verify;
 
 // Repository: the one commit point and the look-ups.

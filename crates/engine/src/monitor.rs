@@ -19,6 +19,12 @@ pub enum Phase {
     Finishing,
     /// Comparing a restored tree with its snapshot.
     Comparing,
+    /// Finding what snapshots need.
+    Marking,
+    /// Storing again what is needed of packs that go.
+    Rewriting,
+    /// Removing objects.
+    Removing,
 }
 
 /// Counters of a run, as far as it got. All grow only.

@@ -97,6 +97,10 @@ pub struct VerifyReport {
     pub bytes_read: u64,
     /// Packs and segments in the store that no commit published: what interrupted runs left.
     pub orphans: u64,
+    /// Condemned packs: nobody needs what is in them. They are not checked.
+    pub condemned: u64,
+    /// Those of them that are being deleted.
+    pub deleted: u64,
     /// What is damaged.
     pub damage: Vec<Damage>,
     /// How long it took.
@@ -180,6 +184,8 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Mo
         packs_read: check.packs_read.into_inner(),
         bytes_read: check.bytes_read.into_inner(),
         orphans: structure.orphans,
+        condemned: structure.condemned.0,
+        deleted: structure.condemned.1,
         damage,
         duration: started.elapsed(),
     })

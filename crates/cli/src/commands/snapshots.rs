@@ -17,7 +17,8 @@ use crate::snapshot_name::{holds, short};
 const EXAMPLES: &str = "\
 Examples:
     seawall snapshots -r /backup/repo
-    seawall snapshots --host web1 --path /srv --latest 5";
+    seawall snapshots --host web1 --path /srv --latest 5
+    seawall snapshots --forgotten";
 
 /// List the snapshots, oldest first
 ///
@@ -40,6 +41,10 @@ pub struct Arguments {
     /// Only the newest N
     #[arg(long, value_name = "N")]
     pub latest: Option<usize>,
+
+    /// Those that were forgotten and can still come back with `undelete`
+    #[arg(long)]
+    pub forgotten: bool,
 }
 
 /// A snapshot in JSON. Times are RFC 3339 in UTC, sizes bytes.
@@ -96,7 +101,11 @@ impl Arguments {
     /// # Errors
     /// When the repository can't be opened or the output written.
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
-        let all = run.open()?.snapshots();
+        let repository = run.open()?;
+        let all = match self.forgotten {
+            true => repository.forgotten().into_iter().map(|forgotten| forgotten.snapshot).collect(),
+            false => repository.snapshots(),
+        };
         let chosen = self.choose(&all)?;
         let mut rows =
             vec![["ID", "TIME", "HOST", "FILES", "SIZE", "STORED", "TAGS", "PATHS"].map(str::to_owned).to_vec()];

@@ -4,7 +4,7 @@ use seawall_engine::browse::{Stats, StoredBytes, stats};
 use serde::Serialize;
 
 use crate::output::table;
-use crate::quantities::{bytes, count, ratio};
+use crate::quantities::{bytes, count, counted, ratio};
 use crate::run::{Outcome, Run};
 
 const EXAMPLES: &str = "\
@@ -36,6 +36,9 @@ struct StatsSummary {
     codecs: Vec<CodecLine>,
     data_packs: u64,
     tree_packs: u64,
+    forgotten: u64,
+    condemned_packs: u64,
+    condemned_bytes: u64,
     objects: Vec<ObjectsLine>,
 }
 
@@ -77,6 +80,9 @@ impl Arguments {
             codecs: codecs(&stats),
             data_packs: stats.data_packs,
             tree_packs: stats.tree_packs,
+            forgotten: stats.forgotten,
+            condemned_packs: stats.condemned.objects,
+            condemned_bytes: stats.condemned.bytes,
             objects: objects(&stats)
                 .map(|(kind, stored)| ObjectsLine { kind, objects: stored.objects, bytes: stored.bytes })
                 .into(),
@@ -119,6 +125,12 @@ fn show(run: &Run, stats: &Stats) -> std::io::Result<()> {
     totals.extend(objects(stats).map(|(kind, stored)| {
         vec![format!("  {kind}"), format!("{}, {}", count(stored.objects), bytes(stored.bytes))]
     }));
+    if stats.forgotten > 0 || stats.condemned.objects > 0 {
+        let packs = counted(stats.condemned.objects, "pack", "packs");
+        let waiting = format!("{} in {packs} until a prune after the window", bytes(stats.condemned.bytes));
+        totals.push(row(["Out of use", &waiting]));
+        totals.push(row(["Forgotten", &format!("{} that can still come back", count(stats.forgotten))]));
+    }
     for line in table(&totals, &[]) {
         run.output.line(line)?;
     }

@@ -78,6 +78,8 @@ pub struct VerifySummary {
     packs: u64,
     packs_read: u64,
     bytes_read: u64,
+    orphans: u64,
+    condemned_packs: u64,
     damage: u64,
     seconds: f64,
 }
@@ -91,6 +93,8 @@ impl From<&VerifyReport> for VerifySummary {
             packs: report.packs,
             packs_read: report.packs_read,
             bytes_read: report.bytes_read,
+            orphans: report.orphans,
+            condemned_packs: report.condemned,
             damage: report.damage.len() as u64,
             seconds: report.duration.as_secs_f64(),
         }
@@ -157,6 +161,10 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         )
     };
     run.output.report(format!("  {read}, in {}", duration(report.duration)))?;
+    if report.condemned > 0 {
+        let packs = counted(report.condemned, "pack", "packs");
+        run.output.report(format!("  {packs} that a prune took out of use were not checked: nobody needs them"))?;
+    }
     match report.damage.len() as u64 {
         0 => run.output.report("  no damage found"),
         found => run.output.report(format!(

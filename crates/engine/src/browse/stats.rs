@@ -1,6 +1,7 @@
 //! Stats: how much is protected, how much that takes, and how it is encoded.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::codec;
 use crate::error::Result;
@@ -53,6 +54,10 @@ pub struct Stats {
     pub data_packs: u64,
     /// Packs of tree nodes that the index names.
     pub tree_packs: u64,
+    /// Packs that a prune took out of use and that wait to be deleted; bytes of their blobs.
+    pub condemned: StoredBytes,
+    /// Snapshots that were forgotten and can still come back.
+    pub forgotten: u64,
     /// Packs in the store.
     pub packs: StoredBytes,
     /// Index segments in the store.
@@ -90,6 +95,7 @@ pub fn stats(repository: &Repository) -> Result<Stats> {
     let mut stats = Stats {
         snapshots: snapshots.len() as u64,
         log_entries: repository.log_entries(),
+        forgotten: repository.forgotten().len() as u64,
         newest_bytes: snapshots.last().map_or(0, |snapshot| snapshot.record.bytes),
         all_bytes: snapshots.iter().map(|snapshot| snapshot.record.bytes).sum(),
         ..Stats::default()
@@ -114,6 +120,8 @@ pub fn stats(repository: &Repository) -> Result<Stats> {
 fn count_chunks(repository: &Repository, stats: &mut Stats) -> Result<()> {
     let mut codecs = [CodecStats::default(); 256];
     let mut packs: HashMap<PackName, BlobKind> = HashMap::new();
+    let standing = Arc::clone(&repository.state().standing);
+    let condemned = |pack: &PackName| standing.condemned.contains_key(pack) && !standing.deleted.contains_key(pack);
     repository.each_location(&mut |_, location| {
         let codec = &mut codecs[usize::from(location.codec)];
         codec.chunks += 1;
@@ -121,7 +129,11 @@ fn count_chunks(repository: &Repository, stats: &mut Stats) -> Result<()> {
         codec.stored_bytes += crate::repo::reader::BLOB_HEADER_BYTES + u64::from(location.sealed_len);
         stats.with_base += u64::from(location.base.is_some());
         packs.entry(location.pack).or_insert(location.kind);
+        if condemned(&location.pack) {
+            stats.condemned.bytes += crate::repo::reader::BLOB_HEADER_BYTES + u64::from(location.sealed_len);
+        }
     })?;
+    stats.condemned.objects = packs.keys().filter(|pack| condemned(pack)).count() as u64;
     stats.chunks = codecs.iter().map(|codec| codec.chunks).sum();
     stats.chunk_bytes = codecs.iter().map(|codec| codec.plain_bytes).sum();
     stats.codecs = (0..=u8::MAX)

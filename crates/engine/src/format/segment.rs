@@ -280,6 +280,12 @@ impl<'a> SegmentView<'a> {
         Some((ChunkId(bytes_at(bytes, 0)), self.location(bytes)?))
     }
 
+    /// The chunk of record `index`. `None` beyond the end.
+    #[must_use]
+    pub fn id(&self, index: usize) -> Option<ChunkId> {
+        (index < self.len()).then(|| ChunkId(bytes_at(self.record_bytes(index), 0)))
+    }
+
     /// Proves the whole segment: ids strictly ascending, every record possible and found by the filter.
     ///
     /// # Errors

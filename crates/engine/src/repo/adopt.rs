@@ -31,7 +31,9 @@ pub(crate) struct Adopted {
 pub(crate) fn adopt(repository: &Repository) -> Result<Adopted> {
     let mut adopted = Adopted::default();
     for session in repository.cache().abandoned_sessions() {
-        if repository.log().state().finished_sessions.contains(&session) {
+        let state = repository.state();
+        // Why fenced ones too: a commit that adopts one is refused, and its packs may be gone at any time.
+        if state.finished_sessions.contains(&session) || state.fenced.contains(&session) {
             repository.cache().unmark_session(&session);
             continue;
         }

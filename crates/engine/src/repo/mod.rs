@@ -10,6 +10,8 @@ pub mod index;
 mod leaning;
 pub mod log;
 mod map;
+pub(crate) mod marks;
+pub(crate) mod merge;
 pub(crate) mod nodes;
 pub mod parent;
 pub mod reader;

@@ -38,16 +38,19 @@ impl<'r> BlobReader<'r> {
     /// Fetches and decodes the chunk `id` into `out`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where it is missing, damaged or not what its id says.
+    /// [`Error::Damaged`] where it is missing, damaged or not what its id says; [`Error::NotFound`] where no snapshot
+    /// needs it any more, and a prune freed it.
     pub fn read(&mut self, id: &ChunkId, out: &mut Vec<u8>) -> Result<()> {
-        let location = self.repository.locate_or_refresh(id)?;
+        let explain = |error| self.repository.pruned(id).unwrap_or(error);
+        let location = self.repository.locate_or_refresh(id).map_err(explain)?;
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
-        // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1).
+        // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
+        // tried again, as it may have been the base that was moved.
         self.repository.refresh()?;
-        let others = self.repository.index().readable(id);
-        let others = others.iter().filter(|other| **other != location);
-        others.map(|other| self.read_at(id, other, out)).find(Result::is_ok).unwrap_or(first)
+        let places = self.repository.index().readable(id);
+        let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
+        again.unwrap_or_else(|| first.map_err(|error| self.repository.pruned(id).unwrap_or(error)))
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
@@ -61,6 +64,20 @@ impl<'r> BlobReader<'r> {
     /// As [`Self::read`].
     pub fn decode(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8], out: &mut Vec<u8>) -> Result<()> {
         self.decode_at(id, location, blob, out, true)
+    }
+
+    /// Authenticates and decrypts a blob without decoding it; gives the place of the body in `blob`, which is changed.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it is not the blob of chunk `id`, or was changed.
+    pub(crate) fn open(
+        &mut self,
+        id: &ChunkId,
+        location: &Location,
+        blob: &mut [u8],
+    ) -> Result<std::ops::Range<usize>> {
+        let cipher = self.cipher(&location.pack)?;
+        Ok(open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?)
     }
 
     fn decode_at(

@@ -25,10 +25,10 @@ use crate::repo::tree::TreeReader;
 use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
 
-pub use crate::rules::Snapshot;
+pub use crate::rules::{Forgotten, Snapshot};
 
 /// An extent list is nested no deeper.
-const INDIRECT_DEPTH_MAX: u8 = 8;
+pub(crate) const INDIRECT_DEPTH_MAX: u8 = 8;
 
 /// An open repository. Shared by reference among threads.
 pub struct Repository {
@@ -183,6 +183,14 @@ impl Repository {
         self.log().state().snapshots.clone()
     }
 
+    /// Snapshots that were forgotten and of which no prune has deleted anything yet, in log order.
+    #[must_use]
+    pub fn forgotten(&self) -> Vec<Forgotten> {
+        let mut forgotten: Vec<Forgotten> = self.state().forgotten.values().cloned().collect();
+        forgotten.sort_by_key(|forgotten| forgotten.snapshot.number);
+        forgotten
+    }
+
     /// Number of log entries.
     #[must_use]
     pub fn log_entries(&self) -> u64 {
@@ -228,6 +236,33 @@ impl Repository {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         Arc::clone(self.log().state())
+    }
+
+    /// Reads the log's new entries; gives what it says then, and the index of exactly that.
+    ///
+    /// # Errors
+    /// When the store fails, or a published segment can't be opened: whoever removes things has to know all of them.
+    pub(crate) fn look(&self) -> Result<(Arc<State>, Index)> {
+        loop {
+            self.refresh()?;
+            let (state, index) = (self.state(), self.index());
+            if index.since() != state.next {
+                continue;
+            }
+            let open: HashSet<ObjectHash> = index.segments().iter().map(|open| open.record().hash).collect();
+            let Some(closed) = state.segments.iter().find(|record| !open.contains(&record.hash)) else {
+                return Ok((state, index));
+            };
+            let opened = Segment::open(&*self.store, &self.ring.index_key, &self.cache, closed);
+            self.refresh()?;
+            // Why: it may have been retired meanwhile.
+            if let (Err(error), true) = (opened, self.state().is_published(&closed.hash)) {
+                return Err(match error {
+                    Error::Store(StoreError::Missing(object)) => Damaged::new(object, 0, "it is missing").into(),
+                    other => other,
+                });
+            }
+        }
     }
 
     /// Appends an act at exactly `number`; false if another entry is there.
@@ -316,6 +351,26 @@ impl Repository {
         }
         self.refresh()?;
         self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
+    }
+
+    /// Why a chunk can't be read that no snapshot needs any more, as far as the log was read; none where it should be there.
+    pub(crate) fn pruned(&self, id: &ChunkId) -> Option<Error> {
+        let (state, index) = (self.state(), self.index());
+        let stays = |location: &Location| !state.standing.condemned.contains_key(&location.pack);
+        let has_alone =
+            |base: &ChunkId| index.copies(base).any(|copy| copy.location.base.is_none() && stays(&copy.location));
+        let is_needed = index
+            .copies(id)
+            .any(|copy| stays(&copy.location) && copy.location.base.is_none_or(|base| has_alone(&base)));
+        // Why: a segment that can't be opened may be the one that lists it.
+        if is_needed || index.segments().len() != state.segments.len() {
+            return None;
+        }
+        let (number, reason) = state.newest_forget.as_ref()?;
+        Some(Error::NotFound(format!(
+            "what the snapshot needs is gone: it was forgotten and pruned meanwhile (the newest FORGET is log entry \
+             {number}: {reason})"
+        )))
     }
 
     /// The stored bytes of a blob: header and sealed body.

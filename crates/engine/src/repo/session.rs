@@ -105,6 +105,8 @@ pub struct Session<'r> {
     own: RwLock<Index>,
     unpublished: Mutex<Unpublished>,
     adopted: Vec<SessionId>,
+    /// Whether a later backup may take over what this leaves behind.
+    is_adoptable: bool,
     /// The snapshot from which content was taken over without looking up all of its chunks.
     rests_on: Mutex<Option<SnapshotId>>,
     queue: (Sender<FullPack>, Receiver<FullPack>),
@@ -130,7 +132,19 @@ impl<'r> Session<'r> {
     /// [`Error::Rollback`] where the log went back, before anything is written; when the store fails.
     pub fn begin(repository: &'r Repository, pack_bytes: usize) -> Result<Self> {
         repository.refuse_after_rollback()?;
-        let mut session = Self {
+        let mut session = Self::new(repository, pack_bytes, true);
+        session.adopt_abandoned()?;
+        Ok(session)
+    }
+
+    /// Begins a collector's session: it adopts nothing, and nobody adopts what it leaves. What it stores is published
+    /// with entries of the collector's own ([`Self::segments`], [`Self::published`]).
+    pub(crate) fn collect(repository: &'r Repository, pack_bytes: usize) -> Self {
+        Self::new(repository, pack_bytes, false)
+    }
+
+    fn new(repository: &'r Repository, pack_bytes: usize, is_adoptable: bool) -> Self {
+        Self {
             repository,
             id: SessionId(random()),
             key: OnceLock::new(),
@@ -151,6 +165,7 @@ impl<'r> Session<'r> {
             }),
             own: RwLock::new(Index::default()),
             adopted: Vec::new(),
+            is_adoptable,
             rests_on: Mutex::new(None),
             queue: crossbeam_channel::bounded(1),
             in_flight: (Mutex::new(0), Condvar::new()),
@@ -160,9 +175,7 @@ impl<'r> Session<'r> {
             chunks: AtomicU64::new(0),
             plain_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
-        };
-        session.adopt_abandoned()?;
-        Ok(session)
+        }
     }
 
     fn adopt_abandoned(&mut self) -> Result<()> {
@@ -292,6 +305,12 @@ impl<'r> Session<'r> {
         added.map_err(|error| self.fail(error))
     }
 
+    /// As [`Self::store`], for a chunk that nobody claimed: it is stored whether it is stored elsewhere or not.
+    pub(crate) fn store_again(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
+        *lock(&self.unstored.0) += 1;
+        self.store(kind, id, plain_bytes, body)
+    }
+
     fn add(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
         let (place, limit) = match kind {
             BlobKind::Data => (&self.open_packs[0], self.pack_bytes),
@@ -327,7 +346,9 @@ impl<'r> Session<'r> {
         if let Some(key) = self.key.get() {
             return Ok(key.clone());
         }
-        *mark = self.repository.cache().mark_session(&self.id);
+        if self.is_adoptable {
+            *mark = self.repository.cache().mark_session(&self.id);
+        }
         let key = Secret32::random();
         let ring = self.repository.keys();
         let (encapsulated, ciphertext) =
@@ -410,8 +431,17 @@ impl<'r> Session<'r> {
         if builder.is_empty() {
             return Ok(());
         }
+        self.put_segment(builder.finish())?;
+        let mut claimed = lock(&self.claimed);
+        listed.iter().for_each(|id| {
+            claimed.remove(id);
+        });
+        Ok(())
+    }
+
+    /// Stores a segment, to be published with the session's next entry.
+    pub(crate) fn put_segment(&self, plain: Vec<u8>) -> Result<()> {
         let name = SegmentName { session: self.id, counter: self.next_segment.fetch_add(1, Ordering::Relaxed) };
-        let plain = builder.finish();
         let records = u64::try_from(SegmentView::parse(&plain)?.len()).unwrap_or(0);
         let sealed = envelope::seal(&self.repository.keys().index_key, &name.object(), &plain);
         let bytes = u64::try_from(sealed.len()).unwrap_or(0);
@@ -421,11 +451,18 @@ impl<'r> Session<'r> {
         let segment = Segment::keep(self.repository.cache(), record.clone(), plain)?;
         lock(&self.unpublished).segments.push(record);
         self.own.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(segment));
-        let mut claimed = lock(&self.claimed);
-        listed.iter().for_each(|id| {
-            claimed.remove(id);
-        });
         Ok(())
+    }
+
+    /// The segments that the session's next entry has to publish.
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.own_index().segments().to_vec()
+    }
+
+    /// All segments so far are published, or never will be.
+    pub(crate) fn published(&self) {
+        lock(&self.unpublished).segments.clear();
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = Index::default();
     }
 
     /// Keeps the first failure for [`Self::check`] and gives the plain refusal that everybody else gets.
@@ -539,8 +576,7 @@ impl<'r> Session<'r> {
                 return Ok(false);
             }
             encoder.encode(&plain, None, &mut body);
-            *lock(&self.unstored.0) += 1;
-            self.store(chunk.kind, &chunk.id, plain.len(), &body)?;
+            self.store_again(chunk.kind, &chunk.id, plain.len(), &body)?;
         }
         self.flush()?;
         Ok(true)

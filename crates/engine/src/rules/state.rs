@@ -102,6 +102,8 @@ pub struct State {
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that were forgotten.
     pub forgotten: BTreeMap<SnapshotId, Forgotten>,
+    /// The newest FORGET: its number and reason.
+    pub newest_forget: Option<(u64, String)>,
     /// Names of the holds on each held snapshot.
     pub holds: BTreeMap<SnapshotId, BTreeSet<String>>,
     /// Published segments in log order.
@@ -131,6 +133,7 @@ impl State {
             members: HashMap::new(),
             snapshots: Vec::new(),
             forgotten: BTreeMap::new(),
+            newest_forget: None,
             holds: BTreeMap::new(),
             segments: Vec::new(),
             published: HashSet::new(),
@@ -199,6 +202,15 @@ impl State {
                 }
                 if self.snapshot(&snapshot.id).is_some() || self.forgotten.contains_key(&snapshot.id) {
                     return Err("a snapshot of that id is there already");
+                }
+                Ok(())
+            }
+            Act::Condemn { session, segments, .. } | Act::Remap { session, segments, .. } => {
+                if session.is_some_and(|session| self.fenced.contains(&session)) {
+                    return Err("the collector's session was fenced");
+                }
+                if !segments.iter().all(|segment| Some(segment.name.session) == *session) {
+                    return Err("it publishes another session's segments");
                 }
                 Ok(())
             }
@@ -271,6 +283,7 @@ impl State {
     }
 
     fn forget(&mut self, snapshots: &[SnapshotId], number: u64, reason: &str) {
+        self.newest_forget = Some((number, reason.to_owned()));
         let wanted: HashSet<_> = snapshots.iter().filter(|id| !self.holds.contains_key(*id)).collect();
         let forgotten = self.snapshots.extract_if(.., |snapshot| wanted.contains(&snapshot.record.id));
         for snapshot in forgotten {

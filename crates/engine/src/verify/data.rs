@@ -220,8 +220,8 @@ impl<'a, 'r> Data<'a, 'r> {
     fn blob(&self, worker: &mut Worker<'r>, pack: &Pack<'_>, record: &BlobRecord, blob: &mut [u8]) -> Result<()> {
         let location = pack.location(record);
         match record.base {
-            // The structure's check has told.
-            Some(base) if self.structure.index.locate(&base).is_none() => Ok(()),
+            // The structure's check has told, where it matters.
+            Some(base) if !self.structure.has_alone(&base) => Ok(()),
             Some(base) => self.wait(worker, Dependant { base, id: record.id, location, blob: blob.to_vec() }),
             None => {
                 if let Err(error) = worker.reader.decode(&record.id, &location, blob, &mut worker.plain) {

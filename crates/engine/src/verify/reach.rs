@@ -14,9 +14,9 @@ use super::structure::Structure;
 use super::{Check, DAMAGE_PATHS_MAX, Damage};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::{Error, Result};
-use crate::format::names::{PackName, session_object};
+use crate::format::names::{PackName, SegmentName, parse_session, session_object};
 use crate::format::segment::Location;
-use crate::ids::ChunkId;
+use crate::ids::{ChunkId, SnapshotId};
 use crate::repo::Snapshot;
 use crate::repo::nodes::{NodeRef, Search, Step};
 
@@ -35,6 +35,8 @@ pub(super) fn reach(check: &Check<'_>, structure: &Structure, snapshots: &[Snaps
     }
     add_lost_sessions(check, structure);
     let mut reached: Vec<Reached> = check.findings.take().into_iter().map(Reached::new).collect();
+    let live = drop_retired(check, &mut reached);
+    let snapshots: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| live.contains(&snapshot.record.id)).collect();
     drop_readable(check, &mut reached)?;
     add_dependants(check, &mut reached);
     let mut hits: HashMap<ChunkId, Vec<usize>> = HashMap::new();
@@ -45,7 +47,7 @@ pub(super) fn reach(check: &Check<'_>, structure: &Structure, snapshots: &[Snaps
     }
     if !hits.is_empty() {
         let mut search = Search::new(check.repository, true);
-        for snapshot in snapshots {
+        for snapshot in &snapshots {
             check.go_on()?;
             walk(check, &mut search, snapshot, &hits, &mut reached)?;
         }
@@ -53,7 +55,30 @@ pub(super) fn reach(check: &Check<'_>, structure: &Structure, snapshots: &[Snaps
     for object in reached.iter_mut().filter(|object| object.finding.hits_all) {
         object.damage.snapshots = snapshots.iter().map(|snapshot| snapshot.record.id).collect();
     }
+    // Why: what is no stored object was met in the tree of a snapshot. If none is hit, that was forgotten meanwhile.
+    reached.retain(|it| it.damage.object.contains('/') || it.finding.hits_all || !it.damage.snapshots.is_empty());
     Ok(reached.into_iter().map(Reached::finish).collect())
+}
+
+/// A prune may have run beside the check: packs that it condemned and segments that it replaced are no damage. Gives the
+/// snapshots that are still live.
+fn drop_retired(check: &Check<'_>, reached: &mut Vec<Reached>) -> HashSet<SnapshotId> {
+    // Where the log can't be read, that is a finding already.
+    let _ = check.repository.refresh();
+    let (state, index) = (check.repository.state(), check.repository.index());
+    let packs: HashSet<PackName> =
+        index.segments().iter().filter_map(|segment| segment.view()).flat_map(|view| view.packs()).collect();
+    let segments: HashSet<SegmentName> = state.segments.iter().map(|record| record.name).collect();
+    reached.retain(|it| {
+        if let Some(pack) = PackName::parse(&it.damage.object) {
+            return packs.contains(&pack) && !state.standing.condemned.contains_key(&pack);
+        }
+        if let Some((session, _)) = parse_session(&it.damage.object) {
+            return packs.iter().any(|pack| pack.session == session);
+        }
+        SegmentName::parse(&it.damage.object).is_none_or(|segment| segments.contains(&segment))
+    });
+    state.snapshots.iter().map(|snapshot| snapshot.record.id).collect()
 }
 
 fn each_record(check: &Check<'_>, each: &mut dyn FnMut(ChunkId, Location)) {

@@ -23,6 +23,7 @@ use crate::repo::cache::Cache;
 use crate::repo::index::Index;
 use crate::repo::log::Log;
 use crate::repo::reader::BLOB_HEADER_BYTES;
+use crate::rules::State;
 use crate::store::StoreError;
 
 /// What the index says of a pack, and how long it is in the store.
@@ -45,6 +46,13 @@ pub(super) struct Structure {
     pub(super) chunks: u64,
     pub(super) segments: u64,
     pub(super) orphans: u64,
+    /// Packs that a prune condemned, and how many of them are being deleted: nobody needs what is in them.
+    pub(super) condemned: (u64, u64),
+    /// What the log said when the check began.
+    state: Arc<State>,
+    /// Chunks of which every copy is encoded against a chunk that is no longer there. Damage only where a snapshot
+    /// reaches one: a prune may take the base of a chunk that nobody needs before the chunk.
+    unbased: HashSet<ChunkId>,
     /// The published segments that the store has: what a client without a local cache would know.
     pub(super) index: Index,
     /// Segments that can't be read: chunks that no other segment lists were in these.
@@ -128,12 +136,15 @@ impl Structure {
             chunks: 0,
             segments: 0,
             orphans: 0,
+            condemned: (0, 0),
+            state: check.repository.state(),
+            unbased: HashSet::new(),
             index: Index::default(),
             lost_segments: Vec::new(),
             lost_sessions: HashSet::new(),
         };
-        let segments = check.repository.segments();
-        for record in &segments {
+        let state = Arc::clone(&structure.state);
+        for record in &state.segments {
             check.go_on()?;
             structure.segments += 1;
             if let Err(error) = structure.check_segment(check, record) {
@@ -147,9 +158,10 @@ impl Structure {
                 structure.index.push(Arc::clone(segment));
             }
         }
+        structure.leave_condemned();
         structure.check_bases(check)?;
         structure.check_sessions(check);
-        structure.find_packs(check, &segments)?;
+        structure.find_packs(check, &state.segments)?;
         Ok(structure)
     }
 
@@ -194,24 +206,50 @@ impl Structure {
         facts.end = facts.end.max(end);
     }
 
-    /// Of every base a copy must be listed that has no base itself.
-    fn check_bases(&self, check: &Check<'_>) -> Result<()> {
+    /// Condemned packs are not looked at any more: they may go at any time.
+    fn leave_condemned(&mut self) {
+        let standing = &self.state.standing;
+        let (before, named) = (self.packs.len(), |pack: &PackName| standing.condemned.contains_key(pack));
+        self.packs.retain(|pack, _| !named(pack));
+        self.condemned = (count(before - self.packs.len()), count(standing.deleted.len()));
+    }
+
+    fn stays(&self, location: &Location) -> bool {
+        !self.state.standing.condemned.contains_key(&location.pack)
+    }
+
+    /// True if a copy without a base is there of this chunk.
+    pub(super) fn has_alone(&self, base: &ChunkId) -> bool {
+        self.index.copies(base).any(|copy| copy.location.base.is_none() && self.stays(&copy.location))
+    }
+
+    /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one.
+    pub(super) fn find(&self, id: &ChunkId) -> Option<Location> {
+        if self.unbased.contains(id) {
+            return None;
+        }
+        self.index.copies(id).map(|copy| copy.location).find(|location| self.stays(location))
+    }
+
+    /// Of every base a copy must be there that has no base itself.
+    fn check_bases(&mut self, check: &Check<'_>) -> Result<()> {
+        let whole = |structure: &Self, location: &Location| {
+            structure.stays(location) && location.base.is_none_or(|base| structure.has_alone(&base))
+        };
+        let mut unbased = HashSet::new();
         for segment in self.index.segments() {
             check.go_on()?;
             let Some(view) = segment.view() else { continue };
             for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
-                let Some(base) = location.base else { continue };
-                if self.index.locate_alone(&base).is_some() {
-                    continue;
-                }
-                if self.index.locate(&base).is_none() {
-                    self.unlisted(check, id);
-                } else {
-                    let object = segment.record().name.object();
-                    check.findings.chunk(&object, "a base that has a base itself", id);
+                if location.base.is_some()
+                    && !whole(self, &location)
+                    && !self.index.copies(&id).any(|copy| whole(self, &copy.location))
+                {
+                    unbased.insert(id);
                 }
             }
         }
+        self.unbased = unbased;
         Ok(())
     }
 
@@ -231,13 +269,13 @@ impl Structure {
     fn find_packs(&mut self, check: &Check<'_>, segments: &[SegmentRecord]) -> Result<()> {
         let store = check.repository.store();
         let mut orphans = 0;
-        store.list(
-            PACKS,
-            &mut |info| match PackName::parse(&info.name).and_then(|pack| self.packs.get_mut(&pack)) {
+        store.list(PACKS, &mut |info| {
+            let Some(pack) = PackName::parse(&info.name) else { return };
+            match self.packs.get_mut(&pack) {
                 Some(facts) => facts.length = Some(info.length),
-                None => orphans += 1,
-            },
-        )?;
+                None => orphans += u64::from(!self.state.standing.condemned.contains_key(&pack)),
+            }
+        })?;
         let published: HashSet<SegmentName> = segments.iter().map(|record| record.name).collect();
         store.list(SEGMENTS, &mut |info| {
             let known = SegmentName::parse(&info.name).is_some_and(|name| published.contains(&name));
@@ -299,6 +337,14 @@ impl Structure {
 
     /// A chunk that a snapshot refers to is in no segment that could be read.
     pub(super) fn unlisted(&self, check: &Check<'_>, id: ChunkId) {
+        if self.unbased.contains(&id) && self.lost_segments.is_empty() {
+            check.findings.chunk(
+                "index",
+                "chunks that snapshots refer to lack the chunk that they are encoded against",
+                id,
+            );
+            return;
+        }
         if self.lost_segments.is_empty() {
             check.findings.chunk("index", "chunks that snapshots refer to are in no published segment", id);
         }

@@ -131,7 +131,7 @@ struct Worker<'a, 'r> {
 impl Worker<'_, '_> {
     fn node(&mut self, node: &NodeRef, stack: &Stack) -> Result<()> {
         self.check.go_on()?;
-        match self.structure.index.locate(&node.id) {
+        match self.structure.find(&node.id) {
             None => {
                 self.structure.unlisted(self.check, node.id);
                 return Ok(());
@@ -187,7 +187,7 @@ impl Worker<'_, '_> {
     fn indirect(&self, content: &Content, top: &Extent) -> Option<u64> {
         self.extent(top);
         let Extent::Chunk { id, .. } = top else { return None };
-        self.structure.index.locate(id)?;
+        self.structure.find(id)?;
         let mut sum = 0u64;
         for extent in self.check.repository.extents(content) {
             match extent {
@@ -204,7 +204,7 @@ impl Worker<'_, '_> {
     /// Looks an extent's chunk up; gives the extent's length.
     fn extent(&self, extent: &Extent) -> u64 {
         if let Extent::Chunk { id, length } = extent {
-            match self.structure.index.locate(id) {
+            match self.structure.find(id) {
                 None => self.structure.unlisted(self.check, *id),
                 Some(location) if location.plain_len != *length => {
                     let what = "it is not as long as the files say that have it";

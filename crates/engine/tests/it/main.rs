@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod beside;
 mod browse;
 mod compare;
 mod concurrency;
@@ -12,6 +13,7 @@ mod fidelity;
 mod old_repositories;
 mod place;
 mod properties;
+mod prune;
 mod resume;
 mod roundtrip;
 mod session;

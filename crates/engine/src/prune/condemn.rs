@@ -1,0 +1,73 @@
+//! Takes packs out of use, batch by batch: what is needed of them is stored again and published by the entry that
+//! condemns them (rule G1 of docs/concurrency.md).
+//!
+//! The entry is put at exactly the number for which [`Run::judge`] has looked at everything before it. Whoever appends
+//! something meanwhile makes it look again. What a batch has condemned stays done if a later one is interrupted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Run, rewrite};
+use crate::error::{Error, Result};
+use crate::format::log::{Act, SegmentRecord};
+use crate::format::names::PackName;
+use crate::repo::Session;
+use crate::repo::index::Segment;
+
+/// Condemns one batch.
+pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackName]) -> Result<()> {
+    if run.monitor.stopped() {
+        return Err(Error::Interrupted);
+    }
+    // Why: what others appended since may need more of these packs.
+    run.judge(&[], &mut BTreeSet::new())?;
+    let mut list: BTreeSet<PackName> = batch.iter().copied().collect();
+    rewrite::rewrite(run, session, &mut list)?;
+    // Why: these sessions are long published. A run that adopted one and then stood still would else publish its packs
+    // once more after they are gone.
+    run.fence(&list.iter().map(|pack| pack.session).collect())?;
+    let fresh = session.segments();
+    loop {
+        run.judge(&fresh, &mut list)?;
+        let condemned: Vec<PackName> = list.iter().copied().filter(|pack| !run.is_condemned(pack)).collect();
+        if condemned.is_empty() && fresh.is_empty() {
+            return Ok(());
+        }
+        let segments: Vec<SegmentRecord> = fresh.iter().map(|segment| segment.record().clone()).collect();
+        let session_id = (!segments.is_empty()).then(|| session.id());
+        let act = Act::Condemn { packs: condemned.clone(), session: session_id, segments };
+        if run.append(act)? {
+            session.published();
+            run.note_condemned(&condemned, &list);
+            return Ok(());
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Makes the marks and the list hold for everything that is in the log now.
+    pub(super) fn judge(&mut self, fresh: &[Arc<Segment>], list: &mut BTreeSet<PackName>) -> Result<()> {
+        self.look()?;
+        if self.judged == self.state.next {
+            return Ok(());
+        }
+        self.mark()?;
+        let standing = Arc::clone(&self.state.standing);
+        let settled = super::stay::settle(&mut self.marks, &standing, fresh, list)?;
+        self.uses = settled.uses;
+        self.only = settled.only;
+        self.judged = self.state.next;
+        Ok(())
+    }
+
+    fn is_condemned(&self, pack: &PackName) -> bool {
+        self.state.standing.condemned.contains_key(pack)
+    }
+
+    fn note_condemned(&mut self, condemned: &[PackName], list: &BTreeSet<PackName>) {
+        self.report.condemned_packs += condemned.len() as u64;
+        self.report.condemned_bytes += condemned.iter().map(|pack| self.pack_bytes(pack)).sum::<u64>();
+        // What the list's packs alone had is stored again now.
+        self.only.retain(|pack| !list.contains(pack));
+    }
+}

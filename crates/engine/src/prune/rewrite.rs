@@ -1,0 +1,79 @@
+//! Stores again what is needed of packs that go: the same encoded body, sealed for a new pack.
+//!
+//! A blob is decrypted and authenticated under its old pack's key, not decoded: a body does not depend on where it lies.
+//! A pack of which something needed can't be read does not go.
+
+use std::collections::BTreeSet;
+
+use super::Run;
+use super::stay::blob_bytes;
+use crate::error::{Error, Result};
+use crate::format::names::PackName;
+use crate::format::segment::Location;
+use crate::ids::ChunkId;
+use crate::monitor::{Problem, Progress};
+use crate::repo::marks::{Mark, Marks};
+use crate::repo::{BlobReader, Session};
+
+/// Stores the blobs of the packs of `list` that stay; drops from `list` the packs that can't be read.
+pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTreeSet<PackName>) -> Result<()> {
+    let mut reader = run.repository.blob_reader();
+    for (id, location) in staying(&run.marks, list) {
+        if run.monitor.stopped() {
+            return Err(Error::Interrupted);
+        }
+        if !list.contains(&location.pack) {
+            continue;
+        }
+        match read(run, &mut reader, &id, &location) {
+            Ok((blob, body)) => {
+                let plain_bytes = usize::try_from(location.plain_len).unwrap_or(usize::MAX);
+                session.store_again(location.kind, &id, plain_bytes, &blob[body])?;
+                run.report.rewritten_bytes += blob_bytes(&location);
+                run.report.rewritten_chunks += 1;
+            }
+            Err(Error::Damaged(damaged)) => {
+                list.remove(&location.pack);
+                run.report.problems += 1;
+                let what = format!("{}; its pack stays (`verify` tells whom it hits)", damaged.why);
+                run.monitor.problem(Problem { subject: damaged.object, what, code: "damaged" });
+            }
+            Err(error) => return Err(error),
+        }
+        run.monitor.progress(Progress {
+            bytes_done: run.report.rewritten_bytes,
+            bytes_known: run.report.planned.stored_again_bytes,
+            bytes_stored: session.totals().stored_bytes,
+            ..Progress::default()
+        });
+    }
+    session.flush()
+}
+
+fn read(
+    run: &Run<'_>,
+    reader: &mut BlobReader<'_>,
+    id: &ChunkId,
+    location: &Location,
+) -> Result<(Vec<u8>, std::ops::Range<usize>)> {
+    let mut blob = run.repository.fetch(location)?;
+    let body = reader.open(id, location, &mut blob)?;
+    Ok((blob, body))
+}
+
+/// The blobs of these packs that stay, in order of place.
+fn staying(marks: &Marks<'_>, list: &BTreeSet<PackName>) -> Vec<(ChunkId, Location)> {
+    let mut found = Vec::new();
+    for (number, segment) in marks.index().segments().iter().enumerate() {
+        let Some(view) = segment.view() else { continue };
+        if !view.packs().any(|pack| list.contains(&pack)) {
+            continue;
+        }
+        let staying = (0..view.len()).filter(|record| marks.record_has(Mark::Stays, number, *record));
+        found.extend(
+            staying.filter_map(|record| view.record(record)).filter(|(_, location)| list.contains(&location.pack)),
+        );
+    }
+    found.sort_unstable_by_key(|(_, location)| (location.pack, location.offset));
+    found
+}

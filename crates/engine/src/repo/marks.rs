@@ -1,0 +1,241 @@
+//! Which chunks snapshots reach: bits over the records of the index, and the walk that sets them.
+//!
+//! A chunk counts as marked when the bit of any of its copies is set, so one bit a chunk is set and a question costs one
+//! look-up. A node or list that is marked already is not read again: the same id is the same content. Besides the bit
+//! for "live" each record has one for "needed as a base" and one for "the copy that stays", which the collector sets.
+//!
+//! Memory: three bits a record. When segments are retired and replaced, [`Marks::follow`] carries the bits over.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::entry::{Content, Extent, Kind};
+use crate::error::{Damaged, Error, Result};
+use crate::format::node::decode_extents;
+use crate::ids::{ChunkId, ObjectHash, SnapshotId};
+use crate::monitor::Monitor;
+use crate::repo::index::{Found, Index};
+use crate::repo::nodes::{Below, NodeReader, NodeRef};
+use crate::repo::reader::BlobReader;
+use crate::repo::repository::{INDIRECT_DEPTH_MAX, Repository, Snapshot};
+use crate::rules::State;
+
+/// One bit a record of a segment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(records: usize) -> Self {
+        Self(vec![0; records.div_ceil(64)])
+    }
+
+    fn get(&self, number: usize) -> bool {
+        self.0[number / 64] >> (number % 64) & 1 == 1
+    }
+
+    fn set(&mut self, number: usize) {
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+}
+
+/// What a bit says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A snapshot reaches the chunk.
+    Live,
+    /// A copy that stays is encoded against the chunk.
+    Base,
+    /// This copy stays.
+    Stays,
+}
+
+/// Bits of one segment, in the order of [`Mark`].
+#[derive(Debug, Clone)]
+struct SegmentMarks([Bits; 3]);
+
+/// Told of every chunk that a walk marks for the first time.
+pub(crate) type OnNew<'a> = &'a mut dyn FnMut(&Index, &ChunkId) -> Result<()>;
+
+/// See the module's page.
+pub(crate) struct Marks<'r> {
+    repository: &'r Repository,
+    index: Index,
+    /// As the segments of the index.
+    segments: Vec<SegmentMarks>,
+    walked: HashSet<SnapshotId>,
+    /// Chunks that snapshots refer to and that no segment lists: damage, which no collector makes worse.
+    pub(crate) unlisted: u64,
+}
+
+impl<'r> Marks<'r> {
+    /// No marks on anything that the index lists now.
+    pub(crate) fn new(repository: &'r Repository, index: Index) -> Self {
+        let segments = index.segments().iter().map(|segment| SegmentMarks::new(segment.view().map_or(0, |v| v.len())));
+        Self { repository, segments: segments.collect(), index, walked: HashSet::new(), unlisted: 0 }
+    }
+
+    /// The index that the marks are of.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// True if this record has the mark. Records of other segments than the index's have none.
+    pub(crate) fn record_has(&self, mark: Mark, segment: usize, record: usize) -> bool {
+        self.segments.get(segment).is_some_and(|marks| marks.0[mark as usize].get(record))
+    }
+
+    /// Marks a record.
+    pub(crate) fn set(&mut self, mark: Mark, segment: usize, record: usize) {
+        if let Some(marks) = self.segments.get_mut(segment) {
+            marks.0[mark as usize].set(record);
+        }
+    }
+
+    /// Takes a mark off all records.
+    pub(crate) fn clear(&mut self, mark: Mark) {
+        self.segments.iter_mut().for_each(|marks| marks.0[mark as usize].0.fill(0));
+    }
+
+    /// Marks the chunk; false if it was marked. None where no segment lists it.
+    pub(crate) fn mark(&mut self, mark: Mark, id: &ChunkId) -> Option<bool> {
+        let mut first = None;
+        for Found { segment, record, .. } in self.index.copies(id) {
+            if self.record_has(mark, segment, record) {
+                return Some(false);
+            }
+            first.get_or_insert((segment, record));
+        }
+        let (segment, record) = first?;
+        self.set(mark, segment, record);
+        Some(true)
+    }
+
+    /// Goes over to a newer index: the marks of segments that are not in it any more go to the same chunks in others.
+    pub(crate) fn follow(&mut self, index: Index) {
+        let hash = |number: usize, index: &Index| index.segments()[number].record().hash;
+        let before: HashMap<ObjectHash, usize> =
+            (0..self.index.segments().len()).map(|number| (hash(number, &self.index), number)).collect();
+        let mut old: Vec<Option<SegmentMarks>> = std::mem::take(&mut self.segments).into_iter().map(Some).collect();
+        for segment in index.segments() {
+            let kept = before.get(&segment.record().hash).and_then(|number| old[*number].take());
+            let new = || SegmentMarks::new(segment.view().map_or(0, |view| view.len()));
+            self.segments.push(kept.unwrap_or_else(new));
+        }
+        let retired = std::mem::replace(&mut self.index, index);
+        for (segment, marks) in retired.segments().iter().zip(old) {
+            let (Some(view), Some(marks)) = (segment.view(), marks) else { continue };
+            for record in 0..view.len() {
+                for mark in [Mark::Live, Mark::Base] {
+                    if marks.0[mark as usize].get(record)
+                        && let Some((id, _)) = view.record(record)
+                    {
+                        self.mark(mark, &id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Walks every live snapshot that was not walked yet.
+    ///
+    /// # Errors
+    /// Damage that hides what a snapshot reaches, with the snapshot's id; [`Error::Interrupted`].
+    pub(crate) fn walk_all(&mut self, state: &State, monitor: &dyn Monitor, new: OnNew<'_>) -> Result<()> {
+        for snapshot in &state.snapshots {
+            if !self.walked.contains(&snapshot.record.id) {
+                self.walk(snapshot, monitor, new)?;
+                self.walked.insert(snapshot.record.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks everything that a snapshot reaches.
+    ///
+    /// # Errors
+    /// As [`Self::walk_all`].
+    pub(crate) fn walk(&mut self, snapshot: &Snapshot, monitor: &dyn Monitor, new: OnNew<'_>) -> Result<()> {
+        let id = snapshot.record.id;
+        let lost = |error: Error| match error {
+            Error::Damaged(damaged) => {
+                let why = format!("{} (what snapshot {id} needs can't be told without it)", damaged.why);
+                Error::from(Damaged::new(damaged.object, damaged.offset, why))
+            }
+            other => other,
+        };
+        let mut nodes = NodeReader::new(self.repository);
+        let mut blobs = self.repository.blob_reader();
+        let mut waiting = vec![NodeRef::root(&snapshot.record.root)];
+        while let Some(node) = waiting.pop() {
+            if monitor.stopped() {
+                return Err(Error::Interrupted);
+            }
+            if !self.reach(&node.id, new)? {
+                continue;
+            }
+            match nodes.read(&node).map_err(lost)? {
+                Below::Nodes(below) => waiting.extend(below),
+                Below::Entries(entries) => {
+                    for (_, entry) in &entries {
+                        if let Kind::File(content) = &entry.kind {
+                            self.content(content, &mut blobs, new).map_err(lost)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a chunk that must be entered where it is new. What no segment lists is entered too: reading it tells why.
+    fn reach(&mut self, id: &ChunkId, new: OnNew<'_>) -> Result<bool> {
+        let marked = self.mark(Mark::Live, id);
+        if marked == Some(true) {
+            new(&self.index, id)?;
+        }
+        Ok(marked != Some(false))
+    }
+
+    fn content(&mut self, content: &Content, blobs: &mut BlobReader<'_>, new: OnNew<'_>) -> Result<()> {
+        match content {
+            Content::Inline(_) => Ok(()),
+            Content::Extents(extents) => extents.iter().try_for_each(|extent| self.extent(extent, new)),
+            Content::Indirect { depth, id, .. } => self.list(*depth, id, blobs, new),
+        }
+    }
+
+    fn extent(&mut self, extent: &Extent, new: OnNew<'_>) -> Result<()> {
+        let Extent::Chunk { id, .. } = extent else { return Ok(()) };
+        match self.mark(Mark::Live, id) {
+            Some(true) => new(&self.index, id)?,
+            Some(false) => {}
+            None => self.unlisted += 1,
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, depth: u8, id: &ChunkId, blobs: &mut BlobReader<'_>, new: OnNew<'_>) -> Result<()> {
+        if !self.reach(id, new)? {
+            return Ok(());
+        }
+        let damaged = |offset, why: &str| Damaged::new(format!("extent list {id}"), offset, why);
+        if depth == 0 || depth > INDIRECT_DEPTH_MAX {
+            return Err(damaged(0, "nested too deep").into());
+        }
+        let mut plain = Vec::new();
+        blobs.read(id, &mut plain)?;
+        let extents = decode_extents(&plain).map_err(|error| damaged(error.offset, &error.why))?;
+        for extent in &extents {
+            match extent {
+                Extent::Chunk { id, .. } if depth > 1 => self.list(depth - 1, id, blobs, new)?,
+                other => self.extent(other, new)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SegmentMarks {
+    fn new(records: usize) -> Self {
+        Self([Bits::new(records), Bits::new(records), Bits::new(records)])
+    }
+}

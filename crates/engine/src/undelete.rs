@@ -1,0 +1,108 @@
+//! Undelete: brings forgotten snapshots back while what they need is still there.
+//!
+//! Every chunk that they reach needs a copy that no DELETE names (rule U1 of docs/concurrency.md); packs of those copies
+//! that were condemned are no longer. The entry is put at exactly the number for which that was looked up, so a prune
+//! either sees it and keeps the packs, or was first, and then this says what is gone.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Damaged, Error, Result};
+use crate::format::log::Act;
+use crate::format::names::PackName;
+use crate::format::slot::Role;
+use crate::ids::{ChunkId, SnapshotId};
+use crate::monitor::{Monitor, Phase};
+use crate::repo::Repository;
+use crate::repo::index::Index;
+use crate::repo::marks::Marks;
+use crate::rules::{self, Copy, Forgotten, State};
+
+/// What [`undelete`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UndeleteReport {
+    /// The snapshots that are back.
+    pub snapshots: Vec<SnapshotId>,
+    /// Packs that are no longer condemned.
+    pub packs: u64,
+    /// Number of the log entry.
+    pub number: u64,
+}
+
+/// Brings snapshots back; all of them or none.
+///
+/// # Errors
+/// [`Error::NotAllowed`] without an owner's key; [`Error::NotFound`] where one was not forgotten, or a prune has deleted
+/// what it needs; [`Error::Damaged`] where its tree can't be read.
+pub fn undelete(repository: &Repository, ids: &[SnapshotId], monitor: &dyn Monitor) -> Result<UndeleteReport> {
+    if repository.role() != Role::Owner {
+        return Err(Error::NotAllowed("bring snapshots back"));
+    }
+    if ids.is_empty() {
+        return Err(Error::Usage("no snapshots to bring back".into()));
+    }
+    monitor.phase(Phase::Marking);
+    loop {
+        let (state, index) = repository.look()?;
+        let mut packs = BTreeSet::new();
+        let mut marks = Marks::new(repository, index);
+        for id in ids {
+            let forgotten = find(&state, id)?;
+            let mut need = |index: &Index, chunk: &ChunkId| bring_back(&state, index, chunk, &mut packs);
+            marks.walk(&forgotten.snapshot, monitor, &mut need).map_err(|error| explain(error, id))?;
+        }
+        if marks.unlisted > 0 {
+            return Err(Error::NotFound(format!("{} chunks that it needs are gone", marks.unlisted)));
+        }
+        let report = UndeleteReport { snapshots: ids.to_vec(), packs: packs.len() as u64, number: state.next };
+        let act = Act::Undelete { snapshots: ids.to_vec(), packs: packs.into_iter().collect() };
+        if repository.try_append(state.next, act)? {
+            return Ok(report);
+        }
+    }
+}
+
+fn find<'s>(state: &'s State, id: &SnapshotId) -> Result<&'s Forgotten> {
+    if let Some(forgotten) = state.forgotten.get(id) {
+        return Ok(forgotten);
+    }
+    Err(Error::NotFound(match state.snapshot(id) {
+        Some(_) => format!("snapshot {id} is not forgotten"),
+        None => format!("no snapshot {id} to bring back: it never was, or a prune has deleted what it needs"),
+    }))
+}
+
+fn explain(error: Error, id: &SnapshotId) -> Error {
+    match error {
+        Error::Damaged(Damaged { object, why, .. }) => {
+            Error::NotFound(format!("snapshot {id} can't come back: {object}: {why}"))
+        }
+        Error::NotFound(why) => Error::NotFound(format!("snapshot {id} can't come back: {why}")),
+        other => other,
+    }
+}
+
+/// Adds the packs that must come back for a chunk, and for the base of the copy that is taken.
+fn bring_back(state: &State, index: &Index, chunk: &ChunkId, packs: &mut BTreeSet<PackName>) -> Result<()> {
+    let copies = copies(index, chunk);
+    let has_base = |copy: &Copy| {
+        copy.base.is_none_or(|base| rules::brings_back(state, &self::copies(index, &base), true).is_some())
+    };
+    // Copies without a base first, so that no more than they need comes back.
+    let mut whole: Vec<Copy> = copies.into_iter().filter(has_base).collect();
+    whole.sort_by_key(|copy| copy.base.is_some());
+    let gone = || Damaged::new(format!("chunk {chunk}"), 0, "a prune has deleted it");
+    let pack = rules::brings_back(state, &whole, false).ok_or_else(gone)?;
+    let is_taken = |copy: &&Copy| match pack {
+        Some(pack) => copy.pack == pack,
+        None => !state.standing.condemned.contains_key(&copy.pack),
+    };
+    packs.extend(pack);
+    if let Some(base) = whole.iter().find(is_taken).and_then(|copy| copy.base) {
+        packs.extend(rules::brings_back(state, &self::copies(index, &base), true).ok_or_else(gone)?);
+    }
+    Ok(())
+}
+
+fn copies(index: &Index, chunk: &ChunkId) -> Vec<Copy> {
+    index.copies(chunk).map(|found| Copy { pack: found.location.pack, base: found.location.base }).collect()
+}
