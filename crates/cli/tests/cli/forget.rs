@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use seawall_engine::clock::Timestamp;
+
 use crate::world::World;
 
 /// Ids of the live snapshots, oldest first.
@@ -30,13 +32,14 @@ fn days(count: u64) -> World {
 }
 
 fn today() -> String {
-    let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    let days = Timestamp::now().seconds / 86_400;
     let date = Command::new("date").args(["-u", "+%Y-%m-%d", "-d", &format!("@{}", days * 86_400)]).output().unwrap();
     String::from_utf8(date.stdout).unwrap().trim().to_owned()
 }
 
 fn set_age(path: &Path, days: u64) {
-    let time = SystemTime::now() - Duration::from_secs(days * 86_400);
+    let now = u64::try_from(Timestamp::now().seconds).unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(now - days * 86_400);
     let file = std::fs::File::options().append(true).open(path).unwrap();
     file.set_modified(time).unwrap();
 }
