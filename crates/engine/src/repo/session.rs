@@ -489,6 +489,11 @@ impl<'r> Session<'r> {
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
                 Some(Obstacle::ParentForgotten(_)) => return Ok(self.look_anew()),
+                Some(Obstacle::Published(session)) => {
+                    return Err(Error::Refused(format!(
+                        "another backup took over the writing session {session} meanwhile; nothing was committed, run again"
+                    )));
+                }
                 Some(Obstacle::Fenced(session)) => {
                     return Err(Error::Refused(format!(
                         "the writing session {session} was fenced by a prune meanwhile; nothing was committed, run again"

@@ -202,6 +202,15 @@ impl State {
                 }
                 Ok(())
             }
+            Act::Condemn { session, segments, .. } | Act::Remap { session, segments, .. } => {
+                if session.is_some_and(|session| self.fenced.contains(&session)) {
+                    return Err("the collector's session was fenced");
+                }
+                if !segments.iter().all(|segment| Some(segment.name.session) == *session) {
+                    return Err("it publishes another session's segments");
+                }
+                Ok(())
+            }
             Act::Undelete { packs, .. } if packs.iter().any(|pack| self.standing.deleted.contains_key(pack)) => {
                 Err("a pack that it needs is deleted")
             }

@@ -8,6 +8,7 @@ mod concurrency;
 mod crash;
 mod damage;
 mod fidelity;
+mod model;
 mod old_repositories;
 mod place;
 mod properties;
