@@ -144,18 +144,12 @@ pub fn may_remove(state: &State, pack: &PackName) -> bool {
 }
 
 /// Rule G3: an object of a session that no published segment lists may be removed once the session is fenced.
-/// `is_listed`: whether a segment of this very state lists it.
+/// `is_listed`: whether a segment of this very state lists it; for a session's key, whether one lists a pack of the session.
+///
+/// Why the key too waits for a FENCE: a collector that was published already goes on storing packs under the same key.
 #[must_use]
 pub fn may_remove_orphan(state: &State, session: &SessionId, is_listed: bool) -> bool {
     state.fenced.contains(session) && !is_listed
-}
-
-/// Rule G3: a session's keys may be removed once the session is fenced and nothing of it is left. Why fenced: a collector
-/// that is published goes on storing packs, and so does a writer that another one adopted too early.
-/// `has_packs`: whether a pack of the session is there or listed.
-#[must_use]
-pub fn may_remove_keys(state: &State, session: &SessionId, has_packs: bool) -> bool {
-    state.fenced.contains(session) && !has_packs
 }
 
 /// Rule U1: the copy of `chunk` on which an UNDELETE of a forgotten snapshot rests, of those that published segments list;

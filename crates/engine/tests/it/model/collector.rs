@@ -32,7 +32,7 @@ pub fn steps(setup: &Setup, world: &World, collector: usize, ledger: &mut Ledger
             if let Some(view) = own.view {
                 let known = ledger.known(view);
                 hand.choose(&known, moves);
-                hand.remove(&known, ledger, moves);
+                hand.remove(&known, moves);
                 hand.compact(view, &known, ledger, moves);
             }
         }
@@ -229,7 +229,9 @@ impl Hand<'_> {
         };
         let mut world = self.with(own);
         world.packs |= pack;
-        world.keys |= 1 << self.session;
+        if self.own().stored == 0 {
+            world.keys |= 1 << self.session;
+        }
         self.push(moves, "puts pack", pack, 0, world);
     }
 
@@ -268,7 +270,7 @@ impl Hand<'_> {
     }
 
     /// Removes one object, by the log that the collector knows.
-    fn remove(&self, known: &Known, ledger: &Ledger, moves: &mut Moves) {
+    fn remove(&self, known: &Known, moves: &mut Moves) {
         let rules = self.setup.rules;
         for number in each(self.world.packs & known.condemned) {
             if rules::may_remove(&known.state, &pack_name(number)) || !rules.has(Rule::DeleteFirst) {
@@ -296,14 +298,12 @@ impl Hand<'_> {
             }
             self.remove_key(known, session, moves);
         }
-        debug_assert!(ledger.len() > 0);
     }
 
     fn remove_key(&self, known: &Known, session: u8, moves: &mut Moves) {
-        let has_packs = (self.world.packs | known.listed) & of_session(session) != 0;
-        let is_over = !self.setup.rules.has(Rule::KeyAfterFence) && known.is_finished(session) && !has_packs;
-        let may = is_over || rules::may_remove_keys(&known.state, &session_id(session), has_packs);
-        if self.world.keys >> session & 1 == 1 && may {
+        let is_listed = known.listed & of_session(session) != 0;
+        let is_over = !self.setup.rules.has(Rule::KeyAfterFence) && known.is_finished(session) && !is_listed;
+        if self.world.keys >> session & 1 == 1 && (is_over || self.may_remove_orphan(known, session, is_listed)) {
             let keys = self.world.keys & !(1 << session);
             self.push(moves, "removes the key of session", 0, session, World { keys, ..*self.world });
         }

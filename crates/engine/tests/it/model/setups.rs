@@ -58,6 +58,22 @@ const COMPACTION: Setup =
 /// Writers that adopt one another's leftovers.
 const CHAINS: Setup = Setup { name: "chains", writers: 3, start: &[], ..ADOPTION };
 
+/// A writer whose parent is forgotten after it encoded a chunk against another snapshot's.
+const ANEW: Setup = Setup { name: "anew", wants: &[C], start: &[&[A], &[B]], has_parents: true, ..NOTHING };
+
+/// Collectors that go on with a session of which something is published, and remove what is left of sessions.
+const KEYS: Setup = Setup {
+    name: "keys",
+    writers: 0,
+    collectors: 2,
+    start: &[&[A, B]],
+    has_orphans: true,
+    has_rewrite: true,
+    has_compaction: true,
+    list_max: 1,
+    ..NOTHING
+};
+
 /// Everybody and everything.
 const FULL: Setup = Setup {
     name: "full",
@@ -76,7 +92,7 @@ const FULL: Setup = Setup {
 };
 
 /// The setups of the test.
-pub const ALL: [Setup; 7] = [BASES, COLLECTORS, ADOPTION, UNDELETE, COMPACTION, CHAINS, FULL];
+pub const ALL: [Setup; 9] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, FULL];
 
 /// The same, searched further.
 pub fn deep(setup: &Setup) -> Setup {
@@ -86,13 +102,15 @@ pub fn deep(setup: &Setup) -> Setup {
 /// A setup in which leaving out the rule shows.
 pub fn showing(rule: Rule) -> Setup {
     let setup = match rule {
-        Rule::BaseOfLeaned | Rule::BaseOfOwn | Rule::LookAgain | Rule::ParentIsLive => BASES,
+        Rule::BaseOfLeaned | Rule::LookAgain | Rule::ParentIsLive => BASES,
+        Rule::BaseOfOwn => ANEW,
+        Rule::KeyAfterFence => KEYS,
         Rule::BaseStays | Rule::CopyWithoutBaseIsNone => BASES,
         Rule::RetiredIsDoubtful | Rule::GoneIsUnlisted => COMPACTION,
         Rule::UniqueNames => Setup { name: "names", ..NOTHING },
         Rule::FencedCommit | Rule::PublishedOnce | Rule::FenceFirst => ADOPTION,
         Rule::OwnersAreAdopted => CHAINS,
-        Rule::CondemnLooksAgain | Rule::FencedCollector | Rule::KeyAfterFence => COLLECTORS,
+        Rule::CondemnLooksAgain | Rule::FencedCollector => COLLECTORS,
         Rule::DeleteFirst | Rule::BaseComesBack | Rule::PacksComeBack => UNDELETE,
     };
     Setup { states_max: 3_000_000, ..setup }

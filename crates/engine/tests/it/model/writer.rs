@@ -9,7 +9,7 @@ use super::explore::{Moves, Setup};
 use super::ledger::{Entry, Known, Ledger, Shot};
 use super::names::{
     BASE, CHILD, CRASHED, Chunks, ENCODED, Packs, SEGMENTS_MAX, SHARED, SegmentNumber, SegmentText, chunk_id, each, held,
-    of_session, owners, pack_bit, pack_name, pack_set, segment_hash, session_id,
+    of_session, owners, pack_bit, pack_name, pack_set, segment_hash, segment_object, session_id,
 };
 use super::omit::Rule;
 use super::world::{Step, World, Writer, Writing};
@@ -105,7 +105,9 @@ impl Pen<'_> {
         }
         let is_over = |session: u8| known.is_finished(session) || known.is_fenced(session);
         let left = SESSIONS.into_iter().chain([CRASHED]).filter(|session| {
-            *session != self.session && !is_over(*session) && self.world.packs & of_session(*session) != 0
+            let has_segments = (0..SEGMENTS_MAX).any(|it| self.world.segments & segment_object(*session, it) != 0);
+            let has_left = has_segments || self.world.packs & of_session(*session) != 0;
+            *session != self.session && !is_over(*session) && has_left
         });
         let mut sets: Vec<u8> = left.map(|session| 1 << session).collect();
         sets.push(sets.iter().fold(0, |all, one| all | one));
