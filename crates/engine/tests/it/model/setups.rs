@@ -96,7 +96,7 @@ pub const ALL: [Setup; 9] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UN
 
 /// The same, searched further.
 pub fn deep(setup: &Setup) -> Setup {
-    Setup { entries_max: setup.entries_max + 2, states_max: 20_000_000, ..*setup }
+    Setup { entries_max: setup.entries_max + 2, states_max: 8_000_000, ..*setup }
 }
 
 /// A setup in which leaving out the rule shows.

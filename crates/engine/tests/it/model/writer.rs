@@ -264,6 +264,21 @@ impl Pen<'_> {
                 };
                 return self.look_up(&known, anew, "looks anew, wants", moves);
             }
+            Some(Obstacle::Fenced(session) | Obstacle::Published(session)) if session != session_id(self.session) => {
+                let own = draft.own & of_session(self.session);
+                let anew = Writer {
+                    view: self.world.log,
+                    parent: None,
+                    leaned: [None; 3],
+                    leaned_base: None,
+                    own,
+                    unlisted: own,
+                    segments: [0; 4],
+                    adopted: 0,
+                    ..draft
+                };
+                return self.look_up(&known, anew, "gives up what it adopted, wants", moves);
+            }
             Some(_) => {
                 let ended = Writer { next: Writing::Ended, ..draft };
                 return self.push(moves, "gives up: a session is fenced or published", 0, 0, self.with(ended));
