@@ -8,6 +8,7 @@ mod concurrency;
 mod crash;
 mod damage;
 mod fidelity;
+mod leftovers;
 mod model;
 mod old_repositories;
 mod place;
