@@ -167,11 +167,12 @@ pub fn brings_back<'c>(
     let is_there = |copy: &&Copy| {
         !standing.deleted.contains_key(&copy.pack) && copy.base.is_none_or(|base| !alone && has_base(&base))
     };
-    let is_damaged = |pack: &PackName| {
-        standing.damage.get(pack).is_some_and(|damage| damage.lost || damage.chunks.contains(chunk))
-    };
-    let rank = |copy: &&Copy| {
-        (is_damaged(&copy.pack), standing.condemned.contains_key(&copy.pack), copy.base.is_some())
-    };
+    let is_damaged =
+        |pack: &PackName| standing.damage.get(pack).is_some_and(|damage| damage.lost || damage.chunks.contains(chunk));
+    let rank =
+        |copy: &&Copy| (is_damaged(&copy.pack), standing.condemned.contains_key(&copy.pack), copy.base.is_some());
     copies.iter().filter(is_there).min_by_key(rank)
 }
+
+#[cfg(test)]
+mod tests;

@@ -422,3 +422,6 @@ pub fn may(role: Role, act: &Act) -> bool {
         | Act::Delete { .. } => role == Role::Owner,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

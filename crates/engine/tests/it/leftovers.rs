@@ -47,7 +47,10 @@ impl Scene {
     }
 
     fn reads(&self, chunk: &ChunkId, plain: &[u8]) {
-        assert_eq!(Repository::open(self.objects.clone(), &self.unlock, None).unwrap().read_chunk(chunk).unwrap(), plain);
+        assert_eq!(
+            Repository::open(self.objects.clone(), &self.unlock, None).unwrap().read_chunk(chunk).unwrap(),
+            plain
+        );
     }
 }
 

@@ -9,8 +9,8 @@ use seawall_engine::rules::{self, Copy};
 use super::explore::{Moves, Setup};
 use super::ledger::{Entry, Known, Ledger};
 use super::names::{
-    BASE, CHILD, Chunks, ENCODED, Packs, SEGMENTS_MAX, SESSIONS, SegmentText, chunk_id, each, held, of_session, pack_bit,
-    pack_name, pack_set, segment_object, session_id,
+    BASE, CHILD, Chunks, ENCODED, Packs, SEGMENTS_MAX, SESSIONS, SegmentText, chunk_id, each, held, of_session,
+    pack_bit, pack_name, pack_set, segment_object, session_id,
 };
 use super::omit::{Rule, Rules};
 use super::world::{Collecting, Collector, Step, World};
@@ -75,9 +75,8 @@ pub fn owner_steps(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mu
         for session in (1..7).filter(|session| !known.is_fenced(*session)) {
             let is_left = world.packs & of_session(session) & !known.listed != 0
                 || world.keys >> session & 1 == 1 && world.packs & of_session(session) == 0
-                || (0..SEGMENTS_MAX).any(|counter| {
-                    world.segments & !known.segment_objects & segment_object(session, counter) != 0
-                });
+                || (0..SEGMENTS_MAX)
+                    .any(|counter| world.segments & !known.segment_objects & segment_object(session, counter) != 0);
             if is_left {
                 append("FENCE session", 0, session, Entry::Fence(session), ledger);
             }
@@ -87,7 +86,8 @@ pub fn owner_steps(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mu
 
 /// Packs that an UNDELETE must bring back; none where a chunk is lost.
 fn comes_back(rules: Rules, known: &Known, chunks: Chunks) -> Option<Packs> {
-    let copies: [Vec<Copy>; 3] = std::array::from_fn(|chunk| known.copies[chunk].iter().map(|(_, copy)| *copy).collect());
+    let copies: [Vec<Copy>; 3] =
+        std::array::from_fn(|chunk| known.copies[chunk].iter().map(|(_, copy)| *copy).collect());
     let find = |chunk: usize, alone: bool, has_base: &dyn Fn() -> bool| {
         rules::brings_back(&known.state, &chunk_id(chunk), &copies[chunk], alone, &|_| has_base()).copied()
     };
@@ -220,13 +220,7 @@ impl Hand<'_> {
     fn put_pack(&self, moves: &mut Moves) {
         let mut own = self.own();
         let pack = pack_set(self.session, own.storing);
-        own = Collector {
-            next: Collecting::PutSegment,
-            storing: 0,
-            stored: own.stored | pack,
-            fresh: pack,
-            ..own
-        };
+        own = Collector { next: Collecting::PutSegment, storing: 0, stored: own.stored | pack, fresh: pack, ..own };
         let mut world = self.with(own);
         world.packs |= pack;
         if self.own().stored == 0 {
@@ -274,7 +268,13 @@ impl Hand<'_> {
         let rules = self.setup.rules;
         for number in each(self.world.packs & known.condemned) {
             if rules::may_remove(&known.state, &pack_name(number)) || !rules.has(Rule::DeleteFirst) {
-                self.push(moves, "removes", 1 << number, 0, World { packs: self.world.packs & !(1 << number), ..*self.world });
+                self.push(
+                    moves,
+                    "removes",
+                    1 << number,
+                    0,
+                    World { packs: self.world.packs & !(1 << number), ..*self.world },
+                );
             }
         }
         if !self.setup.has_orphans {
@@ -343,7 +343,8 @@ impl Hand<'_> {
         let own = self.own();
         let world = self.with(self.idle());
         let known = ledger.known(self.world.log);
-        let retired: Vec<_> = if own.segment == 0 { Vec::new() } else { known.segments.iter().map(|(it, _)| *it).collect() };
+        let retired: Vec<_> =
+            if own.segment == 0 { Vec::new() } else { known.segments.iter().map(|(it, _)| *it).collect() };
         let entry = Entry::Remap { session: self.session, segment: own.segment, retired, gone: own.list };
         // Why: the segments that are retired are those that the new one was made of.
         let log = if own.view == Some(self.world.log) { ledger.append(self.world.log, entry) } else { None };

@@ -207,8 +207,14 @@ fn moves_from(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mut Mov
 
 /// The repository before the first step.
 fn start(setup: &Setup, ledger: &mut Ledger) -> World {
-    let mut world =
-        World { log: 0, packs: 0, segments: 0, keys: 1 << SHARED, writers: Default::default(), collectors: Default::default() };
+    let mut world = World {
+        log: 0,
+        packs: 0,
+        segments: 0,
+        keys: 1 << SHARED,
+        writers: Default::default(),
+        collectors: Default::default(),
+    };
     for (place, copies) in setup.start.iter().enumerate() {
         // Why 7: no writer has that session where names are unique.
         let first = if setup.rules.has(Rule::UniqueNames) { SEED } else { SHARED };
@@ -217,7 +223,8 @@ fn start(setup: &Setup, ledger: &mut Ledger) -> World {
         let text = SegmentText { session, counter: 0, packs };
         let held = copies.iter().fold(0, |held, copies| held | copies);
         let chunks = held & !ENCODED | (held & ENCODED) >> 1;
-        let entry = Entry::Commit { shot: Shot { session, chunks }, segments: vec![ledger.table.number(text)], adopted: 0 };
+        let entry =
+            Entry::Commit { shot: Shot { session, chunks }, segments: vec![ledger.table.number(text)], adopted: 0 };
         world.log = ledger.append(world.log, entry).expect("the start is a good log");
         world.packs |= packs;
         world.segments |= text.object();

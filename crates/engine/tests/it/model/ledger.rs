@@ -154,8 +154,13 @@ impl Ledger {
     /// A ledger whose log number 0 has only the INIT entry.
     pub fn new(rules: Rules) -> Self {
         let mut state = State::new(RepositoryId([0; 16]));
-        let member =
-            MemberRecord { id: MEMBER, public_key: [0; 32], role: Role::Owner, label: String::new(), wrap_public: None };
+        let member = MemberRecord {
+            id: MEMBER,
+            public_key: [0; 32],
+            role: Role::Owner,
+            label: String::new(),
+            wrap_public: None,
+        };
         let act = Act::Init { marker: ObjectHash([0; 32]), member, data_public: [0; 32], generation: 0 };
         apply(&mut state, act).unwrap();
         let (table, appended) = (SegmentTable::default(), HashMap::new());
@@ -221,11 +226,9 @@ impl Ledger {
             },
             Entry::Forget(shot) => Act::Forget { snapshots: vec![shot.id()], reason: String::new() },
             Entry::Undelete(shot, packs) => Act::Undelete { snapshots: vec![shot.id()], packs: names(packs) },
-            Entry::Condemn { packs, session, segment } => Act::Condemn {
-                packs: names(packs),
-                session: publisher(*session, segment),
-                segments: fresh(segment),
-            },
+            Entry::Condemn { packs, session, segment } => {
+                Act::Condemn { packs: names(packs), session: publisher(*session, segment), segments: fresh(segment) }
+            }
             Entry::Delete(packs) => Act::Delete { packs: names(packs) },
             Entry::Fence(session) => Act::Fence { sessions: vec![session_id(*session)] },
             Entry::Remap { session, segment, retired, gone } => Act::Remap {

@@ -32,8 +32,14 @@ const BASES: Setup =
     Setup { name: "bases", wants: &[A, C], start: &[&[A, ENCODED]], has_parents: true, has_rewrite: true, ..NOTHING };
 
 /// Two collectors and a chunk that lies in two packs.
-const COLLECTORS: Setup =
-    Setup { name: "collectors", collectors: 2, start: &[&[A, ENCODED], &[A]], has_rewrite: true, has_orphans: true, ..NOTHING };
+const COLLECTORS: Setup = Setup {
+    name: "collectors",
+    collectors: 2,
+    start: &[&[A, ENCODED], &[A]],
+    has_rewrite: true,
+    has_orphans: true,
+    ..NOTHING
+};
 
 /// Two writers, the second of which adopts.
 const ADOPTION: Setup = Setup {

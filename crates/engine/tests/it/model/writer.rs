@@ -8,8 +8,8 @@ use seawall_engine::rules::{self, Copy, Draft, Obstacle};
 use super::explore::{Moves, Setup};
 use super::ledger::{Entry, Known, Ledger, Shot};
 use super::names::{
-    BASE, CHILD, CRASHED, Chunks, ENCODED, Packs, SEGMENTS_MAX, SHARED, SegmentNumber, SegmentText, chunk_id, each, held,
-    of_session, owners, pack_bit, pack_name, pack_set, segment_hash, segment_object, session_id,
+    BASE, CHILD, CRASHED, Chunks, ENCODED, Packs, SEGMENTS_MAX, SHARED, SegmentNumber, SegmentText, chunk_id, each,
+    held, of_session, owners, pack_bit, pack_name, pack_set, segment_hash, segment_object, session_id,
 };
 use super::omit::Rule;
 use super::world::{Step, World, Writer, Writing};
@@ -35,13 +35,7 @@ pub fn steps(setup: &Setup, world: &World, writer: usize, ledger: &mut Ledger, m
 }
 
 /// A copy of a chunk that a published index lists and on which a snapshot may lean (`Index::lean`).
-fn lean(
-    setup: &Setup,
-    known: &Known,
-    chunk: usize,
-    alone: bool,
-    has_own: bool,
-) -> Option<(SegmentNumber, Copy)> {
+fn lean(setup: &Setup, known: &Known, chunk: usize, alone: bool, has_own: bool) -> Option<(SegmentNumber, Copy)> {
     let mut has_alone = |base: &_| {
         debug_assert_eq!(*base, chunk_id(BASE));
         !setup.rules.has(Rule::BaseOfLeaned) || has_own || lean(setup, known, BASE, true, has_own).is_some()
@@ -255,13 +249,7 @@ impl Pen<'_> {
         match self.obstacle(&known, ledger, &draft) {
             None => {}
             Some(Obstacle::ParentForgotten(_)) => {
-                let anew = Writer {
-                    view: self.world.log,
-                    parent: None,
-                    leaned: [None; 3],
-                    leaned_base: None,
-                    ..draft
-                };
+                let anew = Writer { view: self.world.log, parent: None, leaned: [None; 3], leaned_base: None, ..draft };
                 return self.look_up(&known, anew, "looks anew, wants", moves);
             }
             Some(Obstacle::Fenced(session) | Obstacle::Published(session)) if session != session_id(self.session) => {
