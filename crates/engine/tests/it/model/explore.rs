@@ -190,8 +190,8 @@ impl Search<'_> {
     }
 }
 
-fn moves_from(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mut Moves) {
-    // Why: at the last entry only removals can still do harm, but every append is refused below.
+/// Every step that any actor can take, within the bounds.
+pub fn moves_from(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mut Moves) {
     for writer in 0..setup.writers {
         writer::steps(setup, world, writer, ledger, moves);
     }
@@ -206,7 +206,7 @@ fn moves_from(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mut Mov
 }
 
 /// The repository before the first step.
-fn start(setup: &Setup, ledger: &mut Ledger) -> World {
+pub fn start(setup: &Setup, ledger: &mut Ledger) -> World {
     let mut world = World {
         log: 0,
         packs: 0,

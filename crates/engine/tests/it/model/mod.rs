@@ -13,11 +13,13 @@ mod ledger;
 mod names;
 mod omit;
 mod setups;
+mod wander;
 mod world;
 mod writer;
 
 use explore::{Setup, explore};
 use omit::{Rule, Rules};
+use wander::wander;
 
 fn check(setup: &Setup) -> usize {
     let explored = explore(setup);
@@ -40,6 +42,35 @@ fn check(setup: &Setup) -> usize {
 fn nothing_is_lost_whatever_the_order() {
     let states: usize = setups::ALL.iter().map(check).sum();
     println!("{states} states");
+}
+
+fn check_walks(seed: u64, walks: usize) {
+    let wandered = wander(&setups::LONG, seed, walks, 120);
+    println!("walks with seed {seed}: {walks}, {} steps, up to {} log entries", wandered.steps, wandered.entries);
+    if let Some(violation) = wandered.violation {
+        panic!("seed {seed}: something is lost after\n{violation}");
+    }
+}
+
+#[test]
+fn nothing_is_lost_on_long_walks() {
+    check_walks(1, 10_000);
+}
+
+#[test]
+#[ignore = "minutes: cargo xtask model --deep"]
+fn nothing_is_lost_on_many_long_walks() {
+    (2..102).for_each(|seed| check_walks(seed, 20_000));
+}
+
+#[test]
+fn long_walks_find_what_is_lost_without_rules() {
+    for rule in [Rule::LookAgain, Rule::CondemnLooksAgain, Rule::FenceFirst, Rule::ParentIsLive] {
+        let setup = Setup { rules: Rules::without(rule), ..setups::LONG };
+        let wandered = wander(&setup, 1, 10_000, 120);
+        println!("without {rule:?}: after {} steps of random walks", wandered.steps);
+        assert!(wandered.violation.is_some(), "{rule:?}");
+    }
 }
 
 #[test]

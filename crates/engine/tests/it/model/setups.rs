@@ -97,6 +97,9 @@ const FULL: Setup = Setup {
     ..NOTHING
 };
 
+/// Everybody for a long time, for random walks.
+pub const LONG: Setup = Setup { writers: 3, entries_max: 30, name: "long", ..FULL };
+
 /// The setups of the test.
 pub const ALL: [Setup; 9] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, FULL];
 
