@@ -38,7 +38,7 @@ pub struct Setup {
     pub list_max: u32,
     /// Log entries after the start.
     pub entries_max: u64,
-    /// States after which the search ends unfinished.
+    /// States after which no further level is begun; one that would double them is left unfinished.
     pub states_max: usize,
 }
 
@@ -129,6 +129,9 @@ impl Search<'_> {
                     next.push(*after);
                 }
                 numbered += 1;
+                if self.seen.len() > 2 * self.setup.states_max {
+                    return self.report(depth, false, None);
+                }
             }
             level = next;
             depth += usize::from(!level.is_empty());
