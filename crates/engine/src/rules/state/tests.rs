@@ -315,8 +315,9 @@ fn a_held_snapshot_is_not_forgotten_until_every_hold_is_lifted() {
 
 #[test]
 fn packs_are_condemned_deleted_and_gone_in_that_order() {
-    // Acts after a commit; then of pack 1: condemned by, deleted by, usable.
-    let table: [(Vec<Act>, Option<u64>, Option<u64>, bool); 8] = [
+    /// Acts after a commit; then of pack 1: condemned by, deleted by, usable.
+    type Row = (Vec<Act>, Option<u64>, Option<u64>, bool);
+    let table: [Row; 8] = [
         (vec![], None, None, true),
         (vec![condemn(&[1])], Some(2), None, false),
         (vec![condemn(&[1]), condemn(&[1])], Some(2), None, false),
@@ -365,8 +366,9 @@ fn a_remap_retires_segments_and_leaves_the_others() {
 
 #[test]
 fn damage_is_remembered_until_an_audit_finds_the_pack_sound() {
-    // Acts, then of pack 1: whether it is lost, and how many chunks are damaged.
-    let table: [(Vec<Act>, Option<(bool, usize)>); 5] = [
+    /// Acts, then of pack 1: whether it is lost, and how many chunks are damaged.
+    type Row = (Vec<Act>, Option<(bool, usize)>);
+    let table: [Row; 5] = [
         (vec![audit(&[1], &[], &[])], Some((true, 0))),
         (vec![audit(&[], &[1, 1], &[])], Some((false, 1))),
         (vec![audit(&[1], &[], &[]), audit(&[], &[1], &[])], Some((true, 1))),
