@@ -107,6 +107,10 @@ pub struct Session<'r> {
     adopted: Vec<SessionId>,
     /// Whether a later backup may take over what this leaves behind.
     is_adoptable: bool,
+    /// How many of the segments to publish are there because of that.
+    adopted_segments: usize,
+    /// Somebody else published or fenced an adopted session: this one publishes nothing of theirs.
+    gave_up_adopted: AtomicBool,
     /// The snapshot from which content was taken over without looking up all of its chunks.
     rests_on: Mutex<Option<SnapshotId>>,
     queue: (Sender<FullPack>, Receiver<FullPack>),
@@ -166,6 +170,8 @@ impl<'r> Session<'r> {
             own: RwLock::new(Index::default()),
             adopted: Vec::new(),
             is_adoptable,
+            adopted_segments: 0,
+            gave_up_adopted: AtomicBool::new(false),
             rests_on: Mutex::new(None),
             queue: crossbeam_channel::bounded(1),
             in_flight: (Mutex::new(0), Condvar::new()),
@@ -201,7 +207,17 @@ impl<'r> Session<'r> {
         if !lock(&self.unpublished).builder.is_empty() {
             self.write_segment()?;
         }
+        self.adopted_segments = lock(&self.unpublished).segments.len();
         Ok(())
+    }
+
+    /// Leaves what was adopted to whoever published or fenced it.
+    fn give_up_adopted(&self) {
+        if self.gave_up_adopted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        lock(&self.unpublished).segments.drain(..self.adopted_segments);
+        self.own.write().unwrap_or_else(PoisonError::into_inner).drop_first(self.adopted_segments);
     }
 
     /// The session's id.
@@ -213,7 +229,7 @@ impl<'r> Session<'r> {
     /// Crashed sessions whose packs this one took over.
     #[must_use]
     pub fn adopted(&self) -> &[SessionId] {
-        &self.adopted
+        if self.gave_up_adopted.load(Ordering::SeqCst) { &[] } else { &self.adopted }
     }
 
     /// What was stored so far.
@@ -275,19 +291,26 @@ impl<'r> Session<'r> {
 
     /// The copy of a chunk on which the snapshot leans from now on; `alone` where it serves as a base.
     fn lean(&self, id: &ChunkId, alone: bool) -> Option<Location> {
+        if let Some(location) = self.lean_on_published(id, alone) {
+            return Some(location);
+        }
+        // Why a list: the index must not stay locked while the base is looked up in it.
+        let own: Vec<Location> = self.own_index().copies(id).map(|found| found.location).collect();
+        // Why the base again: what lies in this session or an adopted one stays, but its base may have been condemned
+        // before the session looked anew.
+        own.into_iter().find(|location| location.base.is_none_or(|base| !alone && self.lean(&base, true).is_some()))
+    }
+
+    fn lean_on_published(&self, id: &ChunkId, alone: bool) -> Option<Location> {
         let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
         let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
-        if let Some(found) = published.index.lean(id, alone, &own_alone) {
-            published.leaning.note(&found, alone);
-            let base = found.location.base.and_then(|base| published.index.lean(&base, true, &own_alone));
-            if let Some(base) = base {
-                published.leaning.note(&base, true);
-            }
-            return Some(found.location);
+        let found = published.index.lean(id, alone, &own_alone)?;
+        published.leaning.note(&found, alone);
+        let base = found.location.base.and_then(|base| published.index.lean(&base, true, &own_alone));
+        if let Some(base) = base {
+            published.leaning.note(&base, true);
         }
-        // Why: what lies in this session or an adopted one stays, and its bases were leaned on when it was encoded.
-        let own = self.own_index();
-        own.copies(id).map(|found| found.location).find(|location| !alone || location.base.is_none())
+        Some(found.location)
     }
 
     fn own_index(&self) -> RwLockReadGuard<'_, Index> {
@@ -527,9 +550,14 @@ impl<'r> Session<'r> {
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
                 Some(Obstacle::ParentForgotten(_)) => return Ok(self.look_anew()),
-                Some(Obstacle::Fenced(session)) => {
+                Some(Obstacle::Fenced(session) | Obstacle::Published(session)) if session != self.id => {
+                    self.give_up_adopted();
+                    return Ok(self.look_anew());
+                }
+                Some(Obstacle::Fenced(session) | Obstacle::Published(session)) => {
                     return Err(Error::Refused(format!(
-                        "the writing session {session} was fenced by a prune meanwhile; nothing was committed, run again"
+                        "the writing session {session} was fenced by a prune or taken over by another backup meanwhile; \
+                         nothing was committed, run again"
                     )));
                 }
             }
@@ -541,7 +569,7 @@ impl<'r> Session<'r> {
                 session: self.id,
                 segments: lock(&self.unpublished).segments.clone(),
                 snapshot: Box::new(snapshot.clone()),
-                adopted: self.adopted.clone(),
+                adopted: self.adopted().to_vec(),
             };
             if self.repository.try_append(state.next, act)? {
                 self.finished();
@@ -552,7 +580,7 @@ impl<'r> Session<'r> {
 
     fn draft(&self) -> Draft {
         let since = self.published.read().unwrap_or_else(PoisonError::into_inner).index.since();
-        Draft { session: self.id, adopted: self.adopted.clone(), parent: *lock(&self.rests_on), since }
+        Draft { session: self.id, adopted: self.adopted().to_vec(), parent: *lock(&self.rests_on), since }
     }
 
     /// Stores again what the session leaned on and must not any more. False where that can't be had from the store.
@@ -597,7 +625,7 @@ impl<'r> Session<'r> {
         if let Some(mark) = lock(&self.mark).take() {
             mark.finish();
         }
-        for session in &self.adopted {
+        for session in self.adopted() {
             self.repository.cache().unmark_session(session);
         }
     }

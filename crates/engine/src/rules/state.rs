@@ -426,3 +426,6 @@ pub fn may(role: Role, act: &Act) -> bool {
         | Act::Delete { .. } => role == Role::Owner,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

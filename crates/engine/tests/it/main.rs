@@ -10,6 +10,8 @@ mod crash;
 mod damage;
 mod endings;
 mod fidelity;
+mod leftovers;
+mod model;
 mod old_repositories;
 mod place;
 mod properties;
