@@ -42,6 +42,9 @@ pub fn forget(repository: &Repository, snapshots: &[SnapshotId], reason: &str) -
 
 fn check_all(state: &State, snapshots: &[SnapshotId]) -> Result<()> {
     for id in snapshots {
+        if state.forgotten.contains_key(id) {
+            return Err(Error::NotFound(format!("snapshot {id} is forgotten already")));
+        }
         if state.snapshot(id).is_none() {
             return Err(Error::NotFound(format!("no snapshot {id}")));
         }
