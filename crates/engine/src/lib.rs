@@ -13,6 +13,7 @@ pub mod backup;
 pub mod browse;
 pub mod diff;
 pub mod forget;
+pub mod keys;
 pub mod restore;
 pub mod verify;
 

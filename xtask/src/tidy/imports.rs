@@ -15,7 +15,7 @@ const UNSAFE_ALLOWED: &str = "crates/engine/src/repo/map.rs";
 
 /// Rows of the engine, highest first.
 const ROWS: [(&str, &[&str]); 5] = [
-    ("verbs", &["backup", "restore", "verify", "forget", "prune", "copy", "diff", "browse"]),
+    ("verbs", &["backup", "restore", "verify", "forget", "keys", "audit", "prune", "copy", "diff", "browse"]),
     ("repository", &["repo"]),
     ("stages", &["stages"]),
     ("store", &["store"]),

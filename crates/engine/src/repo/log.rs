@@ -282,15 +282,14 @@ fn split_record(bytes: &[u8]) -> Option<(u64, bool, &[u8], &[u8])> {
 ///
 /// # Errors
 /// [`Error::RepositoryExists`] if there is a log already.
-pub fn initialise(store: &dyn Store, ring: &KeyRing, marker: ObjectHash, label: &str, time_ms: i64) -> Result<()> {
+pub fn initialise(
+    store: &dyn Store,
+    ring: &KeyRing,
+    marker: ObjectHash,
+    member: MemberRecord,
+    time_ms: i64,
+) -> Result<()> {
     let signer = SigningKey::from_seed(&ring.signing_seed);
-    let member = MemberRecord {
-        id: ring.member,
-        public_key: signer.public(),
-        role: ring.role,
-        label: label.to_owned(),
-        wrap_public: None,
-    };
     let act = Act::Init { marker, member, data_public: *ring.data_public.as_bytes(), generation: ring.generation };
     let entry = LogEntry { number: 0, previous: None, repository: ring.repository, member: ring.member, time_ms, act };
     match store.create(&log_object(0), &entries::seal(&entry, &ring.log_key, &signer))? {

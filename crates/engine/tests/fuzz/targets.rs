@@ -181,7 +181,7 @@ fn ring() -> KeyRing {
 fn chain() -> [Vec<u8>; 2] {
     let public_key = SigningKey::from_seed(&key()).public();
     let member =
-        MemberRecord { id: MemberId([2; 16]), public_key, role: Role::Owner, label: "label".into(), wrap_public: None };
+        MemberRecord { id: MemberId([2; 16]), public_key, role: Role::Owner, label: "label".into(), wrap_public: None, slot: None };
     let act = Act::Init { marker: ObjectHash([3; 32]), member, data_public: [4; 32], generation: 0 };
     let first = sealed_entry(0, None, act);
     let second = sealed_entry(1, Some(object_hash(&first)), commit());
@@ -419,7 +419,7 @@ fn slots() -> Vec<Vec<u8>> {
     let cheap = Cost { memory_kib: 8, passes: 1, lanes: 1 };
     [Unlock::KeyFile(key()), Unlock::Passphrase(b"passphrase".to_vec().into())]
         .iter()
-        .map(|unlock| slot::seal(&ring, unlock, &SLOT, "label", 1_700_000_000, cheap).unwrap())
+        .map(|unlock| slot::seal(&ring, &unlock.lock().unwrap(), &SLOT, "label", 1_700_000_000, cheap).unwrap())
         .collect()
 }
 
