@@ -105,6 +105,8 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Restore(arguments) => arguments.run(run),
         Command::Forget(arguments) => arguments.run(run),
         Command::Hold(arguments) => arguments.run(run),
+        Command::Key(arguments) => arguments.run(run),
+        Command::Log(arguments) => arguments.run(run),
         Command::Completions(arguments) => arguments.run(run),
         Command::Man(arguments) => arguments.run(run),
     }

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 // Verbs.
+pub mod audit;
 pub mod backup;
 pub mod browse;
 pub mod diff;

@@ -269,6 +269,23 @@ pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRi
     last.map(|last| (state, last))
 }
 
+/// The end of the log as this user's cache saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Number of entries.
+    pub next: u64,
+    /// Hash of the last.
+    pub head: ObjectHash,
+}
+
+/// What this user's cache saw of the log; none without a cache, or where it can't be used.
+#[must_use]
+pub fn seen_before(cache: &Cache, repository: RepositoryId, ring: &KeyRing) -> Option<Seen> {
+    let bytes = fs::read(cache.log_path()?).ok()?;
+    let (state, last) = decode_cached(&bytes, repository, ring)?;
+    Some(Seen { next: state.next, head: object_hash(last) })
+}
+
 /// Splits a cached record from the rest.
 fn split_record(bytes: &[u8]) -> Option<(u64, bool, &[u8], &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;

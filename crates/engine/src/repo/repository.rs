@@ -94,13 +94,17 @@ impl Repository {
     /// # Errors
     /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Unsupported`], [`Error::Damaged`].
     pub fn open(store: Arc<dyn Store>, unlock: &Unlock, cache: Option<PathBuf>) -> Result<Self> {
-        let marker = match store.get(MARKER, None) {
-            Ok(bytes) => bytes,
-            Err(StoreError::Missing(_)) => return Err(Error::NoRepository(store.location())),
-            Err(error) => return Err(error.into()),
-        };
+        let marker = read_marker(&*store)?;
         let ring = Self::unlock(&*store, unlock, Marker::decode(&marker)?.repository)?;
         Self::open_with(store, &marker, ring, cache)
+    }
+
+    /// The key ring in the first key slot that `unlock` opens; the log is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Shares`], [`Error::Unsupported`], [`Error::Damaged`].
+    pub fn open_ring(store: &dyn Store, unlock: &Unlock) -> Result<KeyRing> {
+        Self::unlock(store, unlock, Marker::decode(&read_marker(store)?)?.repository)
     }
 
     /// The first ring that opens and is of this repository: an `init` that lost a race leaves slots of another one.
@@ -419,6 +423,14 @@ impl Repository {
 
     pub(crate) fn remember_session_key(&self, session: SessionId, key: Secret32) {
         self.session_keys.write().unwrap_or_else(PoisonError::into_inner).insert(session, key);
+    }
+}
+
+fn read_marker(store: &dyn Store) -> Result<Vec<u8>> {
+    match store.get(MARKER, None) {
+        Ok(bytes) => Ok(bytes),
+        Err(StoreError::Missing(_)) => Err(Error::NoRepository(store.location())),
+        Err(error) => Err(error.into()),
     }
 }
 
