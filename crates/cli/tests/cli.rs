@@ -1,7 +1,7 @@
 //! The command line, driven as a user drives it: the real binary, real directories, exit codes and output.
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
-//! (shapes that scripts rest on), `forget`, `flow` (back up, look, restore), `protect` (the main job), `kill` (kill -9 at
+//! (shapes that scripts rest on), `forget`, `roles` (keys and what they may), `flow` (back up, look, restore), `protect` (the main job), `kill` (kill -9 at
 //! random instants). Nothing here looks inside the program; what needs that is tested beside the code.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -20,5 +20,7 @@ mod keys;
 mod kill;
 #[path = "cli/protect.rs"]
 mod protect;
+#[path = "cli/roles.rs"]
+mod roles;
 #[path = "cli/world.rs"]
 mod world;

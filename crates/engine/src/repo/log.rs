@@ -18,8 +18,11 @@ use crate::format::names::log_object;
 use crate::format::slot::KeyRing;
 use crate::ids::{ObjectHash, RepositoryId};
 use crate::repo::cache::Cache;
-use crate::rules::State;
+use crate::rules::{State, may};
 use crate::store::{Created, Store, StoreError};
+
+/// What the key of a member is told who was revoked.
+pub(crate) const REVOKED: Error = Error::NotAllowed("write any more: it was revoked");
 
 /// In a cached record's number: the entry's signature is wrong.
 const UNSIGNED: u64 = 1 << 63;
@@ -138,7 +141,8 @@ impl Log {
     /// Appends an act at exactly `number`, for which everything before it was looked at. False if another entry is there.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`] where the entry would count for nothing; what the store fails with.
+    /// [`Error::NotAllowed`] where the key was revoked or its role is too small, [`Error::Refused`] where the entry would
+    /// count for nothing for another reason; what the store fails with.
     pub fn try_append(
         &mut self,
         store: &dyn Store,
@@ -160,6 +164,12 @@ impl Log {
             time_ms,
             act,
         };
+        if self.state.members.get(&ring.member).is_some_and(|member| member.revoked.is_some()) {
+            return Err(REVOKED);
+        }
+        if !may(ring.role, &entry.act) {
+            return Err(Error::NotAllowed("write that into the log: that takes an owner's"));
+        }
         if let Some(why) = self.state.refusal(&entry) {
             return Err(Error::Refused(format!("the log would not take this {}: {why}", entry.act.name())));
         }

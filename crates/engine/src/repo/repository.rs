@@ -238,7 +238,7 @@ impl Repository {
     /// # Errors
     /// [`Error::NotAllowed`] where the key was revoked.
     pub fn refuse_revoked(&self) -> Result<()> {
-        if self.revoked().is_some() { Err(Error::NotAllowed("write any more: it was revoked")) } else { Ok(()) }
+        if self.revoked().is_some() { Err(log::REVOKED) } else { Ok(()) }
     }
 
     /// The data secret key of a generation, from the key ring or from a grant in the log; none where this key has none.
