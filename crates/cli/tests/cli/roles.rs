@@ -106,6 +106,8 @@ fn a_member_adds_and_reads_nothing_back() {
     assert!(checked.stderr.contains("only the log, the index"), "{}", checked.stderr);
     member(&["snapshots"]).expect(0);
     member(&["key", "list"]).expect(0);
+    let stored = member(&["protect", "data"]).expect(3);
+    assert!(stored.stdout.contains("STORED, NOT PROVEN"), "{}", stored.stdout);
 
     // Incremental with the local cache, without the data key.
     member(&["backup", "data"]).expect(0);

@@ -18,7 +18,7 @@ use crate::format::slot::{self, KeyRing, Role, Share, SlotKind, Unlock};
 use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
 use crate::repo::admit::Candidate;
 use crate::repo::cache::Cache;
-use crate::repo::data_keys::{DataKeys, read_session_key};
+use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::log::{self, Log};
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
@@ -239,6 +239,14 @@ impl Repository {
     /// [`Error::NotAllowed`] where the key was revoked.
     pub fn refuse_revoked(&self) -> Result<()> {
         if self.revoked().is_some() { Err(log::REVOKED) } else { Ok(()) }
+    }
+
+    /// Whoever reads trees or data asks this first.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] with a member's key.
+    pub fn refuse_unable_to_read(&self) -> Result<()> {
+        if self.can_read_data() { Ok(()) } else { Err(NOT_A_READER) }
     }
 
     /// The data secret key of a generation, from the key ring or from a grant in the log; none where this key has none.
