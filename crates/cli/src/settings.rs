@@ -111,7 +111,10 @@ mod tests {
         };
         let settings = Settings::check(&arguments(), &environment).unwrap();
         assert_eq!(settings.repository, Some("/from/environment".into()));
-        assert_eq!(names(&settings), ["key file", "password file", "password command", "password", "identity file", "shares"]);
+        assert_eq!(
+            names(&settings),
+            ["key file", "password file", "password command", "password", "identity file", "shares"]
+        );
         assert_eq!(settings.cache, Some("/caches/seawall".into()));
 
         let named = GlobalArguments {

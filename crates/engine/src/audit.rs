@@ -94,7 +94,8 @@ impl<'s> Trail<'s> {
     /// # Errors
     /// [`Error::Interrupted`]; when the store fails. What is wrong with the log is no error but in the report.
     pub fn follow(&self, monitor: &dyn Monitor, each: &mut dyn FnMut(Line) -> bool) -> Result<Report> {
-        let mut replay = Replay { state: State::new(self.ring.repository), report: Report::default(), newest: i64::MIN };
+        let mut replay =
+            Replay { state: State::new(self.ring.repository), report: Report::default(), newest: i64::MIN };
         let seen = seen_before(&self.cache, self.ring.repository, &self.ring);
         loop {
             if monitor.stopped() {

@@ -118,7 +118,8 @@ fn claimed(ms: i64) -> Timestamp {
 
 fn show(run: &Run, line: &Line) -> std::io::Result<()> {
     let entry = &line.entry;
-    let (label, role) = line.signer.as_ref().map_or((None, None), |(label, role)| (Some(label.as_str()), Some(role.name())));
+    let (label, role) =
+        line.signer.as_ref().map_or((None, None), |(label, role)| (Some(label.as_str()), Some(role.name())));
     let details = details(&entry.act);
     let named = Named::of(&entry.act);
     run.output.record(

@@ -166,7 +166,9 @@ fn the_log_is_verified() {
     assert_eq!((entries.len(), &entries[2]["act"], &entries[2]["role"]), (3, &"COMMIT".into(), &"owner".into()));
     assert!(entries[1]["snapshots"][0].is_string() && entries[1]["segments"][0].is_string());
     assert_eq!(world.open(["log", "show", "--latest", "1", "--json"]).expect(0).json().len(), 2);
-    assert!(world.open(["log", "verify"]).expect(0).stdout.contains("3 entries read, 0 of them void, the chain is whole"));
+    assert!(
+        world.open(["log", "verify"]).expect(0).stdout.contains("3 entries read, 0 of them void, the chain is whole")
+    );
     std::fs::remove_file(world.path("repo/log/00000000000000000002")).unwrap();
     assert!(world.open(["log", "verify"]).expect(13).stdout.contains("ROLLBACK"));
     world.open(["--no-cache", "log", "verify"]).expect(0);

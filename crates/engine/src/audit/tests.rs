@@ -97,7 +97,12 @@ fn what_was_done_to_the_log_is_named() {
     type Change = fn(&MemoryStore);
     let cases: [(&str, Change, &[&str], &[&str]); 6] = [
         ("the last entry is gone", |store| store.delete(&log_object(3)).unwrap(), &[], &["rollback"]),
-        ("one in the middle is gone", |store| store.delete(&log_object(2)).unwrap(), &["missing"], &["missing", "rollback"]),
+        (
+            "one in the middle is gone",
+            |store| store.delete(&log_object(2)).unwrap(),
+            &["missing"],
+            &["missing", "rollback"],
+        ),
         (
             "one has another byte",
             |store| {
@@ -115,10 +120,15 @@ fn what_was_done_to_the_log_is_named() {
             &["damaged"],
         ),
         ("an entry of nobody", |store| store.put(&log_object(4), b"x").unwrap(), &["damaged"], &["damaged"]),
-        ("another marker", |store| {
-            let marker = String::from_utf8(store.get(MARKER, None).unwrap()).unwrap();
-            replace(store, MARKER, marker.replace("Seawall", "Seawell").as_bytes());
-        }, &["substituted"], &["substituted"]),
+        (
+            "another marker",
+            |store| {
+                let marker = String::from_utf8(store.get(MARKER, None).unwrap()).unwrap();
+                replace(store, MARKER, marker.replace("Seawall", "Seawell").as_bytes());
+            },
+            &["substituted"],
+            &["substituted"],
+        ),
     ];
     for (name, change, without_cache, with_cache) in cases {
         let scene = Scene::new();

@@ -78,14 +78,14 @@ fn inverse(x: u8) -> u8 {
     square(power)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Long multiplication and division of polynomials, written apart from the code above.
     fn slow_multiply(left: u8, right: u8) -> u8 {
-        let mut product: u16 = (0..8).filter(|bit| right >> bit & 1 == 1).fold(0, |sum, bit| sum ^ u16::from(left) << bit);
+        let mut product: u16 =
+            (0..8).filter(|bit| right >> bit & 1 == 1).fold(0, |sum, bit| sum ^ u16::from(left) << bit);
         for bit in (8..15).rev() {
             if product >> bit & 1 == 1 {
                 product ^= 0x11b << (bit - 8);
@@ -135,7 +135,8 @@ mod tests {
         let secret = Secret32::random();
         let shares = split(&secret, 3, 5).unwrap();
         for chosen in 0u8..32 {
-            let picked: Vec<(u8, &Secret32)> = (1..=5).zip(&shares).filter(|(x, _)| chosen >> (x - 1) & 1 == 1).collect();
+            let picked: Vec<(u8, &Secret32)> =
+                (1..=5).zip(&shares).filter(|(x, _)| chosen >> (x - 1) & 1 == 1).collect();
             let right = combine(&picked).is_some_and(|found| found == secret);
             assert_eq!(right, picked.len() >= 3, "{chosen:05b}");
         }

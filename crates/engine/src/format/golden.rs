@@ -1,6 +1,8 @@
 //! Golden bytes: every object for fixed inputs, compared with golden.txt, which golden.py made from docs/format.md
 //! alone. What is compared is also read back, so old bytes stay readable.
 
+pub(super) mod acts;
+
 use std::collections::{HashMap, HashSet};
 
 use zeroize::Zeroizing;

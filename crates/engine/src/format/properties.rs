@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+mod acts;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;

@@ -644,7 +644,10 @@ pub(super) mod tests {
     #[test]
     fn hostile_costs_are_refused_before_any_memory_is_taken() {
         let cost = Cost { memory_kib: 1 << 31, ..SMALL_COST };
-        assert!(matches!(seal(&ring(Role::Owner), &passphrase("a").lock().unwrap(), &SLOT, "", 0, cost), Err(Error::Unsupported(_))));
+        assert!(matches!(
+            seal(&ring(Role::Owner), &passphrase("a").lock().unwrap(), &SLOT, "", 0, cost),
+            Err(Error::Unsupported(_))
+        ));
         let contents = [0xa8, 0, 1, 1, 0, 2, 0, 3, 0x50].iter().copied().chain([0; 16]);
         let cost = [4, 0x83, 0x1a, 0x80, 0, 0, 0, 2, 2, 5, 0x40, 6, 0x60, 7, 0];
         let slot: Vec<u8> = contents.chain(cost).collect();

@@ -20,6 +20,7 @@ use crate::monitor::Monitor;
 use crate::repo::Repository;
 use crate::repo::data_keys::{is_there, newest_public, read_session_key, read_wrapped, store_session_key};
 use crate::rules::{self, Member, State};
+use crate::store::StoreError;
 
 /// What an owner is told who has no grant for the newest data key.
 pub(super) const LEFT_OUT: Error = Error::NotAllowed("use the newest data key: it was left out when that was made");
@@ -95,7 +96,8 @@ fn entitled(state: &State) -> impl Iterator<Item = (&MemberId, &Member)> {
 /// For whom the new secret is wrapped, in order of their ids, and with which key. Whoever rotates is always among them:
 /// its key follows from its own seed, also where the log has none.
 fn receivers(repository: &Repository, state: &State) -> BTreeMap<MemberId, DataPublicKey> {
-    let named = entitled(state).filter_map(|(id, member)| Some((*id, DataPublicKey::from_bytes(member.record.wrap_public?)?)));
+    let named =
+        entitled(state).filter_map(|(id, member)| Some((*id, DataPublicKey::from_bytes(member.record.wrap_public?)?)));
     let mut receivers: BTreeMap<_, _> = named.collect();
     receivers.insert(repository.keys().member, repository.keys().wrap_public());
     receivers
@@ -163,6 +165,8 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
         }
         match wrap_anew(repository, session, (generation, &public), &secret) {
             Ok(()) => rotated.wrapped += 1,
+            // Another rotation wrapped it for a newer generation, and deleted this one.
+            Err(Error::Store(StoreError::Missing(_))) => {}
             // Why not the end of it: one lost key must not keep all the others in the old generation.
             Err(Error::Damaged(_) | Error::NotAllowed(_)) => rotated.unreadable.push(*session),
             Err(error) => return Err(error),
@@ -208,6 +212,7 @@ fn opens(
 ) -> Result<bool> {
     match read_wrapped(repository, session, generation, secret) {
         Ok(_) => Ok(true),
+        Err(Error::Store(StoreError::Missing(_))) => Ok(false),
         Err(Error::Damaged(_)) => {
             rotated.unreadable.push(*session);
             Ok(false)

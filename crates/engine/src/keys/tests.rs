@@ -206,11 +206,14 @@ fn after_a_rotation_everybody_but_the_removed_reads_everything() {
     let kept = open(&store, &removed);
     let old = write(&repository, b"old").unwrap();
     let before = store.objects().copy();
+    let unaware = open(&store, &reader);
     let keys = list(&repository).unwrap();
     remove(&repository, find(&keys, "b").unwrap()).unwrap();
     let rotated = rotate(&repository, false, false, &Silent).unwrap();
     assert_eq!((rotated.generation, rotated.wrapped, rotated.deleted), (1, 1, 1));
     assert_eq!(generations(&*store), BTreeSet::from([1]));
+    // A reader that was open meanwhile finds out by itself.
+    assert_eq!(unaware.read_chunk(&old).unwrap(), b"old");
     let new = write(&repository, b"new").unwrap();
     assert_eq!(generations(&*store), BTreeSet::from([1]));
 
@@ -221,7 +224,7 @@ fn after_a_rotation_everybody_but_the_removed_reads_everything() {
         assert_eq!(opened.read_chunk(&new).unwrap(), b"new");
     }
     // With a copy of its key ring it reads the old store, and of the new one nothing.
-    kept.refresh().unwrap();
+    assert_eq!(kept.read_chunk(&old).unwrap_err().code(), "not-allowed");
     for id in [&old, &new] {
         let refused = kept.read_chunk(id).unwrap_err();
         assert_eq!(refused.code(), "not-allowed", "{refused}");
@@ -303,6 +306,22 @@ fn an_unfinished_rotation_keeps_new_readers_out() {
     add(&repository, Role::Member, &lock, "member").unwrap();
     rotate(&repository, true, false, &Silent).unwrap();
     add(&repository, Role::Reader, &lock, "reader").unwrap();
+}
+
+/// Another owner may sign what he likes; a secret that does not fit the public key is not written with or read by.
+#[test]
+fn a_grant_that_does_not_fit_is_not_used() {
+    let (store, repository) = made(&key_file());
+    let reader = add_key(&repository, Role::Reader, "reader");
+    let (public, (wrong, _)) = (wrap::generate().1, wrap::generate());
+    let ring = Repository::open_ring(&*store, &reader).unwrap();
+    let (encapsulated, ciphertext) = wrap::seal_grant(&ring.wrap_public(), &repository.id(), &ring.member, 1, &wrong);
+    let grants = vec![crate::format::log::Grant { member: ring.member, encapsulated, ciphertext }];
+    let act = || KeyChange::Rotate { data_public: *public.as_bytes(), generation: 1, grants: grants.clone() };
+    repository.append(&mut |_| Ok(Act::Key(act()))).unwrap();
+    let opened = open(&store, &reader);
+    assert_eq!(opened.data_secret(&opened.state(), 1), None);
+    assert!(opened.data_secret(&opened.state(), 0).is_some());
 }
 
 /// Owners of the first days have no key to wrap grants for.

@@ -85,11 +85,30 @@ pub(crate) fn store_session_key(
     Ok(())
 }
 
-/// Reads a session's key from the newest generation that is there and that this key ring opens.
+/// Reads a session's key from the newest generation that is there and that this key ring opens. Looks again after reading
+/// the log's new entries before it gives up: a rotation may have ended meanwhile.
 pub(crate) fn read_session_key(repository: &Repository, session: &SessionId) -> Result<Secret32> {
     if !repository.can_read_data() {
         return Err(NOT_A_READER);
     }
+    if let Some(found) = look_for_session_key(repository, session)?.0 {
+        return Ok(found);
+    }
+    repository.refresh()?;
+    match look_for_session_key(repository, session)? {
+        (Some(found), _) => Ok(found),
+        (None, true) => {
+            Err(Error::NotAllowed("read what was written since the data key was renewed: it was left out then"))
+        }
+        (None, false) => {
+            let object = session_object(session, repository.state().generation());
+            Err(Damaged::new(object, 0, "the session's key is missing").into())
+        }
+    }
+}
+
+/// The key; and whether it is there for a generation of which this key ring has no secret.
+fn look_for_session_key(repository: &Repository, session: &SessionId) -> Result<(Option<Secret32>, bool)> {
     let state = repository.state();
     let mut closed = false;
     for key in state.data_keys.iter().rev() {
@@ -100,13 +119,25 @@ pub(crate) fn read_session_key(repository: &Repository, session: &SessionId) -> 
         };
         match read_wrapped(repository, session, key.generation, &secret) {
             Err(Error::Store(StoreError::Missing(_))) => {}
-            other => return other,
+            other => return other.map(|found| (Some(found), closed)),
         }
     }
-    if closed {
-        return Err(Error::NotAllowed("read what was written since the data key was renewed: it was left out then"));
+    Ok((None, closed))
+}
+
+/// True if a session's key is there for some generation, whoever opens it.
+pub(crate) fn has_session_key(repository: &Repository, session: &SessionId) -> Result<bool> {
+    for again in [false, true] {
+        if again {
+            repository.refresh()?;
+        }
+        for key in repository.state().data_keys.iter().rev() {
+            if is_there(repository.store(), &session_object(session, key.generation))? {
+                return Ok(true);
+            }
+        }
     }
-    Err(Damaged::new(session_object(session, state.generation()), 0, "the session's key is missing").into())
+    Ok(false)
 }
 
 /// True if an object is there.

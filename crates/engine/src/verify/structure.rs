@@ -20,7 +20,7 @@ use crate::format::slot;
 use crate::ids::{ChunkId, SessionId};
 use crate::repo::Snapshot;
 use crate::repo::cache::Cache;
-use crate::repo::data_keys::{is_there, read_session_key};
+use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
 use crate::repo::log::Log;
 use crate::repo::reader::BLOB_HEADER_BYTES;
@@ -314,13 +314,11 @@ fn open_session(check: &Check<'_>, id: &SessionId) -> Result<()> {
     if check.repository.can_read_data() {
         return read_session_key(check.repository, id).map(drop);
     }
-    let object = |generation| session_object(id, generation);
-    for key in check.repository.state().data_keys.iter().rev() {
-        if is_there(check.repository.store(), &object(key.generation))? {
-            return Ok(());
-        }
+    if has_session_key(check.repository, id)? {
+        return Ok(());
     }
-    Err(Damaged::new(object(check.repository.state().generation()), 0, "the session's key is missing").into())
+    let object = session_object(id, check.repository.state().generation());
+    Err(Damaged::new(object, 0, "the session's key is missing").into())
 }
 
 /// The checks that the last 64 bytes allow.

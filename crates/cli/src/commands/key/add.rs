@@ -173,7 +173,11 @@ impl Arguments {
     fn report(&self, run: &Run, added: &Added, files: &[PathBuf]) -> anyhow::Result<Outcome> {
         let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
         let role = Role::from(self.role).name();
-        run.output.report(format!("Added the key {} ({role}), slot {}", printable(self.label.as_bytes()), added.slot))?;
+        run.output.report(format!(
+            "Added the key {} ({role}), slot {}",
+            printable(self.label.as_bytes()),
+            added.slot
+        ))?;
         for file in &files {
             run.output.report(format!("  {file}"))?;
         }

@@ -99,10 +99,8 @@ fn line(key: &Key) -> KeyLine<'_> {
 fn row(key: &Key, zone: &TimeZone) -> Vec<String> {
     let none = || "-".to_owned();
     let slot = key.slot.as_ref().map_or_else(none, |(id, _)| id.to_string()[..ID_DIGITS].to_owned());
-    let created = key
-        .slot
-        .as_ref()
-        .map(|(_, info)| moments::show(Timestamp { seconds: info.created_seconds, nanos: 0 }, zone));
+    let created =
+        key.slot.as_ref().map(|(_, info)| moments::show(Timestamp { seconds: info.created_seconds, nanos: 0 }, zone));
     let last = key.last_entry.map(|(number, ms)| format!("entry {number}, {}", moments::show(claimed(ms), zone)));
     let state = match (key.revoked(), &key.slot) {
         (Some(number), _) => format!("revoked by entry {number}"),
