@@ -6,10 +6,9 @@ use super::*;
 use crate::crypto::Secret32;
 use crate::crypto::sign::SigningKey;
 use crate::format::log::KeyChange;
-use crate::format::slot::Lock;
 use crate::ids::SnapshotId;
-use crate::keys;
 use crate::monitor::Silent;
+use crate::repo::Candidate;
 use crate::store::memory::MemoryStore;
 
 struct Scene {
@@ -29,7 +28,7 @@ impl Scene {
         let slots = [(scene.owner.clone(), "first".to_owned())];
         let repository = Repository::init(scene.store.clone(), &slots, Some(scene.cache.path().into())).unwrap();
         for label in ["a", "b", "c"] {
-            keys::add(&repository, Role::Member, &Lock::KeyFile(Secret32::random()), label).unwrap();
+            add(&repository, &Unlock::KeyFile(Secret32::random()), label);
         }
         scene
     }
@@ -75,6 +74,13 @@ fn replace(store: &MemoryStore, object: &str, bytes: &[u8]) {
     assert_ne!(store.get(object, None).unwrap(), bytes);
     store.delete(object).unwrap();
     store.put(object, bytes).unwrap();
+}
+
+fn add(repository: &Repository, unlock: &Unlock, label: &str) {
+    let ring = repository.keys().for_member(Role::Member, 0, repository.keys().data_secret.as_ref().unwrap());
+    let candidate = Candidate::seal(&ring, &unlock.lock().unwrap(), label).unwrap();
+    repository.append(&mut |_| Ok(Act::Key(KeyChange::Admit(candidate.record.clone())))).unwrap();
+    candidate.store(repository.store()).unwrap();
 }
 
 fn forget() -> Act {
@@ -177,7 +183,7 @@ fn void_entries_are_shown_with_the_reason() {
     let scene = Scene::new();
     let owner = Repository::open(scene.store.clone(), &scene.owner, None).unwrap();
     let unlock = Unlock::KeyFile(Secret32::random());
-    keys::add(&owner, Role::Member, &unlock.lock().unwrap(), "evil").unwrap();
+    add(&owner, &unlock, "evil");
     let evil = Repository::open_ring(&*scene.store, &unlock).unwrap();
     let now = Timestamp::now().seconds * 1000;
     scene.force(&evil, now, forget());
