@@ -10,7 +10,7 @@ use super::cbor::{self, Read, Sink, Written, required};
 use super::names::{COUNTER_MAX, PackName, SegmentName};
 use super::slot::Role;
 use super::snapshot::SnapshotRecord;
-use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SnapshotId};
+use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SlotId, SnapshotId};
 
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +149,8 @@ pub struct MemberRecord {
     pub label: String,
     /// X25519 public key for which new data keys are wrapped; a member of the first days has none.
     pub wrap_public: Option<[u8; 32]>,
+    /// The key slot that holds the member's key ring; a member of the first days has none.
+    pub slot: Option<SlotId>,
 }
 
 /// A published segment.
@@ -547,17 +549,21 @@ impl Grant {
 
 impl MemberRecord {
     fn write(&self, sink: &mut Sink) -> Written {
-        sink.map(4 + u64::from(self.wrap_public.is_some()))?;
+        sink.map(4 + u64::from(self.wrap_public.is_some()) + u64::from(self.slot.is_some()))?;
         sink.u8(0)?.bytes(self.id.as_bytes())?.u8(1)?.bytes(&self.public_key)?;
         sink.u8(2)?.u8(self.role.code())?.u8(3)?.str(&self.label)?;
-        match &self.wrap_public {
-            Some(public) => sink.u8(4)?.bytes(public)?.ok(),
+        if let Some(public) = &self.wrap_public {
+            sink.u8(4)?.bytes(public)?;
+        }
+        match &self.slot {
+            Some(slot) => sink.u8(5)?.bytes(slot.as_bytes())?.ok(),
             None => sink.ok(),
         }
     }
 
     fn read(decoder: &mut Decoder) -> Read<Self> {
-        let (mut id, mut public_key, mut role, mut label, mut wrap_public) = (None, None, None, None, None);
+        let (mut id, mut public_key, mut role, mut label) = (None, None, None, None);
+        let (mut wrap_public, mut slot) = (None, None);
         cbor::fields(decoder, |key, d| {
             match key {
                 0 => id = Some(MemberId(cbor::bytes(d)?)),
@@ -565,6 +571,7 @@ impl MemberRecord {
                 2 => role = Some(Role::read(d)?),
                 3 => label = Some(d.str()?.to_owned()),
                 4 => wrap_public = Some(cbor::bytes(d)?),
+                5 => slot = Some(SlotId(cbor::bytes(d)?)),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -575,6 +582,7 @@ impl MemberRecord {
             role: required(decoder, role, "role")?,
             label: required(decoder, label, "label")?,
             wrap_public,
+            slot,
         })
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
             return Ok(());
         }
         let segments: Vec<SegmentRecord> = fresh.iter().map(|segment| segment.record().clone()).collect();
+        session.follow_rotation(&run.state)?;
         let session_id = (!segments.is_empty()).then(|| session.id());
         let act = Act::Condemn { packs: condemned.clone(), session: session_id, segments };
         if run.append(act)? {

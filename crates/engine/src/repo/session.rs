@@ -5,7 +5,7 @@
 //! abandoned, or adopted by a later session.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
@@ -14,16 +14,16 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::clock::monotonic;
 use crate::codec::{Effort, Encoder};
 use crate::crypto::blob::PackCipher;
-use crate::crypto::{Secret32, envelope, object_hash, random, wrap};
+use crate::crypto::{Secret32, envelope, object_hash, random};
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord, SnapshotRecord};
-use crate::format::names::{PackName, SegmentName, session_object};
+use crate::format::names::{PackName, SegmentName};
 use crate::format::pack::{BlobKind, BlobRecord, PackWriter};
 use crate::format::segment::{Location, SegmentBuilder, SegmentView};
-use crate::format::session as session_format;
 use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::repo::adopt::{Adopted, adopt};
 use crate::repo::cache::SessionMark;
+use crate::repo::data_keys::{newest_public, store_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
@@ -95,6 +95,8 @@ pub struct Session<'r> {
     repository: &'r Repository,
     id: SessionId,
     key: OnceLock<Secret32>,
+    /// The newest generation of the data key pair for which the key is stored.
+    wrapped_for: AtomicU32,
     mark: Mutex<Option<SessionMark>>,
     pack_bytes: usize,
     next_pack: AtomicU64,
@@ -133,9 +135,11 @@ impl<'r> Session<'r> {
     /// sessions left are adopted.
     ///
     /// # Errors
-    /// [`Error::Rollback`] where the log went back, before anything is written; when the store fails.
+    /// [`Error::Rollback`] where the log went back, [`Error::NotAllowed`] where the key was revoked, before anything is
+    /// written; when the store fails.
     pub fn begin(repository: &'r Repository, pack_bytes: usize) -> Result<Self> {
         repository.refuse_after_rollback()?;
+        repository.refuse_revoked()?;
         let mut session = Self::new(repository, pack_bytes, true);
         session.adopt_abandoned()?;
         Ok(session)
@@ -152,6 +156,7 @@ impl<'r> Session<'r> {
             repository,
             id: SessionId(random()),
             key: OnceLock::new(),
+            wrapped_for: AtomicU32::new(0),
             mark: Mutex::new(None),
             pack_bytes: pack_bytes.min(usize::try_from(PACK_BYTES_MAX / 2).unwrap_or(usize::MAX)),
             next_pack: AtomicU64::new(0),
@@ -373,13 +378,25 @@ impl<'r> Session<'r> {
             *mark = self.repository.cache().mark_session(&self.id);
         }
         let key = Secret32::random();
-        let ring = self.repository.keys();
-        let (encapsulated, ciphertext) =
-            wrap::seal_session_key(&ring.data_public, &ring.repository, &self.id, ring.generation, &key);
-        let record = session_format::encode(self.id, ring.generation, &encapsulated, &ciphertext);
-        self.repository.store().put(&session_object(&self.id, ring.generation), &record)?;
+        // Why: the first failure is the one to tell, and another thread is waiting here to fail next.
+        self.refuse_after_failure()?;
+        let (generation, public) = newest_public(&self.repository.state())?;
+        store_session_key(self.repository, &self.id, (generation, &public), &key).map_err(|error| self.fail(error))?;
+        self.wrapped_for.store(generation, Ordering::SeqCst);
         self.repository.remember_session_key(self.id, key.clone());
         Ok(self.key.get_or_init(|| key).clone())
+    }
+
+    /// Wraps the session's key anew where the data key pair was renewed while the session wrote, so that a rotation
+    /// that did not know of this session leaves nothing behind.
+    pub(crate) fn follow_rotation(&self, state: &State) -> Result<()> {
+        let Some(key) = self.key.get() else { return Ok(()) };
+        let (generation, public) = newest_public(state)?;
+        if self.wrapped_for.load(Ordering::SeqCst) < generation {
+            store_session_key(self.repository, &self.id, (generation, &public), key)?;
+            self.wrapped_for.store(generation, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     fn send(&self, kind: BlobKind, pack: Option<(PackName, PackWriter)>) {
@@ -564,6 +581,7 @@ impl<'r> Session<'r> {
             if !self.store_lost(&state)? {
                 return Ok(self.look_anew());
             }
+            self.follow_rotation(&state)?;
             let snapshot = finish(self.totals());
             let act = Act::Commit {
                 session: self.id,

@@ -160,6 +160,7 @@ impl Ledger {
             role: Role::Owner,
             label: String::new(),
             wrap_public: None,
+            slot: None,
         };
         let act = Act::Init { marker: ObjectHash([0; 32]), member, data_public: [0; 32], generation: 0 };
         apply(&mut state, act).unwrap();
