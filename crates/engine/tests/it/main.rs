@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod endings;
 mod fidelity;
+mod members;
 mod old_repositories;
 mod place;
 mod properties;
