@@ -103,6 +103,3 @@ pub fn store_times(repository: &Repository, numbers: &[u64]) -> Result<BTreeMap<
     }
     Ok(wanted)
 }
-
-#[cfg(test)]
-mod tests;

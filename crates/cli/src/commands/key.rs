@@ -13,12 +13,19 @@ use clap::Subcommand;
 
 use crate::run::{Outcome, Run};
 
+const EXAMPLES: &str = "\
+Examples:
+    seawall key add --role member --label web1 --new-key-file web1.key
+    seawall key list
+    seawall key remove web1 && seawall key rotate";
+
 /// Add, list, remove and renew keys
 ///
 /// Every key is a member of its own, with a label and one of three roles. A `member` adds snapshots and reads nothing
 /// back: the key for a host that is backed up. A `reader` reads back too. An `owner` also forgets, prunes and changes
 /// keys. What each does stands in the signed log: `seawall log show`.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,

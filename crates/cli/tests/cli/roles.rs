@@ -109,11 +109,11 @@ fn a_member_adds_and_reads_nothing_back() {
     let stored = member(&["protect", "data"]).expect(3);
     assert!(stored.stdout.contains("STORED, NOT PROVEN"), "{}", stored.stdout);
 
-    // Incremental with the local cache, without the data key.
+    // What is read with the local cache is tested in the engine, where a test has its own clock.
     member(&["backup", "data"]).expect(0);
     world.write("data/new.txt", &[7; 5000]);
     let second = member(&["backup", "data", "--json"]).expect(0).summary();
-    assert_eq!((&second["files_new"], &second["bytes_read"]), (&1.into(), &5000.into()), "{second}");
+    assert_eq!((&second["files_new"], &second["files_unchanged"]), (&1.into(), &2.into()), "{second}");
     // Without the cache everything is read, and nothing stored twice.
     std::fs::remove_dir_all(world.path("home/.cache")).unwrap();
     let third = member(&["backup", "data", "--json"]).expect(0).summary();

@@ -12,6 +12,22 @@ use super::slot::Role;
 use super::snapshot::SnapshotRecord;
 use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SlotId, SnapshotId};
 
+/// Names of the acts by number.
+pub(super) const ACT_NAMES: [&str; 12] = [
+    "INIT",
+    "COMMIT",
+    "FORGET",
+    "HOLD",
+    "AUDIT",
+    "CONDEMN",
+    "FENCE",
+    "REMAP",
+    "KEY",
+    "CHECKPOINT",
+    "UNDELETE",
+    "DELETE",
+];
+
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
@@ -179,30 +195,35 @@ impl Act {
     /// The act's name in docs/format.md.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        ACT_NAMES[usize::from(self.number())]
+    }
+
+    fn number(&self) -> u8 {
         match self {
-            Self::Init { .. } => "INIT",
-            Self::Commit { .. } => "COMMIT",
-            Self::Forget { .. } => "FORGET",
-            Self::Hold { .. } => "HOLD",
-            Self::Audit { .. } => "AUDIT",
-            Self::Condemn { .. } => "CONDEMN",
-            Self::Fence { .. } => "FENCE",
-            Self::Remap { .. } => "REMAP",
-            Self::Key(_) => "KEY",
-            Self::Undelete { .. } => "UNDELETE",
-            Self::Delete { .. } => "DELETE",
+            Self::Init { .. } => 0,
+            Self::Commit { .. } => 1,
+            Self::Forget { .. } => 2,
+            Self::Hold { .. } => 3,
+            Self::Audit { .. } => 4,
+            Self::Condemn { .. } => 5,
+            Self::Fence { .. } => 6,
+            Self::Remap { .. } => 7,
+            Self::Key(_) => 8,
+            Self::Undelete { .. } => 10,
+            Self::Delete { .. } => 11,
         }
     }
 
     pub(super) fn write(&self, sink: &mut Sink) -> Written {
+        sink.u8(self.number())?;
         match self {
             Self::Init { marker, member, data_public, generation } => {
-                sink.u8(0)?.map(4)?.u8(0)?.bytes(marker.as_bytes())?.u8(1)?;
+                sink.map(4)?.u8(0)?.bytes(marker.as_bytes())?.u8(1)?;
                 member.write(sink)?;
                 sink.u8(2)?.bytes(data_public)?.u8(3)?.u32(*generation)?.ok()
             }
             Self::Commit { session, segments, snapshot, adopted } => {
-                sink.u8(1)?.map(4)?.u8(0)?.bytes(session.as_bytes())?.u8(1)?;
+                sink.map(4)?.u8(0)?.bytes(session.as_bytes())?.u8(1)?;
                 write_list(sink, segments, |sink, segment| segment.write(sink))?;
                 sink.u8(2)?;
                 snapshot.write(sink)?;
@@ -210,17 +231,17 @@ impl Act {
                 write_list(sink, adopted, |sink, session| sink.bytes(session.as_bytes())?.ok())
             }
             Self::Forget { snapshots, reason } => {
-                sink.u8(2)?.map(2)?.u8(0)?;
+                sink.map(2)?.u8(0)?;
                 write_snapshots(sink, snapshots)?;
                 sink.u8(1)?.str(reason)?.ok()
             }
             Self::Hold { snapshots, label, release } => {
-                sink.u8(3)?.map(3)?.u8(0)?;
+                sink.map(3)?.u8(0)?;
                 write_snapshots(sink, snapshots)?;
                 sink.u8(1)?.str(label)?.u8(2)?.bool(*release)?.ok()
             }
             Self::Audit { depth, bytes, lost, damaged, sound } => {
-                sink.u8(4)?.map(5)?.u8(0)?.u8(*depth)?.u8(1)?.u64(*bytes)?.u8(2)?;
+                sink.map(5)?.u8(0)?.u8(*depth)?.u8(1)?.u64(*bytes)?.u8(2)?;
                 write_list(sink, lost, write_pack)?;
                 sink.u8(3)?;
                 write_list(sink, damaged, |sink, blob| {
@@ -232,18 +253,18 @@ impl Act {
                 write_list(sink, sound, write_pack)
             }
             Self::Condemn { packs, session, segments } => {
-                sink.u8(5)?.map(2 + u64::from(session.is_some()))?.u8(0)?;
+                sink.map(2 + u64::from(session.is_some()))?.u8(0)?;
                 write_list(sink, packs, write_pack)?;
                 write_session(sink, 1, session.as_ref())?;
                 sink.u8(2)?;
                 write_list(sink, segments, |sink, segment| segment.write(sink))
             }
             Self::Fence { sessions } => {
-                sink.u8(6)?.map(1)?.u8(0)?;
+                sink.map(1)?.u8(0)?;
                 write_list(sink, sessions, |sink, session| sink.bytes(session.as_bytes())?.ok())
             }
             Self::Remap { session, segments, retired, gone } => {
-                sink.u8(7)?.map(3 + u64::from(session.is_some()))?;
+                sink.map(3 + u64::from(session.is_some()))?;
                 write_session(sink, 0, session.as_ref())?;
                 sink.u8(1)?;
                 write_list(sink, segments, |sink, segment| segment.write(sink))?;
@@ -254,18 +275,15 @@ impl Act {
                 sink.u8(3)?;
                 write_list(sink, gone, write_pack)
             }
-            Self::Key(change) => {
-                sink.u8(8)?;
-                change.write(sink)
-            }
+            Self::Key(change) => change.write(sink),
             Self::Undelete { snapshots, packs } => {
-                sink.u8(10)?.map(2)?.u8(0)?;
+                sink.map(2)?.u8(0)?;
                 write_snapshots(sink, snapshots)?;
                 sink.u8(1)?;
                 write_list(sink, packs, write_pack)
             }
             Self::Delete { packs } => {
-                sink.u8(11)?.map(1)?.u8(0)?;
+                sink.map(1)?.u8(0)?;
                 write_list(sink, packs, write_pack)
             }
         }
