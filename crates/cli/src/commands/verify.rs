@@ -66,7 +66,7 @@ impl Arguments {
 /// Options for what is to be read.
 #[must_use]
 pub fn options(run: &Run, read: Read) -> VerifyOptions {
-    VerifyOptions { read, threads: run.settings.threads, budget_bytes: run.settings.budget_bytes }
+    VerifyOptions { read, record: true, threads: run.settings.threads, budget_bytes: run.settings.budget_bytes }
 }
 
 /// A check in JSON. Sizes are bytes.

@@ -456,6 +456,11 @@ impl Repository {
         Ok(key)
     }
 
+    /// The next question for this session's key is answered from the store.
+    pub(crate) fn forget_session_key(&self, session: &SessionId) {
+        self.session_keys.write().unwrap_or_else(PoisonError::into_inner).remove(session);
+    }
+
     pub(crate) fn remember_session_key(&self, session: SessionId, key: Secret32) {
         self.session_keys.write().unwrap_or_else(PoisonError::into_inner).insert(session, key);
     }

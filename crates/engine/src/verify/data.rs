@@ -121,6 +121,7 @@ impl<'a, 'r> Data<'a, 'r> {
         let pack = Pack { name, object: name.object(), facts, length };
         match self.whole_pack(worker, &pack) {
             Ok(()) => {
+                self.check.findings.whole(*name);
                 self.check.packs_read.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }

@@ -138,7 +138,7 @@ fn read(repository: &Repository, entry: &Entry) -> Option<Vec<u8>> {
 }
 
 fn check(repository: &Repository, read: Read) -> VerifyReport {
-    verify(repository, &VerifyOptions { read, threads: 2, budget_bytes: 16 * MIB }, &Silent).unwrap()
+    verify(repository, &VerifyOptions { read, record: true, threads: 2, budget_bytes: 16 * MIB }, &Silent).unwrap()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
