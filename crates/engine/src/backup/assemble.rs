@@ -416,7 +416,7 @@ impl Stored<'_, '_> {
     fn has_chunk(&self, id: &ChunkId) -> bool {
         match self.session {
             Some(session) => session.contains(id),
-            None => self.repository.locate(id).is_some(),
+            None => self.repository.is_sound(id),
         }
     }
 

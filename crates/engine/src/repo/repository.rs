@@ -341,6 +341,11 @@ impl Repository {
         self.index.read().unwrap_or_else(PoisonError::into_inner).locate(id)
     }
 
+    /// True if a backup that begins now could lean on a copy of this chunk (rule W1).
+    pub(crate) fn is_sound(&self, id: &ChunkId) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).lean(id, false, &|_| false).is_some()
+    }
+
     /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).
     ///
     /// # Errors

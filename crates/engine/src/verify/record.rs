@@ -134,7 +134,8 @@ impl Record {
     /// Appends what is new, and that all data was read and found whole. Where that can't be written, it is a problem only
     /// if somebody would have to know.
     pub(super) fn tell(&self, check: &Check<'_>, report: &mut VerifyReport) {
-        let is_proof = check.options.read == Read::All && report.damage.is_empty();
+        let is_clean = report.damage.is_empty() && report.harmless.is_empty();
+        let is_proof = check.options.read == Read::All && is_clean;
         let items = self.items();
         if items.is_empty() && !is_proof {
             return;

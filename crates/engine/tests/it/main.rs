@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod endings;
 mod fidelity;
+mod healing;
 mod old_repositories;
 mod place;
 mod properties;
