@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use seawall_engine::backup::{BackupReport, backup};
 use seawall_engine::crypto::Secret32;
@@ -37,17 +38,48 @@ struct Scene {
     member: Unlock,
     snapshots: Vec<(SnapshotId, ChunkId)>,
     files: Files,
+    /// Times of the directories above the source.
+    above: Vec<[i64; 4]>,
 }
 
 impl Scene {
-    fn get() -> &'static Self {
-        static SCENE: OnceLock<Scene> = OnceLock::new();
-        SCENE.get_or_init(Self::make)
+    /// Runs a test on a scene that all tests share. Why perhaps again: a tree has the directories above its sources too,
+    /// and a node that was lost is stored again only if all its entries are as they were. Somebody else may change one of
+    /// those directories meanwhile.
+    fn with(test: impl Fn(&Self)) {
+        static SHARED: Mutex<Weak<Scene>> = Mutex::new(Weak::new());
+        loop {
+            let scene = {
+                let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = shared.upgrade().filter(|scene| scene.is_fresh());
+                known.unwrap_or_else(|| {
+                    let made = Arc::new(Self::make());
+                    *shared = Arc::downgrade(&made);
+                    made
+                })
+            };
+            let outcome = catch_unwind(AssertUnwindSafe(|| test(&scene)));
+            if scene.is_fresh() {
+                return outcome.unwrap_or_else(|panic| resume_unwind(panic));
+            }
+        }
+    }
+
+    /// True if nothing above the source has changed since the first backup.
+    fn is_fresh(&self) -> bool {
+        self.above == Self::times_above(&self.source())
+    }
+
+    fn times_above(source: &std::path::Path) -> Vec<[i64; 4]> {
+        let times = |path: &std::path::Path| {
+            let metadata = fs::metadata(path).unwrap();
+            [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()]
+        };
+        source.ancestors().map(times).collect()
     }
 
     fn make() -> Self {
-        // Why not in the system's temporary directory: a tree has the directories above its sources too, and that one
-        // changes all the time. A node that was lost is stored again only if all entries in it are as they were.
+        // Why here: the system's temporary directory changes all the time.
         let above = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("healing");
         fs::create_dir_all(&above).unwrap();
         let directory = tempfile::tempdir_in(above).unwrap();
@@ -59,11 +91,19 @@ impl Scene {
         let ring = KeyRing { role: Role::Member, data_secret: None, ..repository.keys().clone() };
         let id = SlotId([1; 16]);
         store.put(&slot_object(&id), &slot::seal(&ring, &member, &id, "member", 0, Cost::DEFAULT).unwrap()).unwrap();
-        let mut scene =
-            Self { directory, store: MemoryStore::new(), owner, member, snapshots: Vec::new(), files: Files::new() };
+        let mut scene = Self {
+            directory,
+            store: MemoryStore::new(),
+            owner,
+            member,
+            snapshots: Vec::new(),
+            files: Files::new(),
+            above: Vec::new(),
+        };
         scene.fill();
         let first = scene.backup(&repository).snapshot.unwrap().id;
         scene.change();
+        scene.above = Self::times_above(&scene.source());
         for _ in 0..2 {
             let record = scene.backup(&repository).snapshot.unwrap();
             scene.snapshots.push((record.id, record.root));
@@ -155,8 +195,7 @@ const ACTIONS: [Action; 7] = [
     Action::FlipTrailer,
 ];
 
-fn damage_every_pack(unlock: &Unlock) {
-    let scene = Scene::get();
+fn damage_every_pack(scene: &Scene, unlock: &Unlock) {
     let mut mended = 0;
     for pack in scene.names("pack/") {
         for action in ACTIONS {
@@ -177,114 +216,120 @@ fn damage_every_pack(unlock: &Unlock) {
 
 #[test]
 fn every_pack_that_is_damaged_is_stored_again() {
-    damage_every_pack(&Scene::get().owner);
+    Scene::with(|scene| damage_every_pack(scene, &scene.owner));
 }
 
 /// Who may add but not read must look at every file that may be hit.
 #[test]
 fn a_member_heals_too() {
-    damage_every_pack(&Scene::get().member);
+    Scene::with(|scene| damage_every_pack(scene, &scene.member));
 }
 
 /// The scene must have what the tests above are about.
 #[test]
 fn the_scene_has_bases_lists_and_several_packs() {
-    let scene = Scene::get();
-    let repository = scene.open(&Arc::new(scene.store.copy()), &scene.owner);
-    let mut with_base = [0, 0];
-    let each = &mut |_, location: Location| {
-        if location.base.is_some() {
-            with_base[usize::from(location.kind == BlobKind::Tree)] += 1;
-        }
-    };
-    repository.each_location(each).unwrap();
-    assert!(with_base[0] > 0 && with_base[1] > 0, "{with_base:?}");
-    let kinds = scene.names("pack/").into_iter().map(|name| {
-        decode_header(&PackName::parse(&name).unwrap(), &scene.store.get(&name, None).unwrap()).unwrap().kind
+    Scene::with(|scene| {
+        let repository = scene.open(&Arc::new(scene.store.copy()), &scene.owner);
+        let mut with_base = [0, 0];
+        let each = &mut |_, location: Location| {
+            if location.base.is_some() {
+                with_base[usize::from(location.kind == BlobKind::Tree)] += 1;
+            }
+        };
+        repository.each_location(each).unwrap();
+        assert!(with_base[0] > 0 && with_base[1] > 0, "{with_base:?}");
+        let kinds = scene.names("pack/").into_iter().map(|name| {
+            decode_header(&PackName::parse(&name).unwrap(), &scene.store.get(&name, None).unwrap()).unwrap().kind
+        });
+        let (data, tree): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == BlobKind::Data);
+        assert!(data.len() >= 3 && tree.len() >= 2, "{} {}", data.len(), tree.len());
     });
-    let (data, tree): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == BlobKind::Data);
-    assert!(data.len() >= 3 && tree.len() >= 2, "{} {}", data.len(), tree.len());
 }
 
 /// With the cache of the run that stored it all, which knows every file of the parent.
 #[test]
 fn a_client_with_a_cache_heals_too() {
-    let scene = Scene::get();
-    for pack in scene.names("pack/") {
-        let store = Arc::new(scene.store.copy());
-        let cache = tempfile::tempdir().unwrap();
-        let open = || Repository::open(store.clone(), &scene.owner, Some(cache.path().to_path_buf())).unwrap();
-        scene.backup(&open());
-        act(&store, Action::Delete, &pack, "");
-        check(&open(), Read::Nothing);
-        scene.backup(&open());
-        assert_eq!(check(&open(), Read::All).damage, [], "{pack}");
-        scene.assert_restores(&pack, &store);
-    }
+    Scene::with(|scene| {
+        for pack in scene.names("pack/") {
+            let store = Arc::new(scene.store.copy());
+            let cache = tempfile::tempdir().unwrap();
+            let open = || Repository::open(store.clone(), &scene.owner, Some(cache.path().to_path_buf())).unwrap();
+            scene.backup(&open());
+            act(&store, Action::Delete, &pack, "");
+            check(&open(), Read::Nothing);
+            scene.backup(&open());
+            assert_eq!(check(&open(), Read::All).damage, [], "{pack}");
+            scene.assert_restores(&pack, &store);
+        }
+    });
 }
 
 #[test]
 fn packs_of_a_lost_session_are_stored_again() {
-    let scene = Scene::get();
-    for session in scene.names("session/") {
-        for action in [Action::Delete, Action::FlipLast] {
-            let case = format!("{action:?} {session}");
-            let store = Arc::new(scene.store.copy());
-            act(&store, action, &session, "");
-            let (_, _, clean) = scene.heals(&case, &store, &scene.owner);
-            let harmless: Vec<&String> = clean.harmless.iter().map(|damage| &damage.object).collect();
-            assert_eq!(harmless, [&session], "{case}");
+    Scene::with(|scene| {
+        for session in scene.names("session/") {
+            for action in [Action::Delete, Action::FlipLast] {
+                let case = format!("{action:?} {session}");
+                let store = Arc::new(scene.store.copy());
+                act(&store, action, &session, "");
+                let (_, _, clean) = scene.heals(&case, &store, &scene.owner);
+                let harmless: Vec<&String> = clean.harmless.iter().map(|damage| &damage.object).collect();
+                assert_eq!(harmless, [&session], "{case}");
+            }
         }
-    }
+    });
 }
 
 /// What only a lost segment lists is not found, and so stored again.
 #[test]
 fn what_a_lost_segment_listed_is_stored_again() {
-    let scene = Scene::get();
-    for segment in scene.names("index/") {
-        let store = Arc::new(scene.store.copy());
-        act(&store, Action::Delete, &segment, "");
-        let owner = scene.open(&store, &scene.owner);
-        if check(&owner, Read::All).damage.is_empty() {
-            continue;
+    Scene::with(|scene| {
+        for segment in scene.names("index/") {
+            let store = Arc::new(scene.store.copy());
+            act(&store, Action::Delete, &segment, "");
+            let owner = scene.open(&store, &scene.owner);
+            if check(&owner, Read::All).damage.is_empty() {
+                continue;
+            }
+            scene.backup(&owner);
+            let clean = check(&scene.open(&store, &scene.owner), Read::All);
+            assert_eq!(clean.damage, [], "{segment}");
+            assert!(clean.harmless.iter().any(|damage| damage.object == segment), "{segment}: {:?}", clean.harmless);
+            scene.assert_restores(&segment, &store);
         }
-        scene.backup(&owner);
-        let clean = check(&scene.open(&store, &scene.owner), Read::All);
-        assert_eq!(clean.damage, [], "{segment}");
-        assert!(clean.harmless.iter().any(|damage| damage.object == segment), "{segment}: {:?}", clean.harmless);
-        scene.assert_restores(&segment, &store);
-    }
+    });
 }
 
 /// A pack that was not to be had for a while is whole again: the log is told, and nothing is stored twice any more.
 #[test]
 fn a_pack_that_comes_back_is_sound_again() {
-    let scene = Scene::get();
-    for pack in scene.names("pack/") {
-        let store = Arc::new(scene.store.copy());
-        let bytes = store.get(&pack, None).unwrap();
-        store.delete(&pack).unwrap();
-        let owner = scene.open(&store, &scene.owner);
-        assert!(!check(&owner, Read::Nothing).damage.is_empty());
-        store.replace(&pack, &bytes);
-        let report = check(&owner, Read::All);
-        assert_eq!((report.damage.len(), report.entries_appended), (0, 1), "{pack}");
-        assert!(owner.state().standing.damage.is_empty(), "{pack}");
-        assert_eq!(scene.backup(&owner).chunks_mended, 0, "{pack}");
-    }
+    Scene::with(|scene| {
+        for pack in scene.names("pack/") {
+            let store = Arc::new(scene.store.copy());
+            let bytes = store.get(&pack, None).unwrap();
+            store.delete(&pack).unwrap();
+            let owner = scene.open(&store, &scene.owner);
+            assert!(!check(&owner, Read::Nothing).damage.is_empty());
+            store.replace(&pack, &bytes);
+            let report = check(&owner, Read::All);
+            assert_eq!((report.damage.len(), report.entries_appended), (0, 1), "{pack}");
+            assert!(owner.state().standing.damage.is_empty(), "{pack}");
+            assert_eq!(scene.backup(&owner).chunks_mended, 0, "{pack}");
+        }
+    });
 }
 
 /// A check of all data that finds nothing is on record; one that was not to record leaves the log alone.
 #[test]
 fn the_log_knows_of_a_clean_check_of_all_data() {
-    let scene = Scene::get();
-    let owner = scene.open(&Arc::new(scene.store.copy()), &scene.owner);
-    let before = owner.log_entries();
-    check(&owner, Read::Nothing);
-    assert_eq!(owner.log_entries(), before);
-    check(&owner, Read::All);
-    assert_eq!(owner.log_entries(), before + 1);
-    crate::place::assert_whole(&owner);
-    assert_eq!(owner.log_entries(), before + 1);
+    Scene::with(|scene| {
+        let owner = scene.open(&Arc::new(scene.store.copy()), &scene.owner);
+        let before = owner.log_entries();
+        check(&owner, Read::Nothing);
+        assert_eq!(owner.log_entries(), before);
+        check(&owner, Read::All);
+        assert_eq!(owner.log_entries(), before + 1);
+        crate::place::assert_whole(&owner);
+        assert_eq!(owner.log_entries(), before + 1);
+    });
 }
