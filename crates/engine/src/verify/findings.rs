@@ -29,6 +29,8 @@ struct Inner {
     suspects: BTreeSet<PackName>,
     /// Suspects that are certainly not whole: not merely hard to reach.
     torn: BTreeSet<PackName>,
+    /// Suspects of which only the checksum over the whole is wrong.
+    stained: BTreeSet<PackName>,
     /// Packs that were read whole and are.
     whole: BTreeSet<PackName>,
     /// Blobs that an earlier check found damaged, to be tried.
@@ -86,6 +88,14 @@ impl Findings {
         }
     }
 
+    /// The checksum over a pack does not match, though its list is right: some of its blobs are damaged.
+    pub(super) fn stained(&self, pack: PackName) {
+        self.object(&pack.object(), "the checksum over the pack does not match");
+        let mut inner = self.lock();
+        inner.suspects.insert(pack);
+        inner.stained.insert(pack);
+    }
+
     /// An earlier check found this pack lost.
     pub(super) fn recall(&self, pack: PackName) {
         self.object(&pack.object(), "an earlier check found it damaged");
@@ -108,6 +118,10 @@ impl Findings {
 
     pub(super) fn is_whole(&self, pack: &PackName) -> bool {
         self.lock().whole.contains(pack)
+    }
+
+    pub(super) fn all_stained(&self) -> BTreeSet<PackName> {
+        self.lock().stained.clone()
     }
 
     pub(super) fn torn(&self) -> BTreeSet<PackName> {

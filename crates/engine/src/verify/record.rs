@@ -67,6 +67,10 @@ impl Record {
         record.lost.extend(structure.packs.keys().filter(in_lost_session));
         record.lost.extend(check.findings.torn());
         record.find_blobs(check, structure)?;
+        // Why: where all blobs are as they must be, it is the frame around them that is damaged.
+        let is_frame = |pack: &PackName| !record.damaged.iter().any(|(damaged, _)| damaged == pack);
+        let frames: Vec<PackName> = check.findings.all_stained().into_iter().filter(is_frame).collect();
+        record.lost.extend(frames);
         record.lose_packs(structure);
         let whole = |pack: &&PackName| check.findings.is_whole(pack) && !check.findings.has(&pack.object());
         record.sound.extend(standing.damage.keys().filter(whole));
@@ -188,7 +192,6 @@ fn audit(items: &[Item], depth: u8, bytes: u64, standing: &Standing) -> Act {
 
 fn is_readable(check: &Check<'_>, reader: &mut BlobReader<'_>, id: &ChunkId, location: &Location) -> bool {
     let mut plain = Vec::new();
-    let read =
-        check.repository.fetch(location).and_then(|mut blob| reader.decode(id, location, &mut blob, &mut plain));
+    let read = check.repository.fetch(location).and_then(|mut blob| reader.decode(id, location, &mut blob, &mut plain));
     read.is_ok()
 }

@@ -18,7 +18,7 @@ use seawall_engine::format::segment::Location;
 use seawall_engine::format::slot::{self, KeyRing, Role, Unlock};
 use seawall_engine::ids::{ChunkId, SlotId, SnapshotId};
 use seawall_engine::monitor::Silent;
-use seawall_engine::repo::Repository;
+use seawall_engine::repo::{Committed, Repository, Session};
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::MIB;
@@ -163,7 +163,12 @@ impl Scene {
     }
 
     /// Damages, verifies twice, backs up with `unlock`, verifies: all is well.
-    fn heals(&self, case: &str, store: &Arc<MemoryStore>, unlock: &Unlock) -> (VerifyReport, BackupReport, VerifyReport) {
+    fn heals(
+        &self,
+        case: &str,
+        store: &Arc<MemoryStore>,
+        unlock: &Unlock,
+    ) -> (VerifyReport, BackupReport, VerifyReport) {
         let owner = self.open(store, &self.owner);
         let found = check(&owner, Read::All);
         assert!(!found.damage.is_empty(), "{case}: nothing was found");
@@ -331,5 +336,82 @@ fn the_log_knows_of_a_clean_check_of_all_data() {
         assert_eq!(owner.log_entries(), before + 1);
         crate::place::assert_whole(&owner);
         assert_eq!(owner.log_entries(), before + 1);
+    });
+}
+
+/// A node of the forgotten snapshot is damaged: no live tree has it, but nodes of live trees are encoded against it. A
+/// check that reads only trees meets those, and must name the base.
+#[test]
+fn a_damaged_base_is_named_and_not_what_needs_it() {
+    Scene::with(|scene| {
+        let repository = scene.open(&Arc::new(scene.store.copy()), &scene.owner);
+        let mut bases = Vec::new();
+        let each = &mut |_, location: Location| {
+            bases.extend(location.base.filter(|_| location.kind == BlobKind::Tree));
+        };
+        repository.each_location(each).unwrap();
+        bases.sort();
+        bases.dedup();
+        assert!(!bases.is_empty());
+        for base in bases {
+            let store = Arc::new(scene.store.copy());
+            let location = repository.locate(&base).unwrap();
+            let mut bytes = store.get(&location.pack.object(), None).unwrap();
+            // Behind the blob's header of 48 bytes.
+            bytes[usize::try_from(location.offset).unwrap() + 60] ^= 4;
+            store.replace(&location.pack.object(), &bytes);
+            let owner = scene.open(&store, &scene.owner);
+            assert!(!check(&owner, Read::Nothing).damage.is_empty());
+            let state = owner.state();
+            let damage = &state.standing.damage[&location.pack];
+            assert!(damage.lost || damage.chunks.contains(&base), "{base}: {damage:?}");
+            assert_eq!(state.standing.damage.len(), 1, "{base}: what needs it lies in a sound pack");
+            scene.backup(&owner);
+            assert_eq!(check(&owner, Read::Nothing).damage, [], "{base}");
+            scene.assert_restores("a base", &store);
+        }
+    });
+}
+
+/// Damage that is found while a backup runs (rule W2): it looks again at what it leaned on, and at what it took over
+/// unseen.
+#[test]
+fn damage_that_is_found_before_the_commit() {
+    Scene::with(|scene| {
+        let newest = scene.snapshots[1];
+        for unseen in [false, true] {
+            let store = Arc::new(scene.store.copy());
+            let writer = scene.open(&store, &scene.owner);
+            let session = Session::begin(&writer, MIB).unwrap();
+            if unseen {
+                assert!(session.rest_on(&newest.0));
+            } else {
+                assert!(session.contains(&newest.1));
+            }
+            let pack = writer.locate(&newest.1).unwrap().pack;
+            store.delete(&pack.object()).unwrap();
+            check(&scene.open(&store, &scene.owner), Read::Nothing);
+            let record = &mut |_| unreachable!("nothing is committed");
+            assert!(matches!(session.commit(record).unwrap(), Committed::Again), "unseen: {unseen}");
+            assert!(!session.contains(&newest.1), "it is to be stored again");
+            assert!(!session.rest_on(&newest.0), "every chunk has to be looked at");
+        }
+    });
+}
+
+/// Once a backup has looked at every chunk, the next ones may rest on it again, though the damaged pack is still there.
+#[test]
+fn nothing_is_taken_over_unseen_until_a_backup_has_mended_it() {
+    Scene::with(|scene| {
+        let store = Arc::new(scene.store.copy());
+        let owner = scene.open(&store, &scene.owner);
+        let newest = scene.snapshots[1].0;
+        assert!(Session::begin(&owner, MIB).unwrap().rest_on(&newest));
+        store.delete(&scene.names("pack/")[0]).unwrap();
+        check(&owner, Read::Nothing);
+        assert!(!Session::begin(&owner, MIB).unwrap().rest_on(&newest));
+        let mended = scene.backup(&owner).snapshot.unwrap().id;
+        assert!(Session::begin(&owner, MIB).unwrap().rest_on(&mended), "the damage is there, but this one knew of it");
+        assert!(!owner.state().standing.damage.is_empty());
     });
 }
