@@ -415,3 +415,35 @@ fn nothing_is_taken_over_unseen_until_a_backup_has_mended_it() {
         assert!(!owner.state().standing.damage.is_empty());
     });
 }
+
+/// A few damaged blobs are named one by one; with very many the pack counts as lost, so that entries stay bounded.
+#[test]
+fn many_damaged_blobs_are_one_lost_pack() {
+    let directory = tempfile::tempdir().unwrap();
+    for number in 0..1_200 {
+        fs::write(directory.path().join(format!("{number}")), noise(number, 5_000)).unwrap();
+    }
+    let unlock = Unlock::KeyFile(Secret32::random());
+    let whole = Arc::new(MemoryStore::new());
+    let repository = Repository::init(whole.clone(), &[(unlock.clone(), String::new())], None).unwrap();
+    backup(&repository, options(paths(directory.path())), &Silent).unwrap();
+    let mut packs: BTreeMap<PackName, Vec<u32>> = BTreeMap::new();
+    let each = &mut |_, location: Location| packs.entry(location.pack).or_default().push(location.offset);
+    repository.each_location(each).unwrap();
+    let (pack, places) = packs.into_iter().max_by_key(|(_, places)| places.len()).unwrap();
+    assert!(places.len() > 1_100, "{}", places.len());
+    for (number, is_lost) in [(1, false), (7, false), (1_000, false), (1_001, true), (places.len(), true)] {
+        let store = Arc::new(whole.copy());
+        let mut bytes = store.get(&pack.object(), None).unwrap();
+        // Behind the blob's header of 48 bytes.
+        places.iter().take(number).for_each(|place| bytes[usize::try_from(*place).unwrap() + 60] ^= 4);
+        store.replace(&pack.object(), &bytes);
+        let repository = Repository::open(store, &unlock, None).unwrap();
+        assert_eq!(check(&repository, Read::All).entries_appended, 1);
+        let damage = repository.state().standing.damage[&pack].clone();
+        assert_eq!((damage.lost, damage.chunks.len()), (is_lost, if is_lost { 0 } else { number }), "{number}");
+        let report = backup(&repository, options(paths(directory.path())), &Silent).unwrap();
+        let mended = if is_lost { places.len() } else { number };
+        assert_eq!(report.chunks_mended, mended as u64, "{number}: no more than that is stored again");
+    }
+}
