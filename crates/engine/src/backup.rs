@@ -121,8 +121,10 @@ pub struct BackupReport {
     pub bytes_new: u64,
     /// Bytes written to the store.
     pub bytes_stored: u64,
-    /// Chunks that were new to the repository.
+    /// Chunks that were new to the repository, or stored again.
     pub chunks_new: u64,
+    /// Those of them that a check had found damaged.
+    pub chunks_mended: u64,
     /// Packs written.
     pub packs: Vec<PackName>,
     /// Problems reported.
@@ -299,14 +301,20 @@ fn perform<'scope>(
                 if let Some(entries) = entries {
                     entries.commit(&snapshot.id);
                 }
-                return Ok(report(run, &counts, (number, *snapshot), started));
+                let report = report(run, &counts, (number, *snapshot), started);
+                if report.chunks_mended > 0 {
+                    run.monitor.note(&format!("chunks that were damaged are stored again: {}", report.chunks_mended));
+                }
+                return Ok(report);
             }
             Committed::Again if is_stream => {
-                let why = "content that the stream shares with older snapshots was pruned meanwhile; run again";
+                let why = "content that the stream shares with older snapshots was pruned or found damaged meanwhile; \
+                           run again";
                 return Err(Error::Refused(why.into()));
             }
             Committed::Again => {
-                run.monitor.note("content that was taken over was pruned meanwhile; looking through the sources again");
+                let what = "content that was taken over was pruned or found damaged meanwhile";
+                run.monitor.note(&format!("{what}; looking through the sources again"));
                 run.problems.store(0, Ordering::Relaxed);
                 parent = choose_parent(run.repository, None, &options.host, &task.paths)?;
             }
@@ -350,7 +358,7 @@ fn report(
     (number, snapshot): (u64, SnapshotRecord),
     started: std::time::Instant,
 ) -> BackupReport {
-    let SessionTotals { chunks, plain_bytes, stored_bytes } = run.session.totals();
+    let SessionTotals { chunks, mended, plain_bytes, stored_bytes } = run.session.totals();
     BackupReport {
         number,
         files_new: counts.files_new,
@@ -363,6 +371,7 @@ fn report(
         bytes_new: plain_bytes,
         bytes_stored: stored_bytes,
         chunks_new: chunks,
+        chunks_mended: mended,
         packs: run.session.packs(),
         problems: snapshot.problems,
         adopted: run.session.adopted().to_vec(),

@@ -80,6 +80,8 @@ pub enum Obstacle {
     Published(SessionId),
     /// The parent was forgotten: what was taken over from it unseen may have been condemned.
     ParentForgotten(SnapshotId),
+    /// Damage was found since: what was taken over from the parent unseen may be lost.
+    ParentDamaged(SnapshotId),
 }
 
 /// Rule W2, first half: what stands in the way of the commit as such.
@@ -93,16 +95,29 @@ pub fn obstacle(state: &State, draft: &Draft) -> Option<Obstacle> {
             return Some(Obstacle::Published(*session));
         }
     }
-    let parent = draft.parent.filter(|parent| state.snapshot(parent).is_none())?;
-    Some(Obstacle::ParentForgotten(parent))
+    let parent = draft.parent?;
+    if state.snapshot(&parent).is_none() {
+        return Some(Obstacle::ParentForgotten(parent));
+    }
+    state.standing.is_damage_newer(draft.since).then_some(Obstacle::ParentDamaged(parent))
+}
+
+/// True if a writer may take over what this snapshot reaches without looking at every chunk: no damage was found since it
+/// was committed. What was known to be damaged then, its own writer did not lean on (rule W2).
+#[must_use]
+pub fn may_rest_on(state: &State, parent: &SnapshotId) -> bool {
+    state.snapshot(parent).is_some_and(|parent| !state.standing.is_damage_newer(parent.number))
 }
 
 /// Rule W2, second half: whether a writer that had read `since` entries when it leaned on a record of this segment has to
-/// look the chunk up again: the pack was condemned since, or the segment retired (then the pack may be gone altogether).
+/// look the chunk up again: the pack was condemned or found damaged since, or the segment retired (then the pack may be
+/// gone altogether).
 /// A chunk that has no copy to lean on any more is stored again before the commit.
 #[must_use]
 pub fn is_doubtful(state: &State, since: u64, segment: &ObjectHash, pack: &PackName) -> bool {
-    !state.is_published(segment) || state.standing.condemned.get(pack).is_some_and(|number| *number >= since)
+    !state.is_published(segment)
+        || state.standing.condemned.get(pack).is_some_and(|number| *number >= since)
+        || state.standing.damage.get(pack).is_some_and(|damage| damage.number >= since)
 }
 
 /// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Copies without

@@ -6,6 +6,7 @@
 //! segment, every pack's presence and length, every tree node, every reference. Data is read back as far as
 //! [`VerifyOptions::read`] asks: packs whole, every blob opened, decoded and its id computed again. One damaged object
 //! never stops the rest; only when there is damage are the snapshots walked once more to find the paths that it hits.
+//! What is new of that goes into the log ([`record`]), so that the next backup stores again what its sources still have.
 //!
 //! [`compare()`] holds a restored directory against its snapshot.
 
@@ -14,6 +15,7 @@ mod data;
 mod examine;
 mod findings;
 mod reach;
+mod record;
 mod structure;
 mod trees;
 
@@ -26,12 +28,13 @@ use crate::error::{Error, Result};
 use crate::format::names::PackName;
 use crate::ids::SnapshotId;
 use crate::monitor::{Monitor, Phase, Progress};
-use crate::repo::Repository;
 use crate::repo::data_keys::NOT_A_READER;
+use crate::repo::{Repository, Snapshot};
 
 pub use compare::{CompareOptions, CompareReport, DIFFERENCES_MAX, Difference, Filter, compare};
 use data::Data;
 use findings::Findings;
+use record::Record;
 use structure::Structure;
 
 /// A [`Damage`] lists so many paths at most.
@@ -55,6 +58,8 @@ pub enum Read {
 pub struct VerifyOptions {
     /// Which data to read back.
     pub read: Read,
+    /// Tell the log what was found.
+    pub record: bool,
     /// Worker threads, at least 1.
     pub threads: usize,
     /// Bytes for everything in flight.
@@ -104,6 +109,11 @@ pub struct VerifyReport {
     pub deleted: u64,
     /// What is damaged.
     pub damage: Vec<Damage>,
+    /// Objects that earlier checks found damaged already and by which no snapshot loses anything: all that live snapshots
+    /// need of them can be read.
+    pub harmless: Vec<Damage>,
+    /// Entries that tell the log what was found.
+    pub entries_appended: u64,
     /// How long it took.
     pub duration: Duration,
 }
@@ -178,23 +188,34 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Mo
         monitor.phase(Phase::VerifyingData);
         Data::new(&check, &structure).check(&chosen)?;
     }
+    record::recall(&check, &structure);
     examine::examine_suspects(&check)?;
-    let damage = reach::reach(&check, &structure, &snapshots)?;
-    Ok(VerifyReport {
+    let record = Record::gather(&check, &structure)?;
+    let (damage, harmless) = reach::reach(&check, &structure, &snapshots, &record)?;
+    let mut report = report(&check, &structure, &snapshots);
+    (report.damage, report.harmless) = (damage, harmless);
+    if options.record {
+        record.tell(&check, &mut report);
+    }
+    report.duration = started.elapsed();
+    Ok(report)
+}
+
+fn report(check: &Check<'_>, structure: &Structure, snapshots: &[Snapshot]) -> VerifyReport {
+    VerifyReport {
         snapshots: count(snapshots.len()),
-        entries: check.entries.into_inner(),
-        nodes: check.nodes.into_inner(),
+        entries: check.entries.load(Ordering::Relaxed),
+        nodes: check.nodes.load(Ordering::Relaxed),
         chunks: structure.chunks,
         segments: structure.segments,
         packs: count(structure.packs.len()),
-        packs_read: check.packs_read.into_inner(),
-        bytes_read: check.bytes_read.into_inner(),
+        packs_read: check.packs_read.load(Ordering::Relaxed),
+        bytes_read: check.bytes_read.load(Ordering::Relaxed),
         orphans: structure.orphans,
         condemned: structure.condemned.0,
         deleted: structure.condemned.1,
-        damage,
-        duration: started.elapsed(),
-    })
+        ..VerifyReport::default()
+    }
 }
 
 fn count(length: usize) -> u64 {

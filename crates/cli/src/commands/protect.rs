@@ -37,6 +37,9 @@ use opening::Opened;
 use proof::{DataProof, Rehearsal};
 use report::Protection;
 
+/// What to do about damage.
+const ADVICE: &str = "  run protect again: what is lost and the sources still have is then stored again";
+
 const EXAMPLES: &str = "\
 Examples:
     seawall protect ~/projects
@@ -145,7 +148,10 @@ impl Arguments {
         let data = DataProof::choose(repository, &stored.packs, everything)?;
         let verified = verify(repository, &verify_options(run, data.read.clone()), display)?;
         // Said before the restore, which may fail by the very damage that is listed here.
-        display.above(|| show_damage(run, &verified.damage))?;
+        display.above(|| {
+            show_damage(run, &verified.damage)?;
+            if verified.damage.is_empty() { Ok(()) } else { run.output.report(ADVICE) }
+        })?;
         let rehearsal = Rehearsal::choose(repository, snapshot, everything)?;
         require_space(scratch_parent, &rehearsal)?;
         let scratch = Scratch::make(scratch_parent)?;

@@ -13,11 +13,16 @@ use crate::snapshot_name::short;
 /// Paths that a person is shown for one damaged object; `--json` has all that were collected.
 const PATHS_SHOWN_MAX: usize = 20;
 
+/// What to do about damage.
+pub const ADVICE: &str = "  back up the same sources again: what they still have of it is stored again, and the snapshots \
+                          that share it restore again";
+
 const EXAMPLES: &str = "\
 Examples:
     seawall verify -r /backup/repo
     seawall verify --read-data
-    seawall verify --sample 5%       every day another part";
+    seawall verify --sample 5%       every day another part
+    seawall verify --no-record       leave the log alone";
 
 /// Check that what is stored is whole and readable
 ///
@@ -25,6 +30,10 @@ Examples:
 /// and every snapshot's tree. `--read-data` also reads every stored byte, decrypts, decodes and compares it with its
 /// id; `--sample 5%` does so for a random part. For damage, the objects, the snapshots and the paths that are hit are
 /// listed and the exit code is 13; everything else still restores.
+///
+/// What is damaged is recorded in the log. The next backup of a source that still has what was lost stores it again, and
+/// with it the older snapshots that share it restore again. An object that stays damaged after that, and by which no
+/// snapshot loses anything, is mentioned as harmless.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -35,6 +44,10 @@ pub struct Arguments {
     /// Read this share of the stored bytes, chosen at random
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub sample: Option<f64>,
+
+    /// Do not record in the log what is found; the next backup then mends nothing
+    #[arg(long)]
+    pub no_record: bool,
 }
 
 impl Arguments {
@@ -50,7 +63,8 @@ impl Arguments {
             None => Read::Nothing,
         };
         let display = run.display();
-        let report = verify(&repository, &options(run, read), &display)?;
+        let options = VerifyOptions { record: !self.no_record, ..options(run, read) };
+        let report = verify(&repository, &options, &display)?;
         let problems = display.problems().count;
         drop(display);
         show(run, &report)?;
@@ -71,7 +85,7 @@ impl Arguments {
 /// Options for what is to be read.
 #[must_use]
 pub fn options(run: &Run, read: Read) -> VerifyOptions {
-    VerifyOptions { read, threads: run.settings.threads, budget_bytes: run.settings.budget_bytes }
+    VerifyOptions { read, record: true, threads: run.settings.threads, budget_bytes: run.settings.budget_bytes }
 }
 
 /// A check in JSON. Sizes are bytes.
@@ -86,6 +100,8 @@ pub struct VerifySummary {
     orphans: u64,
     condemned_packs: u64,
     damage: u64,
+    harmless_damage: u64,
+    log_entries_appended: u64,
     seconds: f64,
 }
 
@@ -101,6 +117,8 @@ impl From<&VerifyReport> for VerifySummary {
             orphans: report.orphans,
             condemned_packs: report.condemned,
             damage: report.damage.len() as u64,
+            harmless_damage: report.harmless.len() as u64,
+            log_entries_appended: report.entries_appended,
             seconds: report.duration.as_secs_f64(),
         }
     }
@@ -170,11 +188,20 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         let packs = counted(report.condemned, "pack", "packs");
         run.output.report(format!("  {packs} that a prune took out of use were not checked: nobody needs them"))?;
     }
+    for harmless in &report.harmless {
+        let what = printable(harmless.what.as_bytes());
+        run.output.report(format!("  {} is damaged, and no snapshot loses anything by it: {what}", harmless.object))?;
+    }
     match report.damage.len() as u64 {
-        0 => run.output.report("  no damage found"),
-        found => run.output.report(format!(
-            "  {} found; everything that is not listed above still restores",
-            counted(found, "damaged object", "damaged objects")
-        )),
+        0 if report.harmless.is_empty() => run.output.report("  no damage found"),
+        0 => run.output.report("  no new damage found; every snapshot restores as far as it was checked"),
+        found => {
+            let objects = counted(found, "damaged object", "damaged objects");
+            run.output.report(format!("  {objects} found; everything that is not listed above still restores"))?;
+            if report.damage.iter().any(|damage| !damage.snapshots.is_empty()) {
+                run.output.report(ADVICE)?;
+            }
+            Ok(())
+        }
     }
 }

@@ -394,7 +394,8 @@ impl Stored<'_, '_> {
         match &known.entry.kind {
             Kind::File(Content::Extents(extents)) => self.has_extents(extents, 0),
             // What a committed snapshot's list names is stored with it, as long as that snapshot is not forgotten and no
-            // damage was found. What a run that did not commit listed may be stored in part. There the lists are followed.
+            // damage was found since. What a run that did not commit listed may be stored in part. There the lists are
+            // followed.
             Kind::File(Content::Indirect { id, .. }) if !known.unfinished && self.rests_on_parent() => {
                 self.has_chunk(id)
             }
@@ -405,21 +406,17 @@ impl Stored<'_, '_> {
 
     /// True if all that the parent reaches may be taken over unseen; the session then answers for the parent.
     fn rests_on_parent(&self) -> bool {
-        if !self.repository.state().standing.damage.is_empty() {
-            return false;
-        }
         match (self.session, &self.parent) {
             (Some(session), Some(parent)) => session.rest_on(parent),
-            (Some(_), None) => return false,
-            (None, _) => {}
+            (Some(_), None) => false,
+            (None, _) => !self.repository.state().standing.is_damage_newer(0),
         }
-        true
     }
 
     fn has_chunk(&self, id: &ChunkId) -> bool {
         match self.session {
             Some(session) => session.contains(id),
-            None => self.repository.locate(id).is_some(),
+            None => self.repository.is_sound(id),
         }
     }
 

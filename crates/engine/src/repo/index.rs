@@ -127,6 +127,11 @@ impl Index {
         &self.segments
     }
 
+    /// What the log says of packs.
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
     /// Number of log entries that it knows of.
     pub(crate) fn since(&self) -> u64 {
         self.since

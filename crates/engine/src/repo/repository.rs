@@ -385,6 +385,11 @@ impl Repository {
         self.index.read().unwrap_or_else(PoisonError::into_inner).locate(id)
     }
 
+    /// True if a backup that begins now could lean on a copy of this chunk (rule W1).
+    pub(crate) fn is_sound(&self, id: &ChunkId) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).lean(id, false, &|_| false).is_some()
+    }
+
     /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).
     ///
     /// # Errors
@@ -482,6 +487,11 @@ impl Repository {
         let key = read_session_key(self, session)?;
         self.remember_session_key(*session, key.clone());
         Ok(key)
+    }
+
+    /// The next question for this session's key is answered from the store.
+    pub(crate) fn forget_session_key(&self, session: &SessionId) {
+        self.session_keys.write().unwrap_or_else(PoisonError::into_inner).remove(session);
     }
 
     pub(crate) fn remember_session_key(&self, session: SessionId, key: Secret32) {

@@ -49,8 +49,10 @@ pub struct FullPack {
 /// What a session stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionTotals {
-    /// Chunks that were new.
+    /// Chunks that were new, or stored again.
     pub chunks: u64,
+    /// Those of them that had been found damaged.
+    pub mended: u64,
     /// Their plain bytes.
     pub plain_bytes: u64,
     /// Bytes of packs and segments written.
@@ -122,6 +124,7 @@ pub struct Session<'r> {
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
     chunks: AtomicU64,
+    mended: AtomicU64,
     plain_bytes: AtomicU64,
     stored_bytes: AtomicU64,
 }
@@ -184,6 +187,7 @@ impl<'r> Session<'r> {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             chunks: AtomicU64::new(0),
+            mended: AtomicU64::new(0),
             plain_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
         }
@@ -242,6 +246,7 @@ impl<'r> Session<'r> {
     pub fn totals(&self) -> SessionTotals {
         SessionTotals {
             chunks: self.chunks.load(Ordering::Relaxed),
+            mended: self.mended.load(Ordering::Relaxed),
             plain_bytes: self.plain_bytes.load(Ordering::Relaxed),
             stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
         }
@@ -265,6 +270,9 @@ impl<'r> Session<'r> {
     pub fn claim(&self, id: &ChunkId) -> bool {
         let claimed = !self.is_listed(id) && lock(&self.claimed).insert(*id);
         *lock(&self.unstored.0) += u64::from(claimed);
+        if claimed && self.is_damaged(id) {
+            self.mended.fetch_add(1, Ordering::Relaxed);
+        }
         claimed
     }
 
@@ -285,9 +293,18 @@ impl<'r> Session<'r> {
     }
 
     /// Content is taken over from this snapshot without looking up all of its chunks: it has to be live when this session
-    /// commits, as all that a live snapshot reaches is.
-    pub fn rest_on(&self, parent: &SnapshotId) {
-        *lock(&self.rests_on) = Some(*parent);
+    /// commits, as all that a live snapshot reaches is. False, and nothing may be taken over unseen, where damage was found
+    /// since it was committed.
+    #[must_use]
+    pub fn rest_on(&self, parent: &SnapshotId) -> bool {
+        let mut rests_on = lock(&self.rests_on);
+        if *rests_on != Some(*parent) {
+            if !rules::may_rest_on(&self.repository.state(), parent) {
+                return false;
+            }
+            *rests_on = Some(*parent);
+        }
+        true
     }
 
     fn is_listed(&self, id: &ChunkId) -> bool {
@@ -316,6 +333,14 @@ impl<'r> Session<'r> {
             published.leaning.note(&base, true);
         }
         Some(found.location)
+    }
+
+    /// True if the chunk has copies, and it is only for damage that no snapshot may lean on any.
+    fn is_damaged(&self, id: &ChunkId) -> bool {
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        let standing = published.index.standing();
+        !standing.damage.is_empty()
+            && published.index.copies(id).any(|found| !standing.condemned.contains_key(&found.location.pack))
     }
 
     fn own_index(&self) -> RwLockReadGuard<'_, Index> {
@@ -566,7 +591,7 @@ impl<'r> Session<'r> {
             let state = self.repository.state();
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
-                Some(Obstacle::ParentForgotten(_)) => return Ok(self.look_anew()),
+                Some(Obstacle::ParentForgotten(_) | Obstacle::ParentDamaged(_)) => return Ok(self.look_anew()),
                 Some(Obstacle::Fenced(session) | Obstacle::Published(session)) if session != self.id => {
                     self.give_up_adopted();
                     return Ok(self.look_anew());

@@ -61,6 +61,8 @@ pub struct PackDamage {
     pub lost: bool,
     /// Blobs in it that do not decode to their chunk.
     pub chunks: BTreeSet<ChunkId>,
+    /// Number of the newest entry that found something.
+    pub number: u64,
 }
 
 /// What the log says of packs that are not simply there. Shared with the index, which is asked for every chunk.
@@ -70,8 +72,16 @@ pub struct Standing {
     pub condemned: BTreeMap<PackName, u64>,
     /// Packs that are being deleted, each with the number of the entry; they stay among the condemned.
     pub deleted: BTreeMap<PackName, u64>,
-    /// Damage that was found and not mended yet.
+    /// Damage that was found. It stays until the pack is found whole, or gone.
     pub damage: BTreeMap<PackName, PackDamage>,
+}
+
+impl Standing {
+    /// True if an AUDIT with this number or a later one found damage.
+    #[must_use]
+    pub fn is_damage_newer(&self, since: u64) -> bool {
+        self.damage.values().any(|damage| damage.number >= since)
+    }
 }
 
 /// One generation of the data key pair.
@@ -253,7 +263,7 @@ impl State {
             }
             Act::Forget { snapshots, reason } => self.forget(snapshots, entry.number, reason),
             Act::Hold { snapshots, label, release } => self.hold(snapshots, label, *release),
-            Act::Audit { lost, damaged, sound, .. } => self.audit(lost, damaged, sound),
+            Act::Audit { lost, damaged, sound, .. } => self.audit(lost, damaged, sound, entry.number),
             Act::Condemn { packs, session, segments } => {
                 self.publish(segments);
                 self.finished_sessions.extend(*session);
@@ -311,16 +321,19 @@ impl State {
         }
     }
 
-    fn audit(&mut self, lost: &[PackName], damaged: &[BlobDamage], sound: &[PackName]) {
+    fn audit(&mut self, lost: &[PackName], damaged: &[BlobDamage], sound: &[PackName], number: u64) {
         let damage = &mut self.standing_mut().damage;
         for pack in sound {
             damage.remove(pack);
         }
         for pack in lost {
-            damage.entry(*pack).or_default().lost = true;
+            let pack = damage.entry(*pack).or_default();
+            (pack.lost, pack.number) = (true, number);
         }
         for blob in damaged {
-            damage.entry(blob.pack).or_default().chunks.insert(blob.chunk);
+            let pack = damage.entry(blob.pack).or_default();
+            pack.chunks.insert(blob.chunk);
+            pack.number = number;
         }
     }
 

@@ -30,9 +30,9 @@ fn standing() -> Standing {
     standing.condemned.extend([(pack(3), 10), (pack(4), 10), (pack(7), 12)]);
     standing.deleted.insert(pack(4), 11);
     for number in [5, 7] {
-        standing.damage.insert(pack(number), PackDamage { lost: true, chunks: BTreeSet::new() });
+        standing.damage.insert(pack(number), PackDamage { lost: true, chunks: BTreeSet::new(), number: 0 });
     }
-    standing.damage.insert(pack(6), PackDamage { lost: false, chunks: BTreeSet::from([CHUNK]) });
+    standing.damage.insert(pack(6), PackDamage { lost: false, chunks: BTreeSet::from([CHUNK]), number: 0 });
     standing
 }
 

@@ -120,8 +120,13 @@ impl<'a, 'r> Data<'a, 'r> {
         }
         let pack = Pack { name, object: name.object(), facts, length };
         match self.whole_pack(worker, &pack) {
-            Ok(()) => {
+            Ok(true) => {
+                self.check.findings.whole(*name);
                 self.check.packs_read.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(false) => {
+                self.check.findings.stained(*name);
                 Ok(())
             }
             Err(Error::Interrupted) => Err(Error::Interrupted),
@@ -132,8 +137,9 @@ impl<'a, 'r> Data<'a, 'r> {
         }
     }
 
-    /// Reads one pack. An error is about the pack as a whole; trouble with single blobs goes to the findings.
-    fn whole_pack(&self, worker: &mut Worker<'r>, pack: &Pack<'_>) -> Result<()> {
+    /// Reads one pack. An error is about the pack as a whole; trouble with single blobs goes to the findings. False where
+    /// only the checksum over all of it does not match.
+    fn whole_pack(&self, worker: &mut Worker<'r>, pack: &Pack<'_>) -> Result<bool> {
         let is_small = pack.length <= self.piece_bytes;
         let mut tail = self.tail(pack, if is_small { 0 } else { pack.length - TAIL_BYTES.min(pack.length) })?;
         let trailer = decode_trailer(pack.name, pack.length, &tail.bytes)?;
@@ -159,10 +165,7 @@ impl<'a, 'r> Data<'a, 'r> {
         let footer = to_usize(u64::from(trailer.footer_offset) - tail.start);
         let (rest, hash) = tail.bytes[footer..].split_at(tail.bytes.len() - footer - HASH_BYTES);
         self.count_read(pack.length - u64::from(trailer.footer_offset));
-        if hasher.update(rest).finalize().as_bytes() != hash {
-            return Err(pack.damaged(0, "the checksum over the pack does not match"));
-        }
-        Ok(())
+        Ok(hasher.update(rest).finalize().as_bytes() == hash)
     }
 
     /// The blobs that the footer lists, held against the index.

@@ -1,7 +1,8 @@
 //! Packs that are not whole: what can still be read of them, chunk by chunk.
 //!
 //! A pack whose list is lost is read by what the index says of it, so that a torn trailer costs nobody a chunk and a
-//! truncated pack only those behind the cut. Runs only when there is such a pack.
+//! truncated pack only those behind the cut. Blobs that an earlier check found damaged are tried too. Runs only when
+//! there is such a pack or blob.
 
 use std::collections::HashSet;
 
@@ -14,8 +15,8 @@ use crate::store::StoreError;
 
 /// Tries every chunk of every suspect pack.
 pub(super) fn examine_suspects(check: &Check<'_>) -> Result<()> {
-    let suspects = check.findings.suspects();
-    if suspects.is_empty() {
+    let (suspects, doubted) = (check.findings.suspects(), check.findings.doubted());
+    if suspects.is_empty() && doubted.is_empty() {
         return Ok(());
     }
     let is_missing =
@@ -27,7 +28,7 @@ pub(super) fn examine_suspects(check: &Check<'_>) -> Result<()> {
         for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
             if missing.contains(&location.pack) {
                 check.findings.chunk(&location.pack.object(), "it is missing", id);
-            } else if suspects.contains(&location.pack) {
+            } else if suspects.contains(&location.pack) || doubted.contains(&(location.pack, id)) {
                 tasks.push((id, location));
             }
         }

@@ -27,6 +27,14 @@ pub(super) struct Finding {
 struct Inner {
     objects: BTreeMap<String, Finding>,
     suspects: BTreeSet<PackName>,
+    /// Suspects that are certainly not whole: not merely hard to reach.
+    torn: BTreeSet<PackName>,
+    /// Suspects of which only the checksum over the whole is wrong.
+    stained: BTreeSet<PackName>,
+    /// Packs that were read whole and are.
+    whole: BTreeSet<PackName>,
+    /// Blobs that an earlier check found damaged, to be tried.
+    doubted: BTreeSet<(PackName, ChunkId)>,
 }
 
 /// See the module's page.
@@ -73,7 +81,62 @@ impl Findings {
     /// A pack is not whole.
     pub(super) fn suspect(&self, pack: PackName, error: &Error) {
         self.object(&pack.object(), describe(error).1);
+        let mut inner = self.lock();
+        inner.suspects.insert(pack);
+        if matches!(error, Error::Damaged(_) | Error::Store(StoreError::Missing(_))) {
+            inner.torn.insert(pack);
+        }
+    }
+
+    /// The checksum over a pack does not match, though its list is right: some of its blobs are damaged.
+    pub(super) fn stained(&self, pack: PackName) {
+        self.object(&pack.object(), "the checksum over the pack does not match");
+        let mut inner = self.lock();
+        inner.suspects.insert(pack);
+        inner.stained.insert(pack);
+    }
+
+    /// An earlier check found this pack lost.
+    pub(super) fn recall(&self, pack: PackName) {
+        self.object(&pack.object(), "an earlier check found it damaged");
         self.lock().suspects.insert(pack);
+    }
+
+    /// An earlier check found this blob damaged.
+    pub(super) fn doubt(&self, pack: PackName, chunk: ChunkId) {
+        self.lock().doubted.insert((pack, chunk));
+    }
+
+    pub(super) fn doubted(&self) -> BTreeSet<(PackName, ChunkId)> {
+        self.lock().doubted.clone()
+    }
+
+    /// A pack was read whole, and all that it consists of is as it must be.
+    pub(super) fn whole(&self, pack: PackName) {
+        self.lock().whole.insert(pack);
+    }
+
+    pub(super) fn is_whole(&self, pack: &PackName) -> bool {
+        self.lock().whole.contains(pack)
+    }
+
+    pub(super) fn all_stained(&self) -> BTreeSet<PackName> {
+        self.lock().stained.clone()
+    }
+
+    pub(super) fn torn(&self) -> BTreeSet<PackName> {
+        self.lock().torn.clone()
+    }
+
+    pub(super) fn has(&self, object: &str) -> bool {
+        self.lock().objects.contains_key(object)
+    }
+
+    /// The chunks that are lost by damage of packs.
+    pub(super) fn chunks_in_packs(&self) -> Vec<ChunkId> {
+        let inner = self.lock();
+        let packs = inner.objects.iter().filter(|(object, _)| PackName::parse(object).is_some());
+        packs.flat_map(|(_, finding)| finding.chunks.iter().copied()).collect()
     }
 
     pub(super) fn suspects(&self) -> BTreeSet<PackName> {

@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
 use super::findings::{Finding, describe};
+use super::record::Record;
 use super::structure::Structure;
 use super::{Check, DAMAGE_PATHS_MAX, Damage};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
@@ -28,17 +29,23 @@ struct Reached {
     counted: HashSet<u64>,
 }
 
-/// Turns the findings into the report's damage.
-pub(super) fn reach(check: &Check<'_>, structure: &Structure, snapshots: &[Snapshot]) -> Result<Vec<Damage>> {
+/// Turns the findings into the report's damage, and what is harmless of it.
+pub(super) fn reach(
+    check: &Check<'_>,
+    structure: &Structure,
+    snapshots: &[Snapshot],
+    record: &Record,
+) -> Result<(Vec<Damage>, Vec<Damage>)> {
     if check.findings.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     add_lost_sessions(check, structure);
     let mut reached: Vec<Reached> = check.findings.take().into_iter().map(Reached::new).collect();
     let live = drop_retired(check, &mut reached);
     let snapshots: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| live.contains(&snapshot.record.id)).collect();
-    drop_readable(check, &mut reached)?;
+    // Why in this order: what is encoded against a lost chunk may itself be stored elsewhere, without that base.
     add_dependants(check, &mut reached);
+    drop_readable(check, structure, &mut reached)?;
     let mut hits: HashMap<ChunkId, Vec<usize>> = HashMap::new();
     for (number, object) in reached.iter().enumerate() {
         for id in &object.finding.chunks {
@@ -57,7 +64,8 @@ pub(super) fn reach(check: &Check<'_>, structure: &Structure, snapshots: &[Snaps
     }
     // Why: what is no stored object was met in the tree of a snapshot. If none is hit, that was forgotten meanwhile.
     reached.retain(|it| it.damage.object.contains('/') || it.finding.hits_all || !it.damage.snapshots.is_empty());
-    Ok(reached.into_iter().map(Reached::finish).collect())
+    let (harmless, damage): (Vec<_>, Vec<_>) = reached.into_iter().partition(|it| it.is_harmless(structure, record));
+    Ok((damage.into_iter().map(Reached::finish).collect(), harmless.into_iter().map(Reached::finish).collect()))
 }
 
 /// A prune may have run beside the check: packs that it condemned and segments that it replaced are no damage. Gives the
@@ -103,13 +111,20 @@ fn add_lost_sessions(check: &Check<'_>, structure: &Structure) {
     });
 }
 
-/// A chunk of a damaged pack that can be read is stored elsewhere too.
-fn drop_readable(check: &Check<'_>, reached: &mut [Reached]) -> Result<()> {
+/// A chunk of a damaged pack, or of a session whose key is lost, that can be read is stored elsewhere too.
+fn drop_readable(check: &Check<'_>, structure: &Structure, reached: &mut [Reached]) -> Result<()> {
     let mut reader = check.repository.blob_reader();
     let mut plain = Vec::new();
-    for object in reached.iter_mut().filter(|object| PackName::parse(&object.damage.object).is_some()) {
+    let index = check.repository.index();
+    let is_elsewhere =
+        |id: &ChunkId| index.copies(id).any(|copy| !structure.lost_sessions.contains(&copy.location.pack.session));
+    for object in reached {
         check.go_on()?;
-        object.finding.chunks.retain(|id| reader.read(id, &mut plain).is_err());
+        if PackName::parse(&object.damage.object).is_some() {
+            object.finding.chunks.retain(|id| reader.read(id, &mut plain).is_err());
+        } else if parse_session(&object.damage.object).is_some() {
+            object.finding.chunks.retain(|id| !is_elsewhere(id) || reader.read(id, &mut plain).is_err());
+        }
     }
     Ok(())
 }
@@ -199,6 +214,22 @@ impl Reached {
     fn new((object, finding): (String, Finding)) -> Self {
         let damage = Damage { object, what: String::new(), snapshots: Vec::new(), paths: Vec::new(), paths_count: 0 };
         Self { damage, finding, counted: HashSet::new() }
+    }
+
+    /// True if nobody loses anything by it, and that it is damaged is no news. A lost segment is harmless once all that
+    /// it listed and snapshots need is listed elsewhere.
+    fn is_harmless(&self, structure: &Structure, record: &Record) -> bool {
+        if self.finding.hits_all || !self.damage.snapshots.is_empty() {
+            return false;
+        }
+        let is_old = |pack: &PackName| structure.standing().damage.contains_key(pack) && !record.names(pack);
+        if let Some(pack) = PackName::parse(&self.damage.object) {
+            return is_old(&pack);
+        }
+        if let Some((session, _)) = parse_session(&self.damage.object) {
+            return structure.packs.keys().filter(|pack| pack.session == session).all(is_old);
+        }
+        SegmentName::parse(&self.damage.object).is_some()
     }
 
     fn lose_path(&mut self, snapshot: &Snapshot, key: &TreeKey) {

@@ -24,7 +24,7 @@ use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
 use crate::repo::log::Log;
 use crate::repo::reader::BLOB_HEADER_BYTES;
-use crate::rules::State;
+use crate::rules::{Standing, State};
 use crate::store::StoreError;
 
 /// What the index says of a pack, and how long it is in the store.
@@ -215,6 +215,11 @@ impl Structure {
         self.condemned = (count(before - self.packs.len()), count(standing.deleted.len()));
     }
 
+    /// What the log said of packs when the check began.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.state.standing
+    }
+
     fn stays(&self, location: &Location) -> bool {
         !self.state.standing.condemned.contains_key(&location.pack)
     }
@@ -261,6 +266,8 @@ impl Structure {
             if let Err(error) = open_session(check, &id) {
                 let object = session_object(&id, check.repository.state().generation());
                 check.findings.object(&object, super::findings::describe(&error).1);
+                // Why: with a key from memory this process alone could still read what is lost to everybody else.
+                check.repository.forget_session_key(&id);
                 self.lost_sessions.insert(id);
             }
         }

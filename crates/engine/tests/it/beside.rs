@@ -188,7 +188,7 @@ impl Ground {
                 Ok(())
             }
             Verb::Verify => {
-                let options = VerifyOptions { read: Read::All, threads: 1, budget_bytes: 64 * MIB };
+                let options = VerifyOptions { read: Read::All, record: false, threads: 1, budget_bytes: 64 * MIB };
                 assert_eq!(verify(repository, &options, &Silent)?.damage, []);
                 Ok(())
             }

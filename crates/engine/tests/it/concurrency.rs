@@ -29,7 +29,7 @@ const WRITERS: u64 = 3;
 const ROUNDS: u64 = 4;
 
 fn assert_sound(repository: &Repository) {
-    let options = VerifyOptions { read: Read::All, threads: 1, budget_bytes: 64 * MIB };
+    let options = VerifyOptions { read: Read::All, record: false, threads: 1, budget_bytes: 64 * MIB };
     assert_eq!(verify(repository, &options, &Silent).unwrap().damage, []);
 }
 

@@ -33,7 +33,7 @@ struct Scene {
     snapshots: Vec<(SnapshotId, ChunkId, Files)>,
 }
 
-fn lines(count: usize) -> Vec<u8> {
+pub fn lines(count: usize) -> Vec<u8> {
     (0..count).flat_map(|line| format!("{{\"line\":{line},\"half\":{}}}\n", line / 2).into_bytes()).collect()
 }
 
@@ -137,12 +137,12 @@ fn read(repository: &Repository, entry: &Entry) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn check(repository: &Repository, read: Read) -> VerifyReport {
-    verify(repository, &VerifyOptions { read, threads: 2, budget_bytes: 16 * MIB }, &Silent).unwrap()
+pub fn check(repository: &Repository, read: Read) -> VerifyReport {
+    verify(repository, &VerifyOptions { read, record: true, threads: 2, budget_bytes: 16 * MIB }, &Silent).unwrap()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+pub enum Action {
     Delete,
     Empty,
     TruncateToHalf,
@@ -170,7 +170,7 @@ const ACTIONS: [Action; 11] = [
 ];
 
 /// Damages `name`, with `other` as the object to swap with. False where the action does not apply.
-fn act(store: &MemoryStore, action: Action, name: &str, other: &str) -> bool {
+pub fn act(store: &MemoryStore, action: Action, name: &str, other: &str) -> bool {
     let mut bytes = store.get(name, None).unwrap();
     let last = bytes.len() - 1;
     let footer = PackName::parse(name).map(|pack| decode_trailer(&pack, bytes.len() as u64, &bytes).unwrap().footer());

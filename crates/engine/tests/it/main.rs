@@ -11,6 +11,7 @@ mod damage;
 mod endings;
 mod fidelity;
 mod forget;
+mod healing;
 mod leftovers;
 mod members;
 mod model;

@@ -81,7 +81,7 @@ fn check(version: &Path) {
         let copy = place.path().join("repository");
         copy_directory(&version.join("repository"), &copy);
         let repository = Repository::open(Arc::new(LocalStore::open(&copy).unwrap()), &unlock, None).unwrap();
-        let options = VerifyOptions { read: Read::All, threads: 2, budget_bytes: 64 * MIB };
+        let options = VerifyOptions { read: Read::All, record: false, threads: 2, budget_bytes: 64 * MIB };
         let report = verify(&repository, &options, &Silent).unwrap();
         assert_eq!(report.damage, [], "{}", version.display());
         assert_eq!(report.packs_read, report.packs);

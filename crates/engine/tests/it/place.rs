@@ -114,7 +114,7 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Every published object is there and every blob is what its id says.
 pub fn assert_whole(repository: &Repository) {
-    let options = VerifyOptions { read: Read::All, threads: 2, budget_bytes: 64 * MIB };
+    let options = VerifyOptions { read: Read::All, record: false, threads: 2, budget_bytes: 64 * MIB };
     assert_eq!(verify(repository, &options, &Silent).unwrap().damage, []);
 }
 
