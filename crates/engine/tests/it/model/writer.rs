@@ -296,7 +296,7 @@ impl Pen<'_> {
         let rule = match found {
             Obstacle::Fenced(_) => Rule::FencedCommit,
             Obstacle::Published(_) => Rule::PublishedOnce,
-            Obstacle::ParentForgotten(_) => Rule::ParentIsLive,
+            Obstacle::ParentForgotten(_) | Obstacle::ParentDamaged(_) => Rule::ParentIsLive,
         };
         self.setup.rules.has(rule).then_some(found)
     }
