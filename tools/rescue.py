@@ -253,7 +253,7 @@ class Repository:
         if self.ring[2].hex() != marker.get("repository"):
             raise Failure(DAMAGE, "the marker is of another repository than the key ring")
         self.log = Log(self.store, self.ring, report)
-        self.blobs = Blobs(self.store, self.ring)
+        self.blobs = Blobs(self.store, self.ring, self.log.data_secrets())
 
     def load(self, without_index: bool, check_filter: bool = False) -> None:
         if without_index:
@@ -269,6 +269,8 @@ class Repository:
 def read_key(options: argparse.Namespace) -> Key:
     if options.key_file:
         return Key.from_file(options.key_file)
+    if options.share:
+        return Key.from_shares(options.share)
     if options.password_file:
         return Key(0, Path(options.password_file).read_bytes().rstrip(b"\r\n"))
     if "SEAWALL_PASSWORD" in os.environ:
@@ -402,7 +404,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=codes, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-r", "--repository", required=True, metavar="DIRECTORY", help="where the repository is")
-    parser.add_argument("--key-file", metavar="FILE", help="the key file; without it a passphrase is asked for")
+    parser.add_argument("--key-file", metavar="FILE", help="the key file or identity file; without it a passphrase is asked for")
+    parser.add_argument("--share", metavar="FILE", action="append", help="a recovery share; once for each")
     parser.add_argument(
         "--password-file", metavar="FILE", help="read the passphrase from here (or from SEAWALL_PASSWORD)"
     )

@@ -178,22 +178,57 @@ class Store:
 
 
 class Key:
-    """What the user knows: a key file's bytes or a passphrase."""
+    """What the user knows: a passphrase, the bytes of a key file or an identity, or shares by their set."""
 
-    def __init__(self, kind: int, secret: bytes):
-        self.kind, self.secret = kind, secret
+    def __init__(self, kind: int, secret: bytes, shares: dict[bytes, dict[int, bytes]] | None = None):
+        self.kind, self.secret, self.shares = kind, secret, shares or {}
 
     @classmethod
     def from_file(cls, path: str) -> Key:
-        first, second, *rest = (line.rstrip() for line in Path(path).read_text("utf-8", "replace").split("\n") + [""])
-        good = first == "seawall-key-1" and re.fullmatch("[0-9a-fA-F]{64}", second)
-        if not good or any(line and not line.startswith("#") for line in rest):
-            raise Failure(USAGE, f"{path} is not a key file")
-        return cls(1, bytes.fromhex(second))
+        """A key file or an identity file."""
+        first, digits = file_lines(path, 2)
+        kinds = {"seawall-key-1": 1, "seawall-identity-1": 2}
+        if first not in kinds or not re.fullmatch("[0-9a-fA-F]{64}", digits):
+            raise Failure(USAGE, f"{path} is not a key file or an identity file")
+        return cls(kinds[first], bytes.fromhex(digits))
 
-    def purpose_key(self, salt: bytes, cost: list) -> bytes:
+    @classmethod
+    def from_shares(cls, paths: list[str]) -> Key:
+        shares: dict[bytes, dict[int, bytes]] = {}
+        for path in paths:
+            first, name, place, value, checksum = file_lines(path, 5)
+            try:
+                need(first == "seawall-share-1", "another first line")
+                needed, number = (int(part) for part in place.split(" "))
+                whole = bytes.fromhex(name) + bytes([needed, number]) + bytes.fromhex(value)
+                need(len(whole) == 50, "a line of another length")
+                need(blake3(b"seawall v1 share" + whole).digest()[:8] == bytes.fromhex(checksum), "a wrong digit")
+            except MALFORMED as error:
+                raise Failure(USAGE, f"{path} is not a share: {error}") from None
+            shares.setdefault(whole[:16], {})[number] = whole[18:]
+        return cls(3, b"", shares)
+
+    def purpose_key(self, name: str, slot: dict) -> bytes | None:
+        """The key of a slot's envelope; none where this key is not of that slot."""
+        salt = slot[3]
         if self.kind == 1:
             return hkdf(self.secret, salt, b"seawall v1 key file")
+        if self.kind == 2:
+            try:
+                secret = open_hpke(self.secret, slot[9], slot[10], b"seawall v1 slot", bytes.fromhex(name[4:]))
+            except Damage:
+                return None
+            return hkdf(secret, salt, b"seawall v1 public key slot")
+        if self.kind == 3:
+            shares, needed = self.shares.get(slot[11], {}), slot[12]
+            if 0 < len(shares) < needed:
+                print(f"{len(shares)} of {slot[13]} shares given, {needed - len(shares)} more needed", file=sys.stderr)
+            if len(shares) < needed:
+                return None
+            return hkdf(combine_shares(dict(sorted(shares.items())[:needed])), salt, b"seawall v1 shares slot")
+        return self.from_passphrase(salt, slot[4])
+
+    def from_passphrase(self, salt: bytes, cost: list) -> bytes:
         memory_kib, passes, lanes = cost
         need(memory_kib <= 1 << 20 and passes <= 64 and 1 <= lanes <= 64, "a hostile passphrase cost")
         try:
@@ -202,6 +237,39 @@ class Key:
             return derive_elsewhere(self.secret, salt, memory_kib, passes, lanes)
         derive = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory_kib)
         return derive.derive(self.secret)
+
+
+def file_lines(path: str, count: int) -> list[str]:
+    """The first lines of a file of text of which the rest is remarks."""
+    lines = [line.rstrip() for line in Path(path).read_text("utf-8", "replace").split("\n")]
+    if len(lines) < count or any(line and not line.startswith("#") for line in lines[count:]):
+        raise Failure(USAGE, f"{path} holds no key")
+    return lines[:count]
+
+
+def combine_shares(shares: dict[int, bytes]) -> bytes:
+    """The constant terms of the polynomials over GF(256) that go through these points."""
+
+    def multiply(left: int, right: int) -> int:
+        product = 0
+        for bit in range(8):
+            if right >> bit & 1:
+                product ^= left << bit
+        for bit in range(14, 7, -1):
+            if product >> bit & 1:
+                product ^= 0x11B << (bit - 8)
+        return product
+
+    secret = bytearray(32)
+    for number, value in shares.items():
+        weight = 1
+        for other in shares:
+            if other != number:
+                inverse = next(x for x in range(1, 256) if multiply(x, other ^ number) == 1)
+                weight = multiply(weight, multiply(other, inverse))
+        for at, byte in enumerate(value):
+            secret[at] ^= multiply(byte, weight)
+    return bytes(secret)
 
 
 def derive_elsewhere(secret: bytes, salt: bytes, memory_kib: int, passes: int, lanes: int) -> bytes:
@@ -220,9 +288,11 @@ def open_ring(store: Store, key: Key, report: Report) -> dict:
             slot = from_cbor(store.read(name), dict)
             if slot.get(0) != 1 or slot.get(1) != key.kind:
                 continue
-            purpose = key.purpose_key(slot[3], slot.get(4))
+            purpose = key.purpose_key(name, slot)
         except MALFORMED as error:
             report.damage(name, error)
+            continue
+        if purpose is None:
             continue
         try:
             ring = from_cbor(open_envelope(purpose, name, slot.get(5, b"")), dict)
@@ -271,6 +341,7 @@ class State:
         self.condemned: dict[str, int] = {}  # packs that nothing may need any more, with the number of the entry
         self.deleted: set[str] = set()  # those of them whose objects are being removed
         self.generation = 0
+        self.data_keys: dict[int, tuple[bytes, list]] = {}  # public key of each generation, with its grants
         self.order: dict[bytes, int] = {}  # number of each snapshot's commit
 
     def void(self, member: bytes, act: int, fields: dict) -> str | None:
@@ -313,6 +384,7 @@ class State:
         if act == 0:
             self.admit(fields[1])
             self.generation = fields[3]
+            self.data_keys[fields[3]] = fields[2], []
         elif act == 1:
             self.publish(fields[1])
             self.snapshots.append(fields[2])
@@ -368,7 +440,9 @@ class State:
         if 1 in fields:
             self.members.pop(fields[1], None)
             self.revoked.add(fields[1])
-        self.generation = fields.get(3, self.generation)
+        if 2 in fields:
+            self.generation = fields[3]
+            self.data_keys[fields[3]] = fields[2], fields.get(4, [])
 
     def delete(self, packs: list[str]) -> None:
         named = [pack for pack in packs if pack in self.condemned]
@@ -428,6 +502,22 @@ class Log(State):
             self.report.problem(name, f"it counts for nothing: {why}")
             return
         self.perform(number, act, fields)
+
+    def data_secrets(self) -> dict[int, bytes]:
+        """The data secret keys that this key ring has, newest first (sections 4 and 8)."""
+        ring, secrets = self.ring, {}
+        pair = hkdf(ring[10], b"", b"seawall v1 member wrap")
+        for generation, (public, grants) in sorted(self.data_keys.items(), reverse=True):
+            found = [ring[9]] if generation == ring[11] and 9 in ring else []
+            for member, encapsulated, sealed in grants:
+                if member == ring[3] and ring[1] != 2:
+                    associated = ring[2] + member + generation.to_bytes(4, "little")
+                    found.append(open_hpke(pair, encapsulated, sealed, b"seawall v1 grant", associated))
+            for secret in found:
+                raw = X25519PrivateKey.from_private_bytes(secret).public_key()
+                if raw.public_bytes(Encoding.Raw, PublicFormat.Raw) == public:
+                    secrets[generation] = secret
+        return secrets
 
     def wrong(self, public: bytes, signed: bytes, signature: bytes) -> str | None:
         try:
@@ -507,7 +597,8 @@ def decode_planes(payload: bytes, width: int, head: int, length: int) -> bytes:
 class Blobs:
     """Finds and opens blobs."""
 
-    def __init__(self, store: Store, ring: dict):
+    def __init__(self, store: Store, ring: dict, secrets: dict[int, bytes]):
+        self.secrets = secrets
         self.store, self.ring = store, ring
         self.packs: list[str] = []
         self.ordinals: dict[str, int] = {}
@@ -599,9 +690,12 @@ class Blobs:
 
     @functools.lru_cache(maxsize=64)
     def session_key(self, session: str) -> bytes:
-        secret, generation = self.ring.get(9), self.ring[11]
-        if not secret:
+        if 9 not in self.ring:
             raise Failure(FAILED, "this key may add to the repository, but not read data back")
+        there = (g for g in self.secrets if self.store.exists(f"session/{session}/{g:010}"))
+        generation = next(there, self.ring[11])
+        need(generation in self.secrets, "the log has no data key of this key ring's generation")
+        secret = self.secrets[generation]
         record = from_cbor(self.store.read(f"session/{session}/{generation:010}"), dict)
         need(record.get(0) == 1 and record.get(3) == 1, "a session record for a newer reader")
         need(record.get(1) == bytes.fromhex(session) and record.get(2) == generation, "another session's record")

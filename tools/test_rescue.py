@@ -113,10 +113,7 @@ class Writer:
         marker = {"about": "Seawall", "format": 1, "repository": self.repository.hex(), "required": []}
         self.put("seawall", json.dumps(marker).encode())
         self.write_slots()
-        associated = self.repository + self.session + struct.pack("<I", 7)
-        enc, sealed = seal_hpke(public, b"seawall v1 session", associated, self.session_key)
-        record = {0: 1, 1: self.session, 2: 7, 3: 1, 4: enc, 5: sealed}
-        self.put(f"session/{self.session.hex()}/0000000007", cbor2.dumps(record))
+        self.write_session(public, 7)
         member = {0: MEMBER, 1: self.signer.public_key().public_bytes_raw(), 2: 0, 3: "owner"}
         self.append(0, {0: blake3((root / "seawall").read_bytes()).digest(), 1: member, 2: public, 3: 7})
 
@@ -127,12 +124,23 @@ class Writer:
     def write_slots(self):
         salt = os.urandom(16)
         purpose = {0: hkdf(self.key, salt, b"seawall v1 key file")}
-        purpose[1] = reader.Key(0, b"secret words").purpose_key(salt, [64, 1, 1])
+        purpose[1] = reader.Key(0, b"secret words").from_passphrase(salt, [64, 1, 1])
         for which, slot in ((0, SLOT), (1, PASSWORD_SLOT)):
             name = f"key/{slot.hex()}"
             sealed = envelope(purpose[which], name, cbor2.dumps(self.ring))
             content = {0: 1, 1: 1 - which, 2: 0, 3: salt, 5: sealed, 6: "test", 7: 0}
             self.put(name, cbor2.dumps(content if which == 0 else {**content, 4: [64, 1, 1]}))
+
+    def write_slot(self, slot, kind, secret, info, fields):
+        name, salt = f"key/{slot.hex()}", os.urandom(16)
+        sealed = envelope(hkdf(secret, salt, info), name, cbor2.dumps(self.ring))
+        self.put(name, cbor2.dumps({0: 1, 1: kind, 2: 0, 3: salt, 5: sealed, 6: "", 7: 0, **fields}))
+
+    def write_session(self, public, generation):
+        associated = self.repository + self.session + struct.pack("<I", generation)
+        enc, sealed = seal_hpke(public, b"seawall v1 session", associated, self.session_key)
+        record = {0: 1, 1: self.session, 2: generation, 3: 1, 4: enc, 5: sealed}
+        self.put(f"session/{self.session.hex()}/{generation:010}", cbor2.dumps(record))
 
     def append(self, act, fields):
         number, previous = len(self.log), self.log[-1] if self.log else b""
@@ -360,6 +368,62 @@ class Rescue(unittest.TestCase):
         self.assertEqual(self.run_rescue("snapshots"), 2)
         shutil.rmtree(self.repository)
         self.assertEqual(self.run_rescue("snapshots"), 10)
+
+    def test_an_identity_opens_its_slot(self):
+        identity, secret, slot = X25519PrivateKey.generate(), os.urandom(32), b"I" * 16
+        public = identity.public_key().public_bytes_raw()
+        enc, sealed = seal_hpke(public, b"seawall v1 slot", slot, secret)
+        self.writer.write_slot(slot, 2, secret, b"seawall v1 public key slot", {8: public, 9: enc, 10: sealed})
+        for key, code in ((identity.private_bytes_raw(), 0), (os.urandom(32), 12)):
+            self.key_file.write_text(f"seawall-identity-1\n{key.hex()}\n# a remark\n")
+            self.assertEqual(self.run_rescue("snapshots"), code)
+
+    def test_enough_shares_open_their_slot(self):
+        # The field by powers of the generator 3, unlike the reader, which multiplies.
+        powers = [1]
+        for _ in range(254):
+            double = powers[-1] << 1
+            powers.append((double ^ 0x11B if double > 255 else double) ^ powers[-1])
+        logs = {power: at for at, power in enumerate(powers)}
+        times = lambda a, b: powers[(logs[a] + logs[b]) % 255] if a and b else 0
+        secret, first, second, name = (os.urandom(size) for size in (32, 32, 32, 16))
+        self.writer.write_slot(b"H" * 16, 3, secret, b"seawall v1 shares slot", {11: name, 12: 3, 13: 5})
+        files = []
+        for x in range(1, 6):
+            value = bytes(c ^ times(a, x) ^ times(b, times(x, x)) for c, a, b in zip(secret, first, second))
+            check = blake3(b"seawall v1 share" + name + bytes([3, x]) + value).digest()[:8]
+            files.append(str(self.scratch / f"share{x}"))
+            Path(files[-1]).write_text(f"seawall-share-1\n{name.hex()}\n3 {x}\n{value.hex()}\n{check.hex()}\n")
+        for chosen in range(1, 32):
+            picked = [option for at in range(5) if chosen >> at & 1 for option in ("--share", files[at])]
+            self.assertEqual(self.run_rescue("snapshots", key=picked), 0 if len(picked) >= 6 else 12, chosen)
+        self.run_rescue("snapshots", key=["--share", files[0]])
+        self.assertIn("1 of 5 shares given, 2 more needed", self.err.getvalue())
+        Path(files[0]).write_text(Path(files[0]).read_text().replace("3 1", "3 2"))
+        self.assertEqual(self.run_rescue("snapshots", key=["--share", files[0]]), 2)
+
+    def test_a_renewed_data_key_comes_from_its_grant(self):
+        writer, secret = self.writer, X25519PrivateKey.generate()
+        self.write_everything()
+        public = secret.public_key().public_bytes_raw()
+        pair = X25519PrivateKey.from_private_bytes(hkdf(writer.ring[10], b"", b"seawall v1 member wrap"))
+        associated = writer.repository + MEMBER + struct.pack("<I", 8)
+        wrapped = seal_hpke(
+            pair.public_key().public_bytes_raw(), b"seawall v1 grant", associated, secret.private_bytes_raw()
+        )
+        writer.append(8, {2: public, 3: 8, 4: [[MEMBER, *wrapped]]})
+        self.assertEqual(self.run_rescue("check"), 0, self.err.getvalue())
+        writer.write_session(public, 8)
+        (self.repository / f"session/{writer.session.hex()}/0000000007").unlink()
+        self.assertEqual(self.run_rescue("check"), 0, self.err.getvalue())
+        self.assert_restored(0)
+
+    def test_what_a_revoked_member_writes_counts_for_nothing(self):
+        self.writer.append(8, {0: {0: b"2" * 16, 1: bytes(32), 2: 0, 3: "second"}})
+        self.writer.append(8, {1: MEMBER})
+        self.write_everything()
+        self.assertEqual(self.run_rescue("restore", "latest", "--target", str(self.scratch / "none")), 2)
+        self.assertIn("0 snapshots", self.err.getvalue())
 
     def test_repositories_that_earlier_programs_wrote(self):
         versions = sorted((Path(__file__).parents[1] / "testdata/repositories").glob("*/"))

@@ -2,6 +2,7 @@
 //!
 //!     cargo xtask test     format, lints, tidy, all tests, the independent reader
 //!     cargo xtask tidy     the house rules that a compiler does not check
+//!     cargo xtask model    the model of the protocol, with its counts and traces
 //!     cargo xtask bench    side by side with restic, rustic and borg on data that anybody can have
 //!
 //! It imports no crate of the product: what it measures and checks, it runs as a user would.
@@ -9,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
+mod model;
 mod process;
 mod surroundings;
 mod test;
@@ -24,6 +26,8 @@ cargo xtask COMMAND
   test                    format, lints, tidy, all tests, the independent reader; installs what they need when
                           root on Debian; with CI=true nothing may be skipped
   tidy                    only the house rules: lengths, headers, imports, words, links, licences, the format page
+  model [--deep]          search the model of the protocol for a way to lose data, then leave out each rule and print the
+                          shortest way that this opens; --deep searches further (minutes, some GiB of memory)
   bench [OPTIONS]         compare with restic, rustic and borg; see docs/benchmarks.md
       --quick             small data, one round: shows that everything runs, not a measurement
       --rounds N          rounds (3); the order of the tools rotates from round to round
@@ -52,6 +56,8 @@ fn run(arguments: &[String]) -> Result<bool> {
     match arguments.split_first().map(|(command, rest)| (command.as_str(), rest)) {
         Some(("test", [])) => test::run(&root),
         Some(("tidy", [])) => tidy::run(&root),
+        Some(("model", [])) => model::run(&root, false),
+        Some(("model", [deep])) if deep == "--deep" => model::run(&root, true),
         Some(("bench", rest)) => bench::run(&root, &bench::Options::parse(&root, rest)?),
         Some(("help" | "--help" | "-h", _)) | None => {
             print!("{HELP}");

@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cat, completions, diff, find, forget, hold, init, ls, man, protect, prune, restore, snapshots, stats,
-    undelete, verify,
+    backup, cat, completions, diff, find, forget, hold, init, key, log, ls, man, protect, prune, restore, snapshots,
+    stats, undelete, verify,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -70,6 +70,14 @@ pub struct GlobalArguments {
     #[arg(long, global = true, value_name = "COMMAND")]
     pub password_command: Option<OsString>,
 
+    /// Open it with this identity file, whose public key was added [SEAWALL_IDENTITY_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub identity_file: Option<PathBuf>,
+
+    /// Open it with recovery shares: name this once for each [SEAWALL_SHARE_FILES, separated by colons]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub share: Vec<PathBuf>,
+
     /// One JSON object a line: progress, problems, results, and a final `summary`
     #[arg(long, global = true)]
     pub json: bool,
@@ -114,6 +122,8 @@ pub enum Command {
     Verify(verify::Arguments),
     Forget(Box<forget::Arguments>),
     Hold(hold::Arguments),
+    Key(Box<key::Arguments>),
+    Log(log::Arguments),
     Stats(stats::Arguments),
     Prune(prune::Arguments),
     Undelete(undelete::Arguments),
@@ -141,6 +151,8 @@ impl Command {
             Self::Hold(_) => "hold",
             Self::Prune(_) => "prune",
             Self::Undelete(_) => "undelete",
+            Self::Key(_) => "key",
+            Self::Log(_) => "log",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
         }

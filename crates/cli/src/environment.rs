@@ -27,6 +27,10 @@ pub struct Environment {
     pub password_command: Option<OsString>,
     /// `SEAWALL_PASSWORD`.
     pub password: Option<Zeroizing<Vec<u8>>>,
+    /// `SEAWALL_IDENTITY_FILE`.
+    pub identity_file: Option<PathBuf>,
+    /// `SEAWALL_SHARE_FILES`: paths separated by colons.
+    pub share_files: Vec<PathBuf>,
     /// `SEAWALL_CACHE_DIR`.
     pub cache_directory: Option<PathBuf>,
     /// Where embedded repositories lie; `None` where no home directory is known.
@@ -57,6 +61,8 @@ impl Environment {
             password_file: text("SEAWALL_PASSWORD_FILE").map(PathBuf::from),
             password_command: text("SEAWALL_PASSWORD_COMMAND"),
             password: text(PASSWORD_VARIABLE).map(|password| Zeroizing::new(password.into_vec())),
+            identity_file: text("SEAWALL_IDENTITY_FILE").map(PathBuf::from),
+            share_files: text("SEAWALL_SHARE_FILES").map(|list| env::split_paths(&list).collect()).unwrap_or_default(),
             cache_directory: text("SEAWALL_CACHE_DIR").map(PathBuf::from),
             data: under("XDG_DATA_HOME", ".local/share"),
             config: under("XDG_CONFIG_HOME", ".config"),

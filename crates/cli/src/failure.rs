@@ -97,7 +97,7 @@ pub fn exit(code: &str) -> Exit {
         "usage" => Exit::Usage,
         "no-repository" => Exit::NoRepository,
         "refused" => Exit::Refused,
-        "wrong-key" => Exit::WrongKey,
+        "wrong-key" | "shares" => Exit::WrongKey,
         // An object that the log lists and the store lacks is damage too.
         "damaged" | "missing" => Exit::Damage,
         "interrupted" => Exit::Interrupted,
@@ -117,7 +117,8 @@ fn hint(code: &str) -> Option<&'static str> {
             "give the right one with --key-file, --password-file or --password-command; \
              the recovery kit that `protect` wrote is itself a key file"
         }
-        "not-allowed" => "use the owner's key",
+        "shares" => "name more share files of the same set, each with --share; any that are enough will do",
+        "not-allowed" => "use a key whose role allows it; `seawall key list` shows the roles",
         "refused" => "wait until the other operation has ended, then run this again",
         "damaged" | "missing" => {
             "`seawall verify --read-data` lists every damaged object and the paths that it hits; \
@@ -156,6 +157,7 @@ mod tests {
             (Error::RepositoryExists("/x".into()), "repository-exists", Exit::Failed),
             (Error::Unsupported("x".into()), "unsupported", Exit::Failed),
             (Error::WrongKey, "wrong-key", Exit::WrongKey),
+            (Error::Shares("x".into()), "shares", Exit::WrongKey),
             (Error::NotAllowed("forget"), "not-allowed", Exit::Failed),
             (Error::Refused("x".into()), "refused", Exit::Refused),
             (Damaged::new("pack/x", 7, "x").into(), "damaged", Exit::Damage),

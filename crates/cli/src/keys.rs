@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use seawall_engine::crypto::Secret32;
+use seawall_engine::crypto::wrap::DataSecretKey;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::format::slot::{self, Unlock};
+use seawall_engine::format::slot::{self, Share, Unlock};
 use zeroize::Zeroizing;
 
 use crate::output::Output;
@@ -33,6 +34,10 @@ pub enum KeySource {
     PasswordCommand(OsString),
     /// The password itself, from the environment or a prompt.
     Password(Zeroizing<Vec<u8>>),
+    /// An identity file.
+    IdentityFile(PathBuf),
+    /// Files of recovery shares.
+    Shares(Vec<PathBuf>),
 }
 
 impl KeySource {
@@ -44,6 +49,8 @@ impl KeySource {
             Self::PasswordFile(_) => "password file",
             Self::PasswordCommand(_) => "password command",
             Self::Password(_) => "password",
+            Self::IdentityFile(_) => "identity file",
+            Self::Shares(_) => "shares",
         }
     }
 
@@ -62,6 +69,10 @@ impl KeySource {
                 password(run_password_command(command)?, "the password command's output").map(Unlock::Passphrase)
             }
             Self::Password(text) => password(text.clone(), "the password").map(Unlock::Passphrase),
+            Self::IdentityFile(path) => Ok(Unlock::Identity(read_identity(path, output)?)),
+            Self::Shares(paths) => {
+                paths.iter().map(|path| read_share(path, output)).collect::<Result<_>>().map(Unlock::Shares)
+            }
         }
     }
 }
@@ -85,6 +96,23 @@ pub fn read_key_file(path: &Path, output: &Output) -> Result<Secret32> {
     let bytes = read_secret_file(path, output)?;
     std::str::from_utf8(&bytes).ok().and_then(slot::parse_key_file).ok_or_else(|| {
         Error::Usage(format!("{}: not a key file (it begins with a line seawall-key-1)", path.display()))
+    })
+}
+
+fn read_identity(path: &Path, output: &Output) -> Result<DataSecretKey> {
+    let bytes = read_secret_file(path, output)?;
+    std::str::from_utf8(&bytes).ok().and_then(slot::parse_identity).ok_or_else(|| {
+        Error::Usage(format!("{}: not an identity file (it begins with a line seawall-identity-1)", path.display()))
+    })
+}
+
+fn read_share(path: &Path, output: &Output) -> Result<Share> {
+    let bytes = read_secret_file(path, output)?;
+    std::str::from_utf8(&bytes).ok().and_then(Share::parse).ok_or_else(|| {
+        Error::Usage(format!(
+            "{}: not a share, or a digit of it is wrong (it begins with a line seawall-share-1 and has a checksum)",
+            path.display()
+        ))
     })
 }
 
@@ -150,7 +178,7 @@ pub fn prompt_or(question: &str, stop: &Stop, remark: &str) -> Result<Zeroizing<
 /// # Errors
 /// As [`prompt`]; [`Error::Usage`] where the two differ.
 pub fn prompt_new(stop: &Stop) -> Result<Zeroizing<Vec<u8>>> {
-    let first = prompt("Password for the new repository", stop)?;
+    let first = prompt("New password", stop)?;
     let second = prompt("The same password again", stop)?;
     if *first == *second { Ok(first) } else { Err(Error::Usage("the two passwords differ".to_owned())) }
 }
@@ -210,7 +238,7 @@ mod tests {
     fn passphrase(source: &KeySource) -> Result<Vec<u8>> {
         match source.unlock(&silent())? {
             Unlock::Passphrase(text) => Ok(text.to_vec()),
-            Unlock::KeyFile(_) => panic!("asked for a password"),
+            other => panic!("asked for a password, got {other:?}"),
         }
     }
 

@@ -64,6 +64,11 @@ WHAT TO STORE, AND WHERE
  2. A copy of the repository away from this machine: copy the directory named above as it is, with any tool.
  3. The seawall binary, or the directory tools/ of its source: a few hundred lines of Python that read the same format.
 
+WHAT ELSE OPENS THE REPOSITORY
+ `seawall key list` shows it. This kit stays good when keys are added or the data key is renewed (`key rotate`), until its
+ own key is removed. If this file alone is too much power in one place: `seawall key add --shares 3-of-5` hands out
+ shares, of which any three open the repository; then remove this key.
+
 TO RECOVER WITH SEAWALL
  1. Bring the repository and this file to any Linux machine. If the repository lies elsewhere there, put that place
     after -r. This file is the key file; save it as seawall-kit.txt.

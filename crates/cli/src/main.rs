@@ -107,6 +107,8 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Hold(arguments) => arguments.run(run),
         Command::Prune(arguments) => arguments.run(run),
         Command::Undelete(arguments) => arguments.run(run),
+        Command::Key(arguments) => arguments.run(run),
+        Command::Log(arguments) => arguments.run(run),
         Command::Completions(arguments) => arguments.run(run),
         Command::Man(arguments) => arguments.run(run),
     }

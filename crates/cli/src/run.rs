@@ -13,6 +13,7 @@ use seawall_engine::crypto::object_hash;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::MARKER;
+use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::RepositoryId;
 use seawall_engine::monitor::Problem;
 use seawall_engine::repo::Repository;
@@ -134,13 +135,26 @@ impl Run {
 
     fn open_at(&self, location: &Path) -> Result<Repository> {
         let store = open_store(location)?;
+        self.open_with(&store, &self.key_sources(store.as_ref(), location)?)
+    }
+
+    fn key_sources(&self, store: &dyn Store, location: &Path) -> Result<Vec<KeySource>> {
         if !self.settings.keys.is_empty() {
-            return self.open_with(&store, &self.settings.keys);
+            return Ok(self.settings.keys.clone());
         }
-        match self.kept_key(store.as_ref(), location)? {
-            Some(key) => self.open_with(&store, &[key]),
-            None => self.open_with(&store, &[self.ask(store.as_ref(), location)?]),
+        match self.kept_key(store, location)? {
+            Some(key) => Ok(vec![key]),
+            None => Ok(vec![self.ask(store, location)?]),
         }
+    }
+
+    /// The ways in, for what reads the store without opening the repository.
+    ///
+    /// # Errors
+    /// When a key can't be read.
+    pub fn unlocks(&self, store: &dyn Store) -> Result<Vec<Unlock>> {
+        let sources = self.key_sources(store, &self.location()?)?;
+        sources.iter().map(|source| source.unlock(&self.output)).collect()
     }
 
     /// A password from a prompt, after a word on the key file that may be lost.
@@ -161,14 +175,24 @@ impl Run {
 
     /// Opens with the first of these keys that fits.
     fn open_with(&self, store: &Arc<dyn Store>, keys: &[KeySource]) -> Result<Repository> {
+        let mut wrong = Error::WrongKey;
         for key in keys {
             let unlock = key.unlock(&self.output)?;
             match Repository::open(Arc::clone(store), &unlock, self.settings.cache.clone()) {
                 Err(Error::WrongKey) => {}
-                other => return other,
+                Err(error @ Error::Shares(_)) => wrong = error,
+                Ok(repository) => return Ok(self.warn_if_revoked(repository)),
+                Err(other) => return Err(other),
             }
         }
-        Err(Error::WrongKey)
+        Err(wrong)
+    }
+
+    fn warn_if_revoked(&self, repository: Repository) -> Repository {
+        if let Some(number) = repository.revoked() {
+            self.output.warn(&format!("this key was revoked (log entry {number}): the log takes nothing from it"));
+        }
+        repository
     }
 
     /// The key file that `protect` keeps for the repository in this store.

@@ -56,6 +56,8 @@ fn keys(arguments: &GlobalArguments, environment: &Environment) -> Vec<KeySource
         arguments.key_file.clone().map(KeySource::KeyFile),
         arguments.password_file.clone().map(KeySource::PasswordFile),
         arguments.password_command.clone().map(KeySource::PasswordCommand),
+        arguments.identity_file.clone().map(KeySource::IdentityFile),
+        shares(&arguments.share),
     ]
     .into_iter()
     .flatten()
@@ -68,10 +70,16 @@ fn keys(arguments: &GlobalArguments, environment: &Environment) -> Vec<KeySource
         environment.password_file.clone().map(KeySource::PasswordFile),
         environment.password_command.clone().map(KeySource::PasswordCommand),
         environment.password.clone().map(KeySource::Password),
+        environment.identity_file.clone().map(KeySource::IdentityFile),
+        shares(&environment.share_files),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn shares(files: &[PathBuf]) -> Option<KeySource> {
+    (!files.is_empty()).then(|| KeySource::Shares(files.to_vec()))
 }
 
 #[cfg(test)]
@@ -96,12 +104,17 @@ mod tests {
             password_file: Some("/p".into()),
             password_command: Some("true".into()),
             password: Some(Zeroizing::new(b"x".to_vec())),
+            identity_file: Some("/i".into()),
+            share_files: vec!["/s1".into(), "/s2".into()],
             cache: Some("/caches/seawall".into()),
             ..Environment::default()
         };
         let settings = Settings::check(&arguments(), &environment).unwrap();
         assert_eq!(settings.repository, Some("/from/environment".into()));
-        assert_eq!(names(&settings), ["key file", "password file", "password command", "password"]);
+        assert_eq!(
+            names(&settings),
+            ["key file", "password file", "password command", "password", "identity file", "shares"]
+        );
         assert_eq!(settings.cache, Some("/caches/seawall".into()));
 
         let named = GlobalArguments {

@@ -70,7 +70,7 @@ pub struct DiffReport {
 /// Gives `each` what differs between the trees `a` and `b` at and below `within`, in ascending order of keys.
 ///
 /// # Errors
-/// When a node that the trees do not share is missing or damaged.
+/// [`Error::NotAllowed`](crate::error::Error::NotAllowed) with a member's key; when a node that the trees do not share is missing or damaged.
 pub fn diff(
     repository: &Repository,
     a: &ChunkId,
@@ -78,6 +78,7 @@ pub fn diff(
     within: &TreeKey,
     each: &mut dyn FnMut(Change) -> ControlFlow<()>,
 ) -> Result<DiffReport> {
+    repository.refuse_unable_to_read()?;
     let mut report = DiffReport::default();
     let mut differing = TreeDiff::new(repository, a, b, within);
     for found in differing.by_ref() {

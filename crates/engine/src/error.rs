@@ -42,6 +42,9 @@ pub enum Error {
     /// No key slot opens with the key that was given.
     #[error("the key does not open this repository")]
     WrongKey,
+    /// Recovery shares are too few, or not of this repository.
+    #[error("{0}")]
+    Shares(String),
     /// The key opens the repository but does not allow this act.
     #[error("this key may not {0}")]
     NotAllowed(&'static str),
@@ -95,6 +98,7 @@ impl Error {
             Self::RepositoryExists(_) => "repository-exists",
             Self::Unsupported(_) => "unsupported",
             Self::WrongKey => "wrong-key",
+            Self::Shares(_) => "shares",
             Self::NotAllowed(_) => "not-allowed",
             Self::Refused(_) => "refused",
             Self::Damaged(_) => "damaged",

@@ -20,11 +20,14 @@ const SNAPSHOTS_MAX: usize = 10_000;
 /// Forgets these snapshots; `reason` is for people and stands in the log. Gives the numbers of the log entries.
 ///
 /// # Errors
-/// [`Error::NotAllowed`] for keys that are not an owner's; [`Error::NotFound`] where one of them is not there;
-/// [`Error::Refused`] where one is held. Then none is forgotten.
+/// [`Error::NotAllowed`] for keys that are not an owner's; [`Error::Usage`] without snapshots; [`Error::NotFound`] where
+/// one of them is not there; [`Error::Refused`] where one is held. Then none is forgotten.
 pub fn forget(repository: &Repository, snapshots: &[SnapshotId], reason: &str) -> Result<Vec<u64>> {
     if repository.role() != Role::Owner {
         return Err(Error::NotAllowed("forget snapshots"));
+    }
+    if snapshots.is_empty() {
+        return Err(Error::Usage("no snapshot to forget".into()));
     }
     repository.refresh()?;
     check_all(&repository.state(), snapshots)?;
@@ -39,6 +42,9 @@ pub fn forget(repository: &Repository, snapshots: &[SnapshotId], reason: &str) -
 
 fn check_all(state: &State, snapshots: &[SnapshotId]) -> Result<()> {
     for id in snapshots {
+        if state.forgotten.contains_key(id) {
+            return Err(Error::NotFound(format!("snapshot {id} is forgotten already")));
+        }
         if state.snapshot(id).is_none() {
             return Err(Error::NotFound(format!("no snapshot {id}")));
         }
@@ -97,6 +103,3 @@ pub fn store_times(repository: &Repository, numbers: &[u64]) -> Result<BTreeMap<
     }
     Ok(wanted)
 }
-
-#[cfg(test)]
-mod tests;

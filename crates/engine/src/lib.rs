@@ -9,10 +9,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 // Verbs.
+pub mod audit;
 pub mod backup;
 pub mod browse;
 pub mod diff;
 pub mod forget;
+pub mod keys;
 pub mod prune;
 pub mod restore;
 pub mod undelete;

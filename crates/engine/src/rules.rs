@@ -63,7 +63,7 @@ pub fn leans_on<'c>(
 pub struct Draft {
     /// The session that commits.
     pub session: SessionId,
-    /// Sessions that it adopted.
+    /// Sessions that it adopted: all others whose packs its segments list, however they came there.
     pub adopted: Vec<SessionId>,
     /// The snapshot from which it took over content without looking up every chunk of it.
     pub parent: Option<SnapshotId>,
@@ -76,6 +76,8 @@ pub struct Draft {
 pub enum Obstacle {
     /// A session's packs may be deleted at any time: what lies there has to be stored again.
     Fenced(SessionId),
+    /// A session was published already, by who adopted it. What lay there may have been condemned and deleted since.
+    Published(SessionId),
     /// The parent was forgotten: what was taken over from it unseen may have been condemned.
     ParentForgotten(SnapshotId),
     /// Damage was found since: what was taken over from the parent unseen may be lost.
@@ -85,9 +87,13 @@ pub enum Obstacle {
 /// Rule W2, first half: what stands in the way of the commit as such.
 #[must_use]
 pub fn obstacle(state: &State, draft: &Draft) -> Option<Obstacle> {
-    let mut sessions = std::iter::once(&draft.session).chain(&draft.adopted);
-    if let Some(session) = sessions.find(|session| state.fenced.contains(*session)) {
-        return Some(Obstacle::Fenced(*session));
+    for session in std::iter::once(&draft.session).chain(&draft.adopted) {
+        if state.fenced.contains(session) {
+            return Some(Obstacle::Fenced(*session));
+        }
+        if state.finished_sessions.contains(session) {
+            return Some(Obstacle::Published(*session));
+        }
     }
     let parent = draft.parent?;
     if state.snapshot(&parent).is_none() {
@@ -115,7 +121,11 @@ pub fn is_doubtful(state: &State, since: u64, segment: &ObjectHash, pack: &PackN
 }
 
 /// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Copies without
-/// base come first, as only they can be a base; `alone` accepts no other.
+/// base come first, as only they can be a base; `alone` accepts no other. A copy with a base counts only where
+/// `has_base`: of the base a copy without one stays.
+///
+/// Why: a chunk that no snapshot needed may have outlived its base in a pack that nobody condemned. When somebody stores
+/// the chunk again, that old copy must not be taken for the one that stays.
 ///
 /// Damaged copies are kept where there is no sound one: what can't be read today may be mended tomorrow.
 pub fn stays<'c>(
@@ -124,16 +134,14 @@ pub fn stays<'c>(
     copies: &'c [Copy],
     alone: bool,
     leaves: &dyn Fn(&PackName) -> bool,
+    has_base: &dyn Fn(&ChunkId) -> bool,
 ) -> Option<&'c Copy> {
-    let kept = |copy: &&Copy| !leaves(&copy.pack) && !standing.condemned.contains_key(&copy.pack);
-    let sound = |copy: &&Copy| is_sound(standing, &copy.pack, chunk);
-    let plain = |copy: &&Copy| copy.base.is_none();
-    let copies = || copies.iter().filter(kept);
-    copies()
-        .find(|copy| plain(copy) && sound(copy))
-        .or_else(|| copies().find(|copy| !alone && sound(copy)))
-        .or_else(|| copies().find(plain))
-        .or_else(|| copies().find(|_| !alone))
+    let kept = |copy: &&Copy| {
+        !leaves(&copy.pack)
+            && !standing.condemned.contains_key(&copy.pack)
+            && copy.base.is_none_or(|base| !alone && has_base(&base))
+    };
+    copies.iter().filter(kept).min_by_key(|copy| (!is_sound(standing, &copy.pack, chunk), copy.base.is_some()))
 }
 
 /// Rule G2, first half: which of `packs` may be named by a DELETE at this state: those that are condemned.
@@ -151,23 +159,35 @@ pub fn may_remove(state: &State, pack: &PackName) -> bool {
 }
 
 /// Rule G3: an object of a session that no published segment lists may be removed once the session is fenced.
-/// `is_listed`: whether a segment of this very state lists it.
+/// `is_listed`: whether a segment of this very state lists it; for a session's key, whether one lists a pack of the session.
+///
+/// Why the key too waits for a FENCE: a collector that was published already goes on storing packs under the same key.
 #[must_use]
 pub fn may_remove_orphan(state: &State, session: &SessionId, is_listed: bool) -> bool {
     state.fenced.contains(session) && !is_listed
 }
 
-/// Rule U1: the packs that an UNDELETE of a forgotten snapshot must bring back, where `copies` are those of one chunk that
-/// it reaches. None where no copy is left; the empty list where a copy was never condemned.
+/// Rule U1: the copy of `chunk` on which an UNDELETE of a forgotten snapshot rests, of those that published segments list;
+/// none where all were deleted. Its pack has to come back if it is condemned, and so has the copy of its base, found
+/// with `alone`. `has_base`: of the base there is a copy without one that was not deleted.
 #[must_use]
-pub fn brings_back(state: &State, copies: &[Copy], alone: bool) -> Option<Option<PackName>> {
-    let there = |copy: &&Copy| !state.standing.deleted.contains_key(&copy.pack) && (!alone || copy.base.is_none());
-    let mut found = None;
-    for copy in copies.iter().filter(there) {
-        if !state.standing.condemned.contains_key(&copy.pack) {
-            return Some(None);
-        }
-        found.get_or_insert(Some(copy.pack));
-    }
-    found
+pub fn brings_back<'c>(
+    state: &State,
+    chunk: &ChunkId,
+    copies: &'c [Copy],
+    alone: bool,
+    has_base: &dyn Fn(&ChunkId) -> bool,
+) -> Option<&'c Copy> {
+    let standing = &state.standing;
+    let is_there = |copy: &&Copy| {
+        !standing.deleted.contains_key(&copy.pack) && copy.base.is_none_or(|base| !alone && has_base(&base))
+    };
+    let is_damaged =
+        |pack: &PackName| standing.damage.get(pack).is_some_and(|damage| damage.lost || damage.chunks.contains(chunk));
+    let rank =
+        |copy: &&Copy| (is_damaged(&copy.pack), standing.condemned.contains_key(&copy.pack), copy.base.is_some());
+    copies.iter().filter(is_there).min_by_key(rank)
 }
+
+#[cfg(test)]
+mod tests;

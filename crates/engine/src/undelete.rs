@@ -83,23 +83,12 @@ fn explain(error: Error, id: &SnapshotId) -> Error {
 
 /// Adds the packs that must come back for a chunk, and for the base of the copy that is taken.
 fn bring_back(state: &State, index: &Index, chunk: &ChunkId, packs: &mut BTreeSet<PackName>) -> Result<()> {
-    let copies = copies(index, chunk);
-    let has_base = |copy: &Copy| {
-        copy.base.is_none_or(|base| rules::brings_back(state, &self::copies(index, &base), true).is_some())
-    };
-    // Copies without a base first, so that no more than they need comes back.
-    let mut whole: Vec<Copy> = copies.into_iter().filter(has_base).collect();
-    whole.sort_by_key(|copy| copy.base.is_some());
-    let gone = || Damaged::new(format!("chunk {chunk}"), 0, "a prune has deleted it");
-    let pack = rules::brings_back(state, &whole, false).ok_or_else(gone)?;
-    let is_taken = |copy: &&Copy| match pack {
-        Some(pack) => copy.pack == pack,
-        None => !state.standing.condemned.contains_key(&copy.pack),
-    };
-    packs.extend(pack);
-    if let Some(base) = whole.iter().find(is_taken).and_then(|copy| copy.base) {
-        packs.extend(rules::brings_back(state, &self::copies(index, &base), true).ok_or_else(gone)?);
-    }
+    let base_copy = |base: &ChunkId| rules::brings_back(state, base, &copies(index, base), true, &|_| false).copied();
+    let all = copies(index, chunk);
+    let copy = rules::brings_back(state, chunk, &all, false, &|base| base_copy(base).is_some())
+        .ok_or_else(|| Damaged::new(format!("chunk {chunk}"), 0, "a prune has deleted it"))?;
+    let needed = std::iter::once(*copy).chain(copy.base.and_then(|base| base_copy(&base)));
+    packs.extend(needed.map(|copy| copy.pack).filter(|pack| state.standing.condemned.contains_key(pack)));
     Ok(())
 }
 

@@ -15,7 +15,10 @@ const UNSAFE_ALLOWED: &str = "crates/engine/src/repo/map.rs";
 
 /// Rows of the engine, highest first.
 const ROWS: [(&str, &[&str]); 5] = [
-    ("verbs", &["backup", "restore", "verify", "forget", "prune", "undelete", "copy", "diff", "browse"]),
+    (
+        "verbs",
+        &["backup", "restore", "verify", "forget", "keys", "audit", "prune", "undelete", "copy", "diff", "browse"],
+    ),
     ("repository", &["repo"]),
     ("stages", &["stages"]),
     ("store", &["store"]),

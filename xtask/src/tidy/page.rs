@@ -11,7 +11,7 @@ use super::{Finding, Source};
 const PAGE: &str = "docs/format.md";
 const ENGINE: &str = "crates/engine/src/";
 const CODECS: &str = "crates/engine/src/codec/mod.rs";
-const ACTS: &str = "crates/engine/src/format/log.rs";
+const ACTS: &str = "crates/engine/src/format/act.rs";
 
 /// docs/format.md names what the engine writes, and nothing else.
 pub fn check_format(sources: &[Source]) -> Vec<Finding> {

@@ -13,6 +13,8 @@ pub mod find;
 pub mod forget;
 pub mod hold;
 pub mod init;
+pub mod key;
+pub mod log;
 pub mod ls;
 pub mod man;
 pub mod overlap;

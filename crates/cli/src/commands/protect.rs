@@ -17,15 +17,17 @@ use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
 use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::log::SnapshotRecord;
+use seawall_engine::repo::Repository;
 use seawall_engine::restore::{RestoreOptions, RestoreReport, restore};
 use seawall_engine::stages::walk::WalkOptions;
-use seawall_engine::verify::{CompareOptions, CompareReport, VerifyReport, compare, verify};
+use seawall_engine::verify::{CompareOptions, CompareReport, Read, VerifyReport, compare, verify};
 
 use super::above::SourcesOnly;
-use super::backup::options as backup_options;
+use super::backup::{BackupSummary, options as backup_options};
 use super::overlap::{self, OwnPlace};
 use super::sources::{LabelArguments, SelectionArguments, absolute};
-use super::verify::{options as verify_options, show_damage};
+use super::verify::{VerifySummary, options as verify_options, show_damage};
+use crate::failure::Exit;
 use crate::progress::Display;
 use crate::quantities;
 use crate::run::{Outcome, Run};
@@ -54,6 +56,9 @@ Examples:
 ///
 /// The first run proves everything. Later runs are incremental: they read back what they stored and a sample of the
 /// rest, restore what changed and a sample, and say so; `--full` proves everything again.
+///
+/// With a member's key, which reads nothing back, the backup is stored and its structure checked; that proves no restore,
+/// and is said so.
 ///
 /// The exit code is 0 only if everything that was tried is proven, 3 if there were problems, 13 if stored data is
 /// damaged. Store the recovery kit away from this machine: with it and the repository alone everything can be
@@ -118,6 +123,9 @@ impl Arguments {
             BackupOptions { force_read: self.force_read, ..backup_options(run, Source::Paths(walk), &self.labels) };
         let stored = backup(&opened.repository, options, &display)?;
         let snapshot = stored.snapshot.clone().expect("a backup that is no dry run commits a snapshot");
+        if !opened.repository.can_read_data() {
+            return stored_only(run, &opened.repository, &snapshot, &stored, &display);
+        }
         let proofs = self
             .prove(run, &opened, &snapshot, &stored, &scratch_parent, &display)
             .with_context(|| format!("snapshot {} is stored, but not proven", short(&snapshot.id)))?;
@@ -188,6 +196,32 @@ impl Arguments {
             None => Ok(location.parent().unwrap_or(Path::new("/")).to_owned()),
         }
     }
+}
+
+/// What is left of the proof with a member's key, which reads nothing back: the structure.
+fn stored_only(
+    run: &Run,
+    repository: &Repository,
+    snapshot: &SnapshotRecord,
+    stored: &BackupReport,
+    display: &Display,
+) -> anyhow::Result<Outcome> {
+    let verified = verify(repository, &verify_options(run, Read::Nothing), display)?;
+    display.above(|| show_damage(run, &verified.damage))?;
+    run.output.report(format!("STORED, NOT PROVEN: snapshot {}", short(&snapshot.id)))?;
+    run.output.warn(
+        "a member's key reads nothing back, so only the log, the index and the presence of packs were checked; \
+         run `seawall verify --read-data` and a restore with a reader's or an owner's key",
+    );
+    let problems = display.problems();
+    let exit = if verified.damage.is_empty() { Exit::Problems } else { Exit::Damage };
+    let summary = serde_json::json!({
+        "protected": false,
+        "snapshot": snapshot.id.to_string(),
+        "backup": BackupSummary::new(stored, problems),
+        "read_back": VerifySummary::from(&verified),
+    });
+    Outcome::with(exit, summary)
 }
 
 /// What no snapshot should hold although it may lie in a source. A repository that the user placed is not among it:

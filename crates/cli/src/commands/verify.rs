@@ -68,6 +68,11 @@ impl Arguments {
         let problems = display.problems().count;
         drop(display);
         show(run, &report)?;
+        if !repository.can_read_data() {
+            run.output.note(
+                "a member's key reads nothing back: only the log, the index and the presence of packs were checked",
+            );
+        }
         let exit = match (report.damage.is_empty(), problems) {
             (false, _) => Exit::Damage,
             (true, 0) => Exit::Done,

@@ -57,13 +57,14 @@ pub type EachMatch<'e> = &'e mut dyn FnMut(&Snapshot, &TreeKey, &Entry) -> Contr
 /// Gives `each` the matching entries of `snapshots`, snapshot by snapshot, in order of paths.
 ///
 /// # Errors
-/// [`Error::Usage`] for a pattern or a type letter that is not one. What can't be read is in the report.
+/// [`Error::NotAllowed`] with a member's key; [`Error::Usage`] for a pattern or a type letter that is not one. What can't be read is in the report.
 pub fn find(
     repository: &Repository,
     snapshots: &[Snapshot],
     options: &FindOptions,
     each: EachMatch<'_>,
 ) -> Result<FindReport> {
+    repository.refuse_unable_to_read()?;
     let matcher = Matcher::new(options)?;
     let mut report = FindReport::default();
     let mut search = Search::new(repository, true);

@@ -10,6 +10,7 @@
 pub mod blob;
 pub mod envelope;
 pub mod passphrase;
+pub mod shamir;
 pub mod sign;
 pub mod wrap;
 

@@ -10,7 +10,23 @@ use super::cbor::{self, Read, Sink, Written, required};
 use super::names::{COUNTER_MAX, PackName, SegmentName};
 use super::slot::Role;
 use super::snapshot::SnapshotRecord;
-use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SnapshotId};
+use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SlotId, SnapshotId};
+
+/// Names of the acts by number.
+pub(super) const ACT_NAMES: [&str; 12] = [
+    "INIT",
+    "COMMIT",
+    "FORGET",
+    "HOLD",
+    "AUDIT",
+    "CONDEMN",
+    "FENCE",
+    "REMAP",
+    "KEY",
+    "CHECKPOINT",
+    "UNDELETE",
+    "DELETE",
+];
 
 /// What an entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +165,8 @@ pub struct MemberRecord {
     pub label: String,
     /// X25519 public key for which new data keys are wrapped; a member of the first days has none.
     pub wrap_public: Option<[u8; 32]>,
+    /// The key slot that holds the member's key ring; a member of the first days has none.
+    pub slot: Option<SlotId>,
 }
 
 /// A published segment.
@@ -177,30 +195,35 @@ impl Act {
     /// The act's name in docs/format.md.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        ACT_NAMES[usize::from(self.number())]
+    }
+
+    fn number(&self) -> u8 {
         match self {
-            Self::Init { .. } => "INIT",
-            Self::Commit { .. } => "COMMIT",
-            Self::Forget { .. } => "FORGET",
-            Self::Hold { .. } => "HOLD",
-            Self::Audit { .. } => "AUDIT",
-            Self::Condemn { .. } => "CONDEMN",
-            Self::Fence { .. } => "FENCE",
-            Self::Remap { .. } => "REMAP",
-            Self::Key(_) => "KEY",
-            Self::Undelete { .. } => "UNDELETE",
-            Self::Delete { .. } => "DELETE",
+            Self::Init { .. } => 0,
+            Self::Commit { .. } => 1,
+            Self::Forget { .. } => 2,
+            Self::Hold { .. } => 3,
+            Self::Audit { .. } => 4,
+            Self::Condemn { .. } => 5,
+            Self::Fence { .. } => 6,
+            Self::Remap { .. } => 7,
+            Self::Key(_) => 8,
+            Self::Undelete { .. } => 10,
+            Self::Delete { .. } => 11,
         }
     }
 
     pub(super) fn write(&self, sink: &mut Sink) -> Written {
+        sink.u8(self.number())?;
         match self {
             Self::Init { marker, member, data_public, generation } => {
-                sink.u8(0)?.map(4)?.u8(0)?.bytes(marker.as_bytes())?.u8(1)?;
+                sink.map(4)?.u8(0)?.bytes(marker.as_bytes())?.u8(1)?;
                 member.write(sink)?;
                 sink.u8(2)?.bytes(data_public)?.u8(3)?.u32(*generation)?.ok()
             }
             Self::Commit { session, segments, snapshot, adopted } => {
-                sink.u8(1)?.map(4)?.u8(0)?.bytes(session.as_bytes())?.u8(1)?;
+                sink.map(4)?.u8(0)?.bytes(session.as_bytes())?.u8(1)?;
                 write_list(sink, segments, |sink, segment| segment.write(sink))?;
                 sink.u8(2)?;
                 snapshot.write(sink)?;
@@ -208,17 +231,17 @@ impl Act {
                 write_list(sink, adopted, |sink, session| sink.bytes(session.as_bytes())?.ok())
             }
             Self::Forget { snapshots, reason } => {
-                sink.u8(2)?.map(2)?.u8(0)?;
+                sink.map(2)?.u8(0)?;
                 write_snapshots(sink, snapshots)?;
                 sink.u8(1)?.str(reason)?.ok()
             }
             Self::Hold { snapshots, label, release } => {
-                sink.u8(3)?.map(3)?.u8(0)?;
+                sink.map(3)?.u8(0)?;
                 write_snapshots(sink, snapshots)?;
                 sink.u8(1)?.str(label)?.u8(2)?.bool(*release)?.ok()
             }
             Self::Audit { depth, bytes, lost, damaged, sound } => {
-                sink.u8(4)?.map(5)?.u8(0)?.u8(*depth)?.u8(1)?.u64(*bytes)?.u8(2)?;
+                sink.map(5)?.u8(0)?.u8(*depth)?.u8(1)?.u64(*bytes)?.u8(2)?;
                 write_list(sink, lost, write_pack)?;
                 sink.u8(3)?;
                 write_list(sink, damaged, |sink, blob| {
@@ -230,18 +253,18 @@ impl Act {
                 write_list(sink, sound, write_pack)
             }
             Self::Condemn { packs, session, segments } => {
-                sink.u8(5)?.map(2 + u64::from(session.is_some()))?.u8(0)?;
+                sink.map(2 + u64::from(session.is_some()))?.u8(0)?;
                 write_list(sink, packs, write_pack)?;
                 write_session(sink, 1, session.as_ref())?;
                 sink.u8(2)?;
                 write_list(sink, segments, |sink, segment| segment.write(sink))
             }
             Self::Fence { sessions } => {
-                sink.u8(6)?.map(1)?.u8(0)?;
+                sink.map(1)?.u8(0)?;
                 write_list(sink, sessions, |sink, session| sink.bytes(session.as_bytes())?.ok())
             }
             Self::Remap { session, segments, retired, gone } => {
-                sink.u8(7)?.map(3 + u64::from(session.is_some()))?;
+                sink.map(3 + u64::from(session.is_some()))?;
                 write_session(sink, 0, session.as_ref())?;
                 sink.u8(1)?;
                 write_list(sink, segments, |sink, segment| segment.write(sink))?;
@@ -252,18 +275,15 @@ impl Act {
                 sink.u8(3)?;
                 write_list(sink, gone, write_pack)
             }
-            Self::Key(change) => {
-                sink.u8(8)?;
-                change.write(sink)
-            }
+            Self::Key(change) => change.write(sink),
             Self::Undelete { snapshots, packs } => {
-                sink.u8(10)?.map(2)?.u8(0)?;
+                sink.map(2)?.u8(0)?;
                 write_snapshots(sink, snapshots)?;
                 sink.u8(1)?;
                 write_list(sink, packs, write_pack)
             }
             Self::Delete { packs } => {
-                sink.u8(11)?.map(1)?.u8(0)?;
+                sink.map(1)?.u8(0)?;
                 write_list(sink, packs, write_pack)
             }
         }
@@ -547,17 +567,21 @@ impl Grant {
 
 impl MemberRecord {
     fn write(&self, sink: &mut Sink) -> Written {
-        sink.map(4 + u64::from(self.wrap_public.is_some()))?;
+        sink.map(4 + u64::from(self.wrap_public.is_some()) + u64::from(self.slot.is_some()))?;
         sink.u8(0)?.bytes(self.id.as_bytes())?.u8(1)?.bytes(&self.public_key)?;
         sink.u8(2)?.u8(self.role.code())?.u8(3)?.str(&self.label)?;
-        match &self.wrap_public {
-            Some(public) => sink.u8(4)?.bytes(public)?.ok(),
+        if let Some(public) = &self.wrap_public {
+            sink.u8(4)?.bytes(public)?;
+        }
+        match &self.slot {
+            Some(slot) => sink.u8(5)?.bytes(slot.as_bytes())?.ok(),
             None => sink.ok(),
         }
     }
 
     fn read(decoder: &mut Decoder) -> Read<Self> {
-        let (mut id, mut public_key, mut role, mut label, mut wrap_public) = (None, None, None, None, None);
+        let (mut id, mut public_key, mut role, mut label) = (None, None, None, None);
+        let (mut wrap_public, mut slot) = (None, None);
         cbor::fields(decoder, |key, d| {
             match key {
                 0 => id = Some(MemberId(cbor::bytes(d)?)),
@@ -565,6 +589,7 @@ impl MemberRecord {
                 2 => role = Some(Role::read(d)?),
                 3 => label = Some(d.str()?.to_owned()),
                 4 => wrap_public = Some(cbor::bytes(d)?),
+                5 => slot = Some(SlotId(cbor::bytes(d)?)),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -575,6 +600,7 @@ impl MemberRecord {
             role: required(decoder, role, "role")?,
             label: required(decoder, label, "label")?,
             wrap_public,
+            slot,
         })
     }
 }

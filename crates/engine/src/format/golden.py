@@ -48,8 +48,8 @@ def envelope(key, name, plain):
     return out
 
 
-def session_record():
-    """HPKE base mode by RFC 9180 §4 and §5, with a fixed ephemeral key."""
+def seal_hpke(info, associated, plain):
+    """HPKE base mode by RFC 9180 §4 and §5, with a fixed ephemeral key, for the data public key."""
     ephemeral = X25519PrivateKey.from_private_bytes(fill(0x49, 32))
     enc = ephemeral.public_key().public_bytes_raw()
 
@@ -65,11 +65,14 @@ def session_record():
     kem, suite = b"KEM\x00\x20", b"HPKE\x00\x20\x00\x01\x00\x02"
     shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(DATA_PUBLIC))
     secret = expand(extract(b"", kem, b"eae_prk", shared), kem, b"shared_secret", enc + DATA_PUBLIC, 32)
-    info = b"seawall v1 session"
     context = b"\x00" + extract(b"", suite, b"psk_id_hash", b"") + extract(b"", suite, b"info_hash", info)
     prk = extract(secret, suite, b"secret", b"")
     key, nonce = expand(prk, suite, b"key", context, 32), expand(prk, suite, b"base_nonce", context, 12)
-    ciphertext = AESGCM(key).encrypt(nonce, SESSION_KEY, REPOSITORY + SESSION + u32(3))
+    return enc, AESGCM(key).encrypt(nonce, plain, associated)
+
+
+def session_record():
+    enc, ciphertext = seal_hpke(b"seawall v1 session", REPOSITORY + SESSION + u32(3), SESSION_KEY)
     return cbor({0: 1, 1: SESSION, 2: 3, 3: 1, 4: enc, 5: ciphertext})
 
 
@@ -84,7 +87,42 @@ def slots():
     del member[9]
     sealed = envelope(key, name, cbor(member))
     by_passphrase = {0: 1, 1: 0, 2: 2, 3: salt, 4: [64, 2, 2], 5: sealed, 6: "", 7: -1}
-    return cbor(by_file), cbor(by_passphrase)
+    secret, head = fill(0x55, 32), {0: 1, 2: 0, 3: salt, 6: "board", 7: 1_800_000_000}
+    enc, ciphertext = seal_hpke(b"seawall v1 slot", SLOT, secret)
+    sealed = envelope(hkdf(secret, salt, b"seawall v1 public key slot"), name, cbor(ring))
+    identity = {**head, 1: 2, 5: sealed, 8: DATA_PUBLIC, 9: enc, 10: ciphertext}
+    sealed = envelope(hkdf(secret, salt, b"seawall v1 shares slot"), name, cbor(ring))
+    shares = {**head, 1: 3, 5: sealed, 11: fill(0x67, 16), 12: 2, 13: 3}
+    ordered = lambda fields: cbor(dict(sorted(fields.items())))
+    return cbor(by_file), cbor(by_passphrase), ordered(identity), ordered(shares)
+
+
+def share():
+    """Share 3 of 2-of-3; the polynomial is 0x55 + 2 x, and 2 times 3 is 6."""
+    value = fill(0x55 ^ 6, 32)
+    check = hash32(b"seawall v1 share" + fill(0x67, 16) + bytes([2, 3]) + value)[:8]
+    return f"seawall-share-1\n{'67' * 16}\n2 3\n{value.hex()}\n{check.hex()}\n".encode()
+
+
+def acts():
+    pack, other = [SESSION, 7], [fill(0x21, 16), 9_999_999_999]
+    snapshots, segment = [fill(0x50, 16), fill(0x51, 16)], [SESSION, 3, fill(0xE5, 32), 100, 9_000]
+    member = {0: fill(0x31, 16), 1: PUBLIC_KEY, 2: 2, 3: "host", 4: fill(0x32, 32), 5: SLOT}
+    rows = [
+        ("act-forget", 2, {0: snapshots, 1: "keep-last 3"}),
+        ("act-hold", 3, {0: snapshots, 1: "case", 2: True}),
+        ("act-audit", 4, {0: 2, 1: 2**40, 2: [pack], 3: [[pack, fill(0xA1, 32)]], 4: [other]}),
+        ("act-condemn", 5, {0: [pack, other], 1: SESSION, 2: [segment]}),
+        ("act-condemn-only", 5, {0: [pack], 2: []}),
+        ("act-fence", 6, {0: [SESSION]}),
+        ("act-remap", 7, {0: SESSION, 1: [segment], 2: [[SESSION, 0], [SESSION, 1]], 3: [other]}),
+        ("act-admit", 8, {0: member}),
+        ("act-revoke", 8, {1: MEMBER}),
+        ("act-rotate", 8, {2: fill(0x35, 32), 3: 1, 4: [[MEMBER, fill(0x33, 32), fill(0x34, 48)]]}),
+        ("act-undelete", 10, {0: snapshots, 1: [pack]}),
+        ("act-delete", 11, {0: [pack]}),
+    ]
+    return {name: log_entry(at, fill(0xF6, 32), 0, act, fields) for at, (name, act, fields) in enumerate(rows, 2)}
 
 
 def bodies():
@@ -188,7 +226,7 @@ def inner():
 
 
 def main():
-    by_file, by_passphrase = slots()
+    by_file, by_passphrase, identity, shares = slots()
     rows = {
         "chunk-id": keyed(ID_KEY, b"hello"),
         "envelope": envelope(LOG_KEY, "log/00000000000000000012", b"hello"),
@@ -197,11 +235,15 @@ def main():
         "marker": marker(),
         "slot-key-file": by_file,
         "slot-passphrase": by_passphrase,
+        "slot-identity": identity,
+        "slot-shares": shares,
+        "share": share(),
         "session": session_record(),
         "pack": pack(),
         "segment": segment(),
         "log-init": init(),
         "log-commit": commit(),
+        **acts(),
         "leaf": leaf(),
         "leaf-empty": cbor([0, []]),
         "inner": inner(),

@@ -1,6 +1,8 @@
 //! Golden bytes: every object for fixed inputs, compared with golden.txt, which golden.py made from docs/format.md
 //! alone. What is compared is also read back, so old bytes stay readable.
 
+pub(super) mod acts;
+
 use std::collections::{HashMap, HashSet};
 
 use zeroize::Zeroizing;
@@ -12,7 +14,7 @@ use super::node::{self, Child, LeafWriter, Node};
 use super::pack::{self, BlobKind, BlobRecord, PackWriter};
 use super::segment::{SegmentBuilder, SegmentView};
 use super::session;
-use super::slot::{self, Contents, KeyRing, Role, Unlock};
+use super::slot::{self, Contents, KeyRing, Role, SlotKind, Unlock};
 use crate::clock::Timestamp;
 use crate::crypto::blob::PackCipher;
 use crate::crypto::passphrase::Cost;
@@ -107,8 +109,13 @@ fn slots() {
         ("slot-passphrase", Role::Member, &passphrase, &key_file, "", -1),
     ] {
         let ring = ring(role);
-        let contents = Contents { ring: &ring, unlock, label, created_seconds, cost: SMALL_COST };
-        check(name, &contents.seal(&SLOT, &SLOT_SALT, &SALT).unwrap());
+        let (kind, whole) = match unlock {
+            Unlock::Passphrase(text) => (SlotKind::Passphrase(SMALL_COST), text.to_vec()),
+            _ => (SlotKind::KeyFile, vec![0x55; 32]),
+        };
+        let key = slot::purpose_key(&kind, &whole, &SLOT_SALT).unwrap();
+        let contents = Contents { ring: &ring, kind, label, created_seconds };
+        check(name, &contents.seal(&SLOT, &key, &SLOT_SALT, &SALT));
         let stored = golden(name);
         assert_eq!(slot::open(&stored, &SLOT, unlock).unwrap(), Some(ring));
         assert_eq!(slot::open(&stored, &SLOT, other).unwrap(), None);
@@ -241,6 +248,7 @@ pub(super) fn init_entry() -> LogEntry {
         role: Role::Owner,
         label: "owner".into(),
         wrap_public: None,
+        slot: None,
     };
     let act = Act::Init {
         marker: object_hash(&golden("marker")),

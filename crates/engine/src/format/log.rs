@@ -8,6 +8,7 @@
 
 use minicbor::Decoder;
 
+use super::act::ACT_NAMES;
 pub use super::act::{Act, BlobDamage, Grant, KeyChange, MemberRecord, SegmentRecord};
 use super::cbor::{self, Read, Sink, Written, required};
 use super::names::log_object;
@@ -94,7 +95,8 @@ pub fn open(number: u64, bytes: &[u8], log_key: &Secret32) -> Result<OpenedEntry
 }
 
 fn unsupported(object: &str, act: u64) -> Error {
-    let name = if act == 9 { "a CHECKPOINT".into() } else { format!("an act number {act}") };
+    let name = usize::try_from(act).ok().and_then(|act| ACT_NAMES.get(act)).copied();
+    let name = name.map_or_else(|| format!("an act number {act}"), |name| format!("a {name}"));
     Error::Unsupported(format!("{object} holds {name}, which needs a newer version of this program"))
 }
 

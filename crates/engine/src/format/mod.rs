@@ -8,6 +8,7 @@ mod act;
 mod cbor;
 mod entry;
 mod fixed;
+mod key_text;
 pub mod log;
 pub mod marker;
 pub mod names;

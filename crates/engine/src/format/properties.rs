@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+mod acts;
+
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -16,7 +18,7 @@ use super::node::{self, LeafWriter, Node};
 use super::pack::{self, BlobKind, BlobRecord, PackWriter};
 use super::segment::{Location, SegmentBuilder, SegmentView};
 use super::session;
-use super::slot::{self, Contents, Role, Unlock};
+use super::slot::{self, Lock, Role, Unlock};
 use crate::clock::Timestamp;
 use crate::crypto::{envelope, object_hash};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
@@ -282,8 +284,7 @@ fn damaged_packs_are_refused() {
 fn a_damaged_slot_never_gives_other_keys() {
     let unlock = Unlock::KeyFile(secret(0x55));
     let ring = ring(Role::Reader);
-    let contents = Contents { ring: &ring, unlock: &unlock, label: "", created_seconds: 0, cost: SMALL_COST };
-    let sealed = contents.seal(&SLOT, &[1; 16], &[2; 32]).unwrap();
+    let sealed = slot::seal(&ring, &unlock.lock().unwrap(), &SLOT, "", 0, SMALL_COST).unwrap();
     // The last byte is the creation time, which is for people only.
     let (kept, time) = sealed.split_at(sealed.len() - 1);
     every_damage(kept, |bytes| {
@@ -379,9 +380,8 @@ fn plain_objects() -> Vec<Vec<u8>> {
     let extents = [Extent::Hole { length: 1 << 20 }, Extent::Chunk { id: ChunkId([1; 32]), length: 5 }];
     let child =
         |first: &str, id| node::Child { first: TreeKey(first.into()), id: ChunkId([id; 32]), entries: 3, bytes: 9 };
-    let unlock = Unlock::KeyFile(secret(0x55));
     let ring = ring(Role::Owner);
-    let contents = Contents { ring: &ring, unlock: &unlock, label: "kit", created_seconds: 99, cost: SMALL_COST };
+    let lock = Lock::KeyFile(secret(0x55));
     vec![
         leaf(&entries()),
         node::encode_inner(2, &[child("", 1), child("usr", 2)]),
@@ -389,7 +389,7 @@ fn plain_objects() -> Vec<Vec<u8>> {
         segment_bytes(),
         Marker::new(REPOSITORY, true).encode(),
         session::encode(SESSION, 3, &[1; 32], &[2; 48]),
-        contents.seal(&SLOT, &[1; 16], &[2; 32]).unwrap(),
+        slot::seal(&ring, &lock, &SLOT, "kit", 99, SMALL_COST).unwrap(),
         slot::tests::ring_bytes(&ring),
         envelope::open(&index_key(), &PACK.footer(), footer).unwrap(),
         envelope::open(&log_key(), &log_object(1), &commit).unwrap(),

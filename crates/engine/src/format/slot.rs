@@ -1,5 +1,5 @@
-//! Key slots and the key ring (docs/format.md §4): each slot is one way in, a key ring sealed under a passphrase or a
-//! key file.
+//! Key slots and the key ring (docs/format.md §4): each slot is one way in, a key ring sealed under a passphrase, a key
+//! file, the public key of an identity, or a secret of which several people hold shares.
 //!
 //! Invariants: the ring is authenticated under its slot's name; a ring of a member holds no data secret key; what a
 //! hostile slot claims (a cost, a length) can refuse but not harm. Label and time in a slot are not authenticated.
@@ -12,13 +12,18 @@ use super::cbor::{self, Read, Sink, Written, required};
 use super::names::slot_object;
 use crate::crypto::passphrase::{self, Cost};
 use crate::crypto::wrap::{self, DataPublicKey, DataSecretKey};
-use crate::crypto::{Secret32, envelope, hkdf, random};
+use crate::crypto::{Secret32, envelope, hkdf, random, shamir};
 use crate::error::{Damaged, Error};
 use crate::ids::{MemberId, RepositoryId, SlotId};
 
+pub use super::key_text::{
+    Share, identity_text, key_file_text, parse_identity, parse_key_file, parse_public_key, public_key_text,
+};
+
 const VERSION: u32 = 1;
-const KEY_FILE_MAGIC: &str = "seawall-key-1";
 const KEY_FILE_INFO: &[u8] = b"seawall v1 key file";
+const IDENTITY_INFO: &[u8] = b"seawall v1 public key slot";
+const SHARES_INFO: &[u8] = b"seawall v1 shares slot";
 /// Longer than any key ring, so that no copy of one is left behind by a growing buffer.
 const RING_BYTES_MAX: usize = 1024;
 
@@ -34,6 +39,16 @@ pub enum Role {
 }
 
 impl Role {
+    /// The role's name, as it is written on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Reader => "reader",
+            Self::Member => "member",
+        }
+    }
+
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Owner => 0,
@@ -97,6 +112,26 @@ impl KeyRing {
             signing_seed: Secret32::random(),
             generation: 0,
         }
+    }
+
+    /// Fresh keys of another member of the same repository. `data` is the newest generation of the data key pair.
+    #[must_use]
+    pub fn for_member(&self, role: Role, generation: u32, data: &DataSecretKey) -> Self {
+        Self {
+            role,
+            member: MemberId(random()),
+            signing_seed: Secret32::random(),
+            data_public: data.public(),
+            data_secret: (role != Role::Member).then(|| data.clone()),
+            generation,
+            ..self.clone()
+        }
+    }
+
+    /// The public key for which this member's grants are wrapped.
+    #[must_use]
+    pub fn wrap_public(&self) -> DataPublicKey {
+        wrap::member_secret(&self.signing_seed).public()
     }
 
     fn encode(&self) -> Zeroizing<Vec<u8>> {
@@ -170,6 +205,10 @@ pub enum Unlock {
     Passphrase(Zeroizing<Vec<u8>>),
     /// A key file's 32 bytes.
     KeyFile(Secret32),
+    /// The secret key of an identity file.
+    Identity(DataSecretKey),
+    /// Shares, of one set or several.
+    Shares(Vec<Share>),
 }
 
 impl fmt::Debug for Unlock {
@@ -177,15 +216,114 @@ impl fmt::Debug for Unlock {
         f.write_str(match self {
             Self::Passphrase(_) => "Passphrase(..)",
             Self::KeyFile(_) => "KeyFile(..)",
+            Self::Identity(_) => "Identity(..)",
+            Self::Shares(_) => "Shares(..)",
         })
+    }
+}
+
+/// What a slot is closed with.
+#[derive(Clone)]
+pub enum Lock {
+    /// A passphrase's bytes.
+    Passphrase(Zeroizing<Vec<u8>>),
+    /// A key file's 32 bytes.
+    KeyFile(Secret32),
+    /// The public key of an identity file.
+    Recipient(DataPublicKey),
+    /// A secret of which shares are handed out.
+    Shares(SharedSecret),
+}
+
+/// A secret that is handed out in shares.
+#[derive(Clone)]
+pub struct SharedSecret {
+    set: [u8; 16],
+    needed: u8,
+    count: u8,
+    secret: Secret32,
+}
+
+impl SharedSecret {
+    /// A fresh secret, and its shares 1 to `count`, of which any `needed` open the slot; `None` unless
+    /// 1 <= needed <= count.
+    #[must_use]
+    pub fn generate(needed: u8, count: u8) -> Option<(Self, Vec<Share>)> {
+        let shared = Self { set: random(), needed, count, secret: Secret32::random() };
+        let values = shamir::split(&shared.secret, needed, count)?;
+        let share = |(number, value)| Share { set: shared.set, needed, number, value };
+        let shares = (1..=count).zip(values).map(share).collect();
+        Some((shared, shares))
+    }
+}
+
+impl Unlock {
+    /// The lock that it opens. `None` for shares: with some of them no new set can be handed out.
+    #[must_use]
+    pub fn lock(&self) -> Option<Lock> {
+        match self {
+            Self::Passphrase(text) => Some(Lock::Passphrase(text.clone())),
+            Self::KeyFile(secret) => Some(Lock::KeyFile(secret.clone())),
+            Self::Identity(identity) => Some(Lock::Recipient(identity.public())),
+            Self::Shares(_) => None,
+        }
+    }
+}
+
+/// In which way a slot opens, with what its key does not bring along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotKind {
+    /// By a passphrase.
+    Passphrase(Cost),
+    /// By a key file.
+    KeyFile,
+    /// By the identity with this public key.
+    Identity {
+        /// The public key, as the slot claims.
+        public: [u8; 32],
+        /// HPKE's encapsulated key.
+        encapsulated: [u8; 32],
+        /// The wrapped secret.
+        ciphertext: [u8; 48],
+    },
+    /// By shares.
+    Shares {
+        /// The set.
+        set: [u8; 16],
+        /// How many are needed.
+        needed: u8,
+        /// How many were handed out.
+        count: u8,
+    },
+}
+
+impl SlotKind {
+    /// The kind in words.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Passphrase(_) => "passphrase",
+            Self::KeyFile => "key file",
+            Self::Identity { .. } => "public key",
+            Self::Shares { .. } => "shares",
+        }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Passphrase(_) => 0,
+            Self::KeyFile => 1,
+            Self::Identity { .. } => 2,
+            Self::Shares { .. } => 3,
+        }
     }
 }
 
 /// What a slot says of itself without a key. None of it is authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotInfo {
-    /// True for a passphrase, false for a key file.
-    pub passphrase: bool,
+    /// How it opens.
+    pub kind: SlotKind,
     /// Role of the ring inside.
     pub role: Role,
     /// The label that its maker gave.
@@ -200,44 +338,105 @@ pub struct SlotInfo {
 /// [`Error::Unsupported`] for a cost beyond the limits of [`passphrase::derive`].
 pub fn seal(
     ring: &KeyRing,
-    unlock: &Unlock,
+    lock: &Lock,
     slot: &SlotId,
     label: &str,
     created_seconds: i64,
     cost: Cost,
 ) -> Result<Vec<u8>, Error> {
     let (salt, envelope_salt) = (random(), random());
-    let contents = Contents { ring, unlock, label, created_seconds, cost };
-    contents.seal(slot, &salt, &envelope_salt)
+    let (kind, secret) = close(lock, slot, cost);
+    let key = purpose_key(&kind, &secret, &salt)?;
+    let contents = Contents { ring, kind, label, created_seconds };
+    Ok(contents.seal(slot, &key, &salt, &envelope_salt))
+}
+
+/// The kind of slot that a lock makes, and the secret from which its purpose key comes.
+fn close(lock: &Lock, slot: &SlotId, cost: Cost) -> (SlotKind, Zeroizing<Vec<u8>>) {
+    let whole = |secret: &Secret32| Zeroizing::new(secret.as_bytes().to_vec());
+    match lock {
+        Lock::Passphrase(text) => (SlotKind::Passphrase(cost), text.clone()),
+        Lock::KeyFile(secret) => (SlotKind::KeyFile, whole(secret)),
+        Lock::Recipient(public) => {
+            let secret = Secret32::random();
+            let (encapsulated, ciphertext) = wrap::seal_slot_secret(public, slot, &secret);
+            (SlotKind::Identity { public: *public.as_bytes(), encapsulated, ciphertext }, whole(&secret))
+        }
+        Lock::Shares(SharedSecret { set, needed, count, secret }) => {
+            (SlotKind::Shares { set: *set, needed: *needed, count: *count }, whole(secret))
+        }
+    }
+}
+
+/// The secret that `unlock` holds for a slot of this kind, if it can have one.
+fn reveal(kind: &SlotKind, slot: &SlotId, unlock: &Unlock) -> Option<Zeroizing<Vec<u8>>> {
+    let whole = |secret: &Secret32| Zeroizing::new(secret.as_bytes().to_vec());
+    match (kind, unlock) {
+        (SlotKind::Passphrase(_), Unlock::Passphrase(text)) => Some(text.clone()),
+        (SlotKind::KeyFile, Unlock::KeyFile(secret)) => Some(whole(secret)),
+        (SlotKind::Identity { encapsulated, ciphertext, .. }, Unlock::Identity(identity)) => {
+            wrap::open_slot_secret(identity, slot, (encapsulated, ciphertext)).as_ref().map(whole)
+        }
+        (SlotKind::Shares { set, needed, .. }, Unlock::Shares(shares)) => {
+            let fitting = distinct(shares, set);
+            let chosen: Vec<_> = fitting.iter().take(usize::from(*needed)).map(|it| (it.number, &it.value)).collect();
+            (chosen.len() == usize::from(*needed)).then(|| shamir::combine(&chosen))?.as_ref().map(whole)
+        }
+        _ => None,
+    }
+}
+
+/// The shares of a set, each number once.
+fn distinct<'s>(shares: &'s [Share], set: &[u8; 16]) -> Vec<&'s Share> {
+    let mut fitting: Vec<&Share> = shares.iter().filter(|share| share.set == *set).collect();
+    fitting.sort_by_key(|share| share.number);
+    fitting.dedup_by_key(|share| share.number);
+    fitting
+}
+
+/// How many different shares of a set are among these.
+#[must_use]
+pub fn count_shares(shares: &[Share], set: &[u8; 16]) -> usize {
+    distinct(shares, set).len()
 }
 
 /// What goes into a slot.
 pub(super) struct Contents<'a> {
     pub(super) ring: &'a KeyRing,
-    pub(super) unlock: &'a Unlock,
+    pub(super) kind: SlotKind,
     pub(super) label: &'a str,
     pub(super) created_seconds: i64,
-    pub(super) cost: Cost,
 }
 
 impl Contents<'_> {
-    pub(super) fn seal(&self, slot: &SlotId, salt: &[u8; 16], envelope_salt: &[u8; 32]) -> Result<Vec<u8>, Error> {
-        let key = purpose_key(self.unlock, salt, self.cost)?;
-        let sealed = envelope::seal_with_salt(&key, &slot_object(slot), &self.ring.encode(), envelope_salt);
-        let mut out = Vec::with_capacity(sealed.len() + self.label.len() + 128);
+    pub(super) fn seal(&self, slot: &SlotId, key: &Secret32, salt: &[u8; 16], envelope_salt: &[u8; 32]) -> Vec<u8> {
+        let sealed = envelope::seal_with_salt(key, &slot_object(slot), &self.ring.encode(), envelope_salt);
+        let mut out = Vec::with_capacity(sealed.len() + self.label.len() + 256);
         cbor::write(&mut out, |sink| self.write(sink, salt, &sealed));
-        Ok(out)
+        out
     }
 
     fn write(&self, sink: &mut Sink, salt: &[u8; 16], sealed: &[u8]) -> Written {
-        let passphrase = matches!(self.unlock, Unlock::Passphrase(_));
-        sink.map(7 + u64::from(passphrase))?.u8(0)?.u32(VERSION)?.u8(1)?.u8(u8::from(!passphrase))?;
+        let more = match self.kind {
+            SlotKind::KeyFile => 0,
+            SlotKind::Passphrase(_) => 1,
+            SlotKind::Identity { .. } | SlotKind::Shares { .. } => 3,
+        };
+        sink.map(7 + more)?.u8(0)?.u32(VERSION)?.u8(1)?.u8(self.kind.code())?;
         sink.u8(2)?.u8(self.ring.role.code())?.u8(3)?.bytes(salt)?;
-        if passphrase {
-            let Cost { memory_kib, passes, lanes } = self.cost;
+        if let SlotKind::Passphrase(Cost { memory_kib, passes, lanes }) = self.kind {
             sink.u8(4)?.array(3)?.u32(memory_kib)?.u32(passes)?.u32(lanes)?;
         }
-        sink.u8(5)?.bytes(sealed)?.u8(6)?.str(self.label)?.u8(7)?.i64(self.created_seconds)?.ok()
+        sink.u8(5)?.bytes(sealed)?.u8(6)?.str(self.label)?.u8(7)?.i64(self.created_seconds)?;
+        match &self.kind {
+            SlotKind::Identity { public, encapsulated, ciphertext } => {
+                sink.u8(8)?.bytes(public)?.u8(9)?.bytes(encapsulated)?.u8(10)?.bytes(ciphertext)?.ok()
+            }
+            SlotKind::Shares { set, needed, count } => {
+                sink.u8(11)?.bytes(set)?.u8(12)?.u8(*needed)?.u8(13)?.u8(*count)?.ok()
+            }
+            SlotKind::Passphrase(_) | SlotKind::KeyFile => sink.ok(),
+        }
     }
 }
 
@@ -248,12 +447,8 @@ impl Contents<'_> {
 pub fn open(bytes: &[u8], slot: &SlotId, unlock: &Unlock) -> Result<Option<KeyRing>, Error> {
     let name = slot_object(slot);
     let stored = Stored::decode(&name, bytes)?;
-    let cost = match (unlock, stored.cost) {
-        (Unlock::Passphrase(_), Some(cost)) => cost,
-        (Unlock::KeyFile(_), None) => Cost::DEFAULT,
-        _ => return Ok(None),
-    };
-    let key = purpose_key(unlock, &stored.salt, cost)?;
+    let Some(secret) = reveal(&stored.info.kind, slot, unlock) else { return Ok(None) };
+    let key = purpose_key(&stored.info.kind, &secret, &stored.salt)?;
     // Why not an error: a wrong key and a changed ring look the same, and another slot may still open.
     let Ok(plain) = envelope::open(&key, &name, stored.sealed).map(Zeroizing::new) else { return Ok(None) };
     let ring = KeyRing::decode(&name, &plain)?;
@@ -271,94 +466,100 @@ pub fn describe(bytes: &[u8], slot: &SlotId) -> Result<SlotInfo, Damaged> {
     Ok(Stored::decode(&slot_object(slot), bytes)?.info)
 }
 
-fn purpose_key(unlock: &Unlock, salt: &[u8; 16], cost: Cost) -> Result<Secret32, Error> {
-    match unlock {
-        Unlock::Passphrase(passphrase) => passphrase::derive(passphrase, salt, cost),
-        Unlock::KeyFile(secret) => Ok(hkdf(secret.as_bytes(), salt, &[KEY_FILE_INFO])),
-    }
+pub(super) fn purpose_key(kind: &SlotKind, secret: &[u8], salt: &[u8; 16]) -> Result<Secret32, Error> {
+    let info = match kind {
+        SlotKind::Passphrase(cost) => return passphrase::derive(secret, salt, *cost),
+        SlotKind::KeyFile => KEY_FILE_INFO,
+        SlotKind::Identity { .. } => IDENTITY_INFO,
+        SlotKind::Shares { .. } => SHARES_INFO,
+    };
+    Ok(hkdf(secret, salt, &[info]))
 }
 
-/// A slot's fields. The cost is there exactly for passphrases.
+/// A slot's fields.
 struct Stored<'b> {
     info: SlotInfo,
     salt: [u8; 16],
-    cost: Option<Cost>,
     sealed: &'b [u8],
+}
+
+/// The fields of which a kind takes its own.
+#[derive(Default)]
+struct KindFields {
+    kind: Option<u32>,
+    cost: Option<Cost>,
+    public: Option<[u8; 32]>,
+    encapsulated: Option<[u8; 32]>,
+    ciphertext: Option<[u8; 48]>,
+    set: Option<[u8; 16]>,
+    needed: Option<u8>,
+    count: Option<u8>,
+}
+
+impl KindFields {
+    fn choose(self, decoder: &minicbor::Decoder) -> Read<SlotKind> {
+        if (self.kind == Some(0)) != self.cost.is_some() {
+            return cbor::refuse(decoder, "a passphrase slot has a cost, and no other has");
+        }
+        match self {
+            Self { kind: Some(0), cost: Some(cost), .. } => Ok(SlotKind::Passphrase(cost)),
+            Self { kind: Some(1), .. } => Ok(SlotKind::KeyFile),
+            Self { kind: Some(2), public: Some(public), encapsulated: Some(encapsulated), ciphertext, .. } => {
+                let ciphertext = required(decoder, ciphertext, "ciphertext")?;
+                Ok(SlotKind::Identity { public, encapsulated, ciphertext })
+            }
+            Self { kind: Some(3), set: Some(set), needed: Some(needed), count: Some(count), .. }
+                if (1..=count).contains(&needed) =>
+            {
+                Ok(SlotKind::Shares { set, needed, count })
+            }
+            Self { kind: Some(2 | 3), .. } => cbor::refuse(decoder, "a slot without what its kind needs"),
+            _ => cbor::refuse(decoder, "a slot of a kind that this program does not know"),
+        }
+    }
 }
 
 impl<'b> Stored<'b> {
     fn decode(name: &str, bytes: &'b [u8]) -> Result<Self, Damaged> {
         cbor::whole(name, bytes, |decoder| {
-            let (mut version, mut kind, mut role, mut salt) = (None, None, None, None);
-            let (mut cost, mut sealed, mut label, mut created) = (None, None, None, None);
+            let (mut version, mut role, mut salt) = (None, None, None);
+            let (mut sealed, mut label, mut created, mut of_kind) = (None, None, None, KindFields::default());
             cbor::fields(decoder, |key, d| {
                 match key {
                     0 => version = Some(d.u32()?),
-                    1 => kind = Some(d.u32()?),
+                    1 => of_kind.kind = Some(d.u32()?),
                     2 => role = Some(Role::read(d)?),
                     3 => salt = Some(cbor::bytes(d)?),
                     4 => {
                         cbor::tuple(d, 3)?;
-                        cost = Some(Cost { memory_kib: d.u32()?, passes: d.u32()?, lanes: d.u32()? });
+                        of_kind.cost = Some(Cost { memory_kib: d.u32()?, passes: d.u32()?, lanes: d.u32()? });
                     }
                     5 => sealed = Some(d.bytes()?),
                     6 => label = Some(d.str()?.to_owned()),
                     7 => created = Some(d.i64()?),
+                    8 => of_kind.public = Some(cbor::bytes(d)?),
+                    9 => of_kind.encapsulated = Some(cbor::bytes(d)?),
+                    10 => of_kind.ciphertext = Some(cbor::bytes(d)?),
+                    11 => of_kind.set = Some(cbor::bytes(d)?),
+                    12 => of_kind.needed = Some(d.u8()?),
+                    13 => of_kind.count = Some(d.u8()?),
                     _ => return Ok(false),
                 }
                 Ok(true)
             })?;
-            let passphrase = match (version, kind) {
-                (Some(VERSION), Some(kind @ (0 | 1))) => kind == 0,
-                _ => return cbor::refuse(decoder, "a slot of a version or kind that this program does not know"),
-            };
-            if passphrase != cost.is_some() {
-                return cbor::refuse(decoder, "a passphrase slot has a cost, and no other has");
+            if version != Some(VERSION) {
+                return cbor::refuse(decoder, "a slot of a version that this program does not know");
             }
             let info = SlotInfo {
-                passphrase,
+                kind: of_kind.choose(decoder)?,
                 role: required(decoder, role, "role")?,
                 label: required(decoder, label, "label")?,
                 created_seconds: required(decoder, created, "creation time")?,
             };
             let salt = required(decoder, salt, "salt")?;
-            Ok(Self { info, salt, cost, sealed: required(decoder, sealed, "key ring")? })
+            Ok(Self { info, salt, sealed: required(decoder, sealed, "key ring")? })
         })
     }
-}
-
-/// The text of a key file.
-#[must_use]
-pub fn key_file_text(secret: &Secret32) -> String {
-    let mut text = String::with_capacity(KEY_FILE_MAGIC.len() + 66);
-    text.push_str(KEY_FILE_MAGIC);
-    text.push('\n');
-    for byte in secret.as_bytes() {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).expect("a digit is below 16"));
-        }
-    }
-    text.push('\n');
-    text
-}
-
-/// Reads the text of a key file; `None` where it is not one. White space at the ends of lines does not count.
-#[must_use]
-pub fn parse_key_file(text: &str) -> Option<Secret32> {
-    let mut lines = text.lines().map(str::trim_end);
-    if lines.next() != Some(KEY_FILE_MAGIC) {
-        return None;
-    }
-    let digits = lines.next()?;
-    if !lines.all(|line| line.is_empty() || line.starts_with('#')) || digits.len() != 64 {
-        return None;
-    }
-    let mut secret = Zeroizing::new([0; 32]);
-    for (place, pair) in secret.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        let digit = |character: u8| char::from(character).to_digit(16);
-        *place = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
-    }
-    Some(Secret32::new(*secret))
 }
 
 #[cfg(test)]
@@ -380,13 +581,42 @@ pub(super) mod tests {
         Unlock::Passphrase(Zeroizing::new(text.as_bytes().to_vec()))
     }
 
+    fn identity(byte: u8) -> Unlock {
+        Unlock::Identity(DataSecretKey::from_bytes([byte; 32]))
+    }
+
+    #[test]
+    fn any_three_of_five_shares_open_and_two_open_nothing() {
+        let ring = KeyRing::generate(REPOSITORY);
+        let (shared, shares) = SharedSecret::generate(3, 5).unwrap();
+        let (_, foreign) = SharedSecret::generate(3, 5).unwrap();
+        let sealed = seal(&ring, &Lock::Shares(shared), &SLOT, "", 1, SMALL_COST).unwrap();
+        for chosen in 0u8..32 {
+            let picked: Vec<Share> = shares.iter().filter(|it| chosen >> (it.number - 1) & 1 == 1).cloned().collect();
+            let enough = picked.len() >= 3;
+            let with_foreign = [picked.clone(), foreign.clone(), picked.clone()].concat();
+            for given in [picked, with_foreign] {
+                let opened = open(&sealed, &SLOT, &Unlock::Shares(given)).unwrap();
+                assert_eq!(opened, enough.then(|| ring.clone()), "{chosen:05b}");
+            }
+        }
+        assert!(SharedSecret::generate(0, 5).is_none() && SharedSecret::generate(6, 5).is_none());
+    }
+
+    #[test]
+    fn a_slot_for_a_public_key_is_bound_to_its_name() {
+        let (ring, unlock) = (KeyRing::generate(REPOSITORY), identity(1));
+        let sealed = seal(&ring, &unlock.lock().unwrap(), &SLOT, "", 1, SMALL_COST).unwrap();
+        assert_eq!(open(&sealed, &SlotId([0x41; 16]), &unlock).unwrap(), None);
+    }
+
     #[test]
     fn slots_open_with_their_key_only() {
         let ring = KeyRing::generate(REPOSITORY);
-        for unlock in [passphrase("correct horse"), Unlock::KeyFile(secret(1))] {
-            let sealed = seal(&ring, &unlock, &SLOT, "first", 1, SMALL_COST).unwrap();
+        for unlock in [passphrase("correct horse"), Unlock::KeyFile(secret(1)), identity(1)] {
+            let sealed = seal(&ring, &unlock.lock().unwrap(), &SLOT, "first", 1, SMALL_COST).unwrap();
             assert_eq!(open(&sealed, &SLOT, &unlock).unwrap(), Some(ring.clone()));
-            for wrong in [passphrase("correct horse "), passphrase(""), Unlock::KeyFile(secret(2))] {
+            for wrong in [passphrase("correct horse "), passphrase(""), Unlock::KeyFile(secret(2)), identity(2)] {
                 assert_eq!(open(&sealed, &SLOT, &wrong).unwrap(), None, "{wrong:?}");
             }
         }
@@ -395,7 +625,7 @@ pub(super) mod tests {
     #[test]
     fn the_role_outside_must_be_that_of_the_ring() {
         let unlock = Unlock::KeyFile(secret(1));
-        let mut sealed = seal(&ring(Role::Reader), &unlock, &SLOT, "", 0, SMALL_COST).unwrap();
+        let mut sealed = seal(&ring(Role::Reader), &unlock.lock().unwrap(), &SLOT, "", 0, SMALL_COST).unwrap();
         assert_eq!(sealed[5..7], [2, 1], "field 2 is the role");
         sealed[6] = 0;
         assert!(matches!(open(&sealed, &SLOT, &unlock), Err(Error::Damaged(_))));
@@ -414,38 +644,15 @@ pub(super) mod tests {
     #[test]
     fn hostile_costs_are_refused_before_any_memory_is_taken() {
         let cost = Cost { memory_kib: 1 << 31, ..SMALL_COST };
-        assert!(matches!(seal(&ring(Role::Owner), &passphrase("a"), &SLOT, "", 0, cost), Err(Error::Unsupported(_))));
+        assert!(matches!(
+            seal(&ring(Role::Owner), &passphrase("a").lock().unwrap(), &SLOT, "", 0, cost),
+            Err(Error::Unsupported(_))
+        ));
         let contents = [0xa8, 0, 1, 1, 0, 2, 0, 3, 0x50].iter().copied().chain([0; 16]);
         let cost = [4, 0x83, 0x1a, 0x80, 0, 0, 0, 2, 2, 5, 0x40, 6, 0x60, 7, 0];
         let slot: Vec<u8> = contents.chain(cost).collect();
         assert!(matches!(open(&slot, &SLOT, &passphrase("a")), Err(Error::Unsupported(_))));
         assert_eq!(open(&slot, &SLOT, &Unlock::KeyFile(secret(1))).unwrap(), None);
-    }
-
-    #[test]
-    fn key_files_are_read_back() {
-        let text = key_file_text(&secret(0xA7));
-        assert_eq!(text, format!("seawall-key-1\n{}\n", "a7".repeat(32)));
-        for accepted in [
-            text.clone(),
-            format!("{text}# made on node7\n\n"),
-            text.replace('\n', " \r\n"),
-            text.to_uppercase().replace("SEAWALL-KEY", "seawall-key"),
-        ] {
-            assert_eq!(parse_key_file(&accepted), Some(secret(0xA7)), "{accepted:?}");
-        }
-        let digits = "a7".repeat(32);
-        for refused in [
-            String::new(),
-            "seawall-key-1".into(),
-            format!("seawall-key-2\n{digits}\n"),
-            format!("seawall-key-1\n{digits}a7\n"),
-            format!("seawall-key-1\n{}\n", &digits[1..]),
-            format!("seawall-key-1\n{}+7\n", &digits[2..]),
-            format!("seawall-key-1\n{digits}\n{digits}\n"),
-        ] {
-            assert_eq!(parse_key_file(&refused), None, "{refused:?}");
-        }
     }
 
     #[test]

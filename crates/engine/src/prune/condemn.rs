@@ -25,7 +25,7 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
     rewrite::rewrite(run, session, &mut list)?;
     // Why: these sessions are long published. A run that adopted one and then stood still would else publish its packs
     // once more after they are gone.
-    run.fence(&list.iter().map(|pack| pack.session).collect())?;
+    run.fence(&list.iter().map(|pack| pack.session).filter(|owner| *owner != session.id()).collect())?;
     let fresh = session.segments();
     loop {
         run.judge(&fresh, &mut list)?;
@@ -34,6 +34,7 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
             return Ok(());
         }
         let segments: Vec<SegmentRecord> = fresh.iter().map(|segment| segment.record().clone()).collect();
+        session.follow_rotation(&run.state)?;
         let session_id = (!segments.is_empty()).then(|| session.id());
         let act = Act::Condemn { packs: condemned.clone(), session: session_id, segments };
         if run.append(act)? {

@@ -127,17 +127,12 @@ impl Settling<'_, '_> {
         }
     }
 
-    /// The copy that stays. One whose base would leave is chosen only where there is no other.
+    /// The copy that stays.
     fn choose(&self, id: &ChunkId, copies: &[Found], alone: bool, leaves: &dyn Fn(&PackName) -> bool) -> Option<Found> {
         let as_copy = |found: &Found| Copy { pack: found.location.pack, base: found.location.base };
         let all: Vec<Copy> = copies.iter().map(as_copy).collect();
-        let mut chosen = rules::stays(self.standing, id, &all, alone, leaves)?;
-        let has_base = |copy: &Copy| copy.base.is_none_or(|base| self.has_alone(&base, leaves));
-        let paired: Vec<Copy>;
-        if !has_base(chosen) {
-            paired = all.iter().filter(|copy| has_base(copy)).copied().collect();
-            chosen = rules::stays(self.standing, id, &paired, alone, leaves).unwrap_or(chosen);
-        }
+        let has_base = |base: &ChunkId| self.has_alone(base, leaves);
+        let chosen = rules::stays(self.standing, id, &all, alone, leaves, &has_base)?;
         copies.iter().find(|found| as_copy(found) == *chosen).copied()
     }
 

@@ -40,18 +40,28 @@ pub(crate) fn adopt(repository: &Repository) -> Result<Adopted> {
         adopt_session(repository, session, &mut adopted)?;
         adopted.sessions.push(session);
     }
+    adopted.sessions.sort_unstable();
+    adopted.sessions.dedup();
     Ok(adopted)
 }
 
 fn adopt_session(repository: &Repository, session: SessionId, adopted: &mut Adopted) -> Result<()> {
     let store = repository.store();
     let mut names = Vec::new();
+    let state = repository.state();
+    let is_over = |session: &SessionId| state.finished_sessions.contains(session) || state.fenced.contains(session);
     store.list(&format!("index/{session}/"), &mut |info| names.extend(SegmentName::parse(&info.name)))?;
     let mut listed = HashSet::new();
     for name in names {
         let Some(segment) = open_segment(repository, name) else { continue };
         let packs = segment.view().map(|view| view.packs().collect::<Vec<_>>()).unwrap_or_default();
+        // Why: the session may itself have adopted others. Whoever publishes their packs has to answer for them too.
+        let others = packs.iter().map(|pack| pack.session).filter(|owner| *owner != session);
+        if others.clone().any(|owner| is_over(&owner)) {
+            continue;
+        }
         if packs.iter().all(|pack| store.head(&pack.object()).is_ok()) {
+            adopted.sessions.extend(others);
             listed.extend(packs);
             adopted.segments.push(segment);
         }

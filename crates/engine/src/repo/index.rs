@@ -111,6 +111,11 @@ impl Index {
         self.segments.push(segment);
     }
 
+    /// Drops the `count` oldest segments.
+    pub(crate) fn drop_first(&mut self, count: usize) {
+        self.segments.drain(..count);
+    }
+
     /// Drops what is not published any more and takes over what the log says of packs.
     pub(crate) fn follow(&mut self, state: &State) {
         self.segments.retain(|segment| state.is_published(&segment.record.hash));

@@ -18,8 +18,11 @@ use crate::format::names::log_object;
 use crate::format::slot::KeyRing;
 use crate::ids::{ObjectHash, RepositoryId};
 use crate::repo::cache::Cache;
-use crate::rules::State;
+use crate::rules::{State, may};
 use crate::store::{Created, Store, StoreError};
+
+/// What the key of a member is told who was revoked.
+pub(crate) const REVOKED: Error = Error::NotAllowed("write any more: it was revoked");
 
 /// In a cached record's number: the entry's signature is wrong.
 const UNSIGNED: u64 = 1 << 63;
@@ -138,7 +141,8 @@ impl Log {
     /// Appends an act at exactly `number`, for which everything before it was looked at. False if another entry is there.
     ///
     /// # Errors
-    /// [`Error::NotAllowed`] where the entry would count for nothing; what the store fails with.
+    /// [`Error::NotAllowed`] where the key was revoked or its role is too small, [`Error::Refused`] where the entry would
+    /// count for nothing for another reason; what the store fails with.
     pub fn try_append(
         &mut self,
         store: &dyn Store,
@@ -160,6 +164,12 @@ impl Log {
             time_ms,
             act,
         };
+        if self.state.members.get(&ring.member).is_some_and(|member| member.revoked.is_some()) {
+            return Err(REVOKED);
+        }
+        if !may(ring.role, &entry.act) {
+            return Err(Error::NotAllowed("write that into the log: that takes an owner's"));
+        }
         if let Some(why) = self.state.refusal(&entry) {
             return Err(Error::Refused(format!("the log would not take this {}: {why}", entry.act.name())));
         }
@@ -269,6 +279,23 @@ pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRi
     last.map(|last| (state, last))
 }
 
+/// The end of the log as this user's cache saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Number of entries.
+    pub next: u64,
+    /// Hash of the last.
+    pub head: ObjectHash,
+}
+
+/// What this user's cache saw of the log; none without a cache, or where it can't be used.
+#[must_use]
+pub fn seen_before(cache: &Cache, repository: RepositoryId, ring: &KeyRing) -> Option<Seen> {
+    let bytes = fs::read(cache.log_path()?).ok()?;
+    let (state, last) = decode_cached(&bytes, repository, ring)?;
+    Some(Seen { next: state.next, head: object_hash(last) })
+}
+
 /// Splits a cached record from the rest.
 fn split_record(bytes: &[u8]) -> Option<(u64, bool, &[u8], &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
@@ -282,15 +309,14 @@ fn split_record(bytes: &[u8]) -> Option<(u64, bool, &[u8], &[u8])> {
 ///
 /// # Errors
 /// [`Error::RepositoryExists`] if there is a log already.
-pub fn initialise(store: &dyn Store, ring: &KeyRing, marker: ObjectHash, label: &str, time_ms: i64) -> Result<()> {
+pub fn initialise(
+    store: &dyn Store,
+    ring: &KeyRing,
+    marker: ObjectHash,
+    member: MemberRecord,
+    time_ms: i64,
+) -> Result<()> {
     let signer = SigningKey::from_seed(&ring.signing_seed);
-    let member = MemberRecord {
-        id: ring.member,
-        public_key: signer.public(),
-        role: ring.role,
-        label: label.to_owned(),
-        wrap_public: None,
-    };
     let act = Act::Init { marker, member, data_public: *ring.data_public.as_bytes(), generation: ring.generation };
     let entry = LogEntry { number: 0, previous: None, repository: ring.repository, member: ring.member, time_ms, act };
     match store.create(&log_object(0), &entries::seal(&entry, &ring.log_key, &signer))? {

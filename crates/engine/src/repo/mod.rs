@@ -4,8 +4,10 @@
 //! where a chunk lies; [`tree`] reads and writes snapshot trees; [`session`] writes packs and segments and commits;
 //! [`cache`] keeps hints on the local disk. A wrong or missing hint costs time, never data.
 
+mod admit;
 pub mod adopt;
 pub mod cache;
+pub(crate) mod data_keys;
 pub mod index;
 mod leaning;
 pub mod log;
@@ -20,6 +22,7 @@ pub mod session;
 pub mod tree;
 pub(crate) mod tree_diff;
 
+pub(crate) use admit::Candidate;
 pub use reader::BlobReader;
 pub use repository::{Repository, Snapshot};
 pub use session::{Committed, Session};

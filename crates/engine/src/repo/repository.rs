@@ -5,19 +5,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::clock::Timestamp;
-use crate::crypto::passphrase::Cost;
-use crate::crypto::{IdKey, Secret32, object_hash, random, wrap};
+use crate::crypto::wrap::DataSecretKey;
+use crate::crypto::{IdKey, Secret32, object_hash, random};
 use crate::entry::{Content, Extent};
 use crate::error::{Damaged, Error, Result};
-use crate::format::log::{Act, SegmentRecord};
+use crate::format::log::{Act, KeyChange, SegmentRecord};
 use crate::format::marker::Marker;
-use crate::format::names::{MARKER, parse_slot, session_object, slot_object};
+use crate::format::names::{MARKER, SLOTS, parse_slot, slot_object};
 use crate::format::node::decode_extents;
 use crate::format::segment::Location;
-use crate::format::session as session_format;
-use crate::format::slot::{self, KeyRing, Role, Unlock};
+use crate::format::slot::{self, KeyRing, Role, Share, SlotKind, Unlock};
 use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
+use crate::repo::admit::Candidate;
 use crate::repo::cache::Cache;
+use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::log::{self, Log};
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
@@ -40,6 +41,7 @@ pub struct Repository {
     log: Mutex<Log>,
     index: RwLock<Index>,
     session_keys: RwLock<HashMap<SessionId, Secret32>>,
+    data_keys: DataKeys,
 }
 
 impl Repository {
@@ -60,17 +62,25 @@ impl Repository {
             Err(StoreError::Missing(_)) => {}
             Err(error) => return Err(error.into()),
         }
+        let locks: Option<Vec<_>> = slots.iter().map(|(unlock, label)| Some((unlock.lock()?, label))).collect();
+        let Some([(lock, label), others @ ..]) = locks.as_deref() else {
+            return Err(Error::Usage("a repository is not made with shares: `key add` hands them out".into()));
+        };
         let ring = KeyRing::generate(RepositoryId(random()));
-        let now = Timestamp::now();
         // Invariant: the marker is written last, so that a half-made repository is not taken for one.
-        for (unlock, label) in slots {
-            let id = SlotId(random());
-            let sealed = slot::seal(&ring, unlock, &id, label, now.seconds, Cost::DEFAULT)?;
-            store.put(&slot_object(&id), &sealed)?;
-        }
         let marker = Marker::new(ring.repository, false).encode();
-        let label = slots.first().map_or("", |(_, label)| label);
-        log::initialise(&*store, &ring, object_hash(&marker), label, milliseconds(now))?;
+        let first = Candidate::seal(&ring, lock, label)?;
+        first.store(&*store)?;
+        let time_ms = milliseconds(Timestamp::now());
+        log::initialise(&*store, &ring, object_hash(&marker), first.record, time_ms)?;
+        let mut log = Log::open(&*store, ring.repository, &ring, Cache::default())?;
+        for (lock, label) in others {
+            let Some(data) = &ring.data_secret else { break };
+            let other = Candidate::new(&ring, Role::Owner, (ring.generation, data), lock, label)?;
+            let admission = || Act::Key(KeyChange::Admit(other.record.clone()));
+            log.append(&*store, &ring, time_ms, &mut |_| Ok(admission()))?;
+            other.store(&*store)?;
+        }
         if store.create(MARKER, &marker)? == Created::AlreadyThere {
             return Err(Error::RepositoryExists(store.location()));
         }
@@ -84,20 +94,22 @@ impl Repository {
     /// # Errors
     /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Unsupported`], [`Error::Damaged`].
     pub fn open(store: Arc<dyn Store>, unlock: &Unlock, cache: Option<PathBuf>) -> Result<Self> {
-        let marker = match store.get(MARKER, None) {
-            Ok(bytes) => bytes,
-            Err(StoreError::Missing(_)) => return Err(Error::NoRepository(store.location())),
-            Err(error) => return Err(error.into()),
-        };
+        let marker = read_marker(&*store)?;
         let ring = Self::unlock(&*store, unlock, Marker::decode(&marker)?.repository)?;
         Self::open_with(store, &marker, ring, cache)
     }
 
+    /// The key ring in the first key slot that `unlock` opens; the log is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Shares`], [`Error::Unsupported`], [`Error::Damaged`].
+    pub fn open_ring(store: &dyn Store, unlock: &Unlock) -> Result<KeyRing> {
+        Self::unlock(store, unlock, Marker::decode(&read_marker(store)?)?.repository)
+    }
+
     /// The first ring that opens and is of this repository: an `init` that lost a race leaves slots of another one.
     fn unlock(store: &dyn Store, unlock: &Unlock, repository: RepositoryId) -> Result<KeyRing> {
-        let mut slots = Vec::new();
-        store.list("key/", &mut |info| slots.extend(parse_slot(&info.name)))?;
-        slots.sort();
+        let slots = list_slots(store)?;
         let mut damage = None;
         for id in &slots {
             match store
@@ -110,7 +122,10 @@ impl Repository {
                 Err(error) => damage = Some(error),
             }
         }
-        Err(damage.unwrap_or(Error::WrongKey))
+        Err(damage.unwrap_or(match unlock {
+            Unlock::Shares(shares) => missing_shares(store, &slots, shares),
+            _ => Error::WrongKey,
+        }))
     }
 
     fn open_with(store: Arc<dyn Store>, marker_bytes: &[u8], ring: KeyRing, cache: Option<PathBuf>) -> Result<Self> {
@@ -132,6 +147,7 @@ impl Repository {
             log: Mutex::new(log),
             index: RwLock::new(Index::default()),
             session_keys: RwLock::new(HashMap::new()),
+            data_keys: DataKeys::default(),
         };
         repository.open_new_segments();
         Ok(repository)
@@ -216,6 +232,34 @@ impl Repository {
     /// [`Error::Rollback`] where the log went back.
     pub fn refuse_after_rollback(&self) -> Result<()> {
         self.log().refuse_after_rollback()
+    }
+
+    /// The entry that revoked the member whose key opened the repository, if one did. The log takes nothing from it any
+    /// more.
+    #[must_use]
+    pub fn revoked(&self) -> Option<u64> {
+        self.state().members.get(&self.ring.member)?.revoked
+    }
+
+    /// Whoever would write a lot asks this before.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] where the key was revoked.
+    pub fn refuse_revoked(&self) -> Result<()> {
+        if self.revoked().is_some() { Err(log::REVOKED) } else { Ok(()) }
+    }
+
+    /// Whoever reads trees or data asks this first.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] with a member's key.
+    pub fn refuse_unable_to_read(&self) -> Result<()> {
+        if self.can_read_data() { Ok(()) } else { Err(NOT_A_READER) }
+    }
+
+    /// The data secret key of a generation, from the key ring or from a grant in the log; none where this key has none.
+    pub(crate) fn data_secret(&self, state: &State, generation: u32) -> Option<DataSecretKey> {
+        self.data_keys.secret(&self.ring, state, generation)
     }
 
     /// Reads what others have appended since.
@@ -440,23 +484,7 @@ impl Repository {
         if let Some(key) = known {
             return Ok(key);
         }
-        let secret = self.ring.data_secret.as_ref().ok_or(Error::NotAllowed("read data back"))?;
-        let generation = self.ring.generation;
-        let object = session_object(session, generation);
-        let bytes = match self.store.get(&object, None) {
-            Err(StoreError::Missing(_)) => return Err(Damaged::new(object, 0, "the session's key is missing").into()),
-            other => other?,
-        };
-        let record = session_format::decode(session, generation, &bytes)?;
-        let key = wrap::open_session_key(
-            secret,
-            &self.ring.repository,
-            session,
-            generation,
-            &record.encapsulated,
-            &record.ciphertext,
-        )
-        .ok_or_else(|| Damaged::new(object, 0, "the session's key does not open"))?;
+        let key = read_session_key(self, session)?;
         self.remember_session_key(*session, key.clone());
         Ok(key)
     }
@@ -468,6 +496,42 @@ impl Repository {
 
     pub(crate) fn remember_session_key(&self, session: SessionId, key: Secret32) {
         self.session_keys.write().unwrap_or_else(PoisonError::into_inner).insert(session, key);
+    }
+}
+
+fn read_marker(store: &dyn Store) -> Result<Vec<u8>> {
+    match store.get(MARKER, None) {
+        Ok(bytes) => Ok(bytes),
+        Err(StoreError::Missing(_)) => Err(Error::NoRepository(store.location())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The slots that a listing shows, in order.
+pub(crate) fn list_slots(store: &dyn Store) -> Result<Vec<SlotId>> {
+    let mut slots = Vec::new();
+    store.list(SLOTS, &mut |info| slots.extend(parse_slot(&info.name)))?;
+    slots.sort();
+    Ok(slots)
+}
+
+/// Why these shares open nothing: the slot of which most shares are there, and how many are missing.
+fn missing_shares(store: &dyn Store, slots: &[SlotId], shares: &[Share]) -> Error {
+    let kind = |id: &SlotId| {
+        let sealed = store.get(&slot_object(id), None).ok()?;
+        slot::describe(&sealed, id).ok().map(|info| info.kind)
+    };
+    let of_shares = slots.iter().filter_map(kind).filter_map(|kind| match kind {
+        SlotKind::Shares { set, needed, count } => Some((slot::count_shares(shares, &set), needed, count)),
+        _ => None,
+    });
+    match of_shares.max_by_key(|(given, ..)| *given) {
+        Some((given, needed, count)) if given > 0 && given < usize::from(needed) => Error::Shares(format!(
+            "{given} of {count} shares given, {} more needed ({needed} open the repository)",
+            usize::from(needed) - given
+        )),
+        Some((given, ..)) if given > 0 => Error::Shares("the shares do not open their slot: one is not genuine".into()),
+        _ => Error::Shares("these shares belong to no slot of this repository".into()),
     }
 }
 

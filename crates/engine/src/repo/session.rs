@@ -5,7 +5,7 @@
 //! abandoned, or adopted by a later session.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
@@ -14,16 +14,16 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::clock::monotonic;
 use crate::codec::{Effort, Encoder};
 use crate::crypto::blob::PackCipher;
-use crate::crypto::{Secret32, envelope, object_hash, random, wrap};
+use crate::crypto::{Secret32, envelope, object_hash, random};
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord, SnapshotRecord};
-use crate::format::names::{PackName, SegmentName, session_object};
+use crate::format::names::{PackName, SegmentName};
 use crate::format::pack::{BlobKind, BlobRecord, PackWriter};
 use crate::format::segment::{Location, SegmentBuilder, SegmentView};
-use crate::format::session as session_format;
 use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::repo::adopt::{Adopted, adopt};
 use crate::repo::cache::SessionMark;
+use crate::repo::data_keys::{newest_public, store_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
@@ -97,6 +97,8 @@ pub struct Session<'r> {
     repository: &'r Repository,
     id: SessionId,
     key: OnceLock<Secret32>,
+    /// The newest generation of the data key pair for which the key is stored.
+    wrapped_for: AtomicU32,
     mark: Mutex<Option<SessionMark>>,
     pack_bytes: usize,
     next_pack: AtomicU64,
@@ -109,6 +111,10 @@ pub struct Session<'r> {
     adopted: Vec<SessionId>,
     /// Whether a later backup may take over what this leaves behind.
     is_adoptable: bool,
+    /// How many of the segments to publish are there because of that.
+    adopted_segments: usize,
+    /// Somebody else published or fenced an adopted session: this one publishes nothing of theirs.
+    gave_up_adopted: AtomicBool,
     /// The snapshot from which content was taken over without looking up all of its chunks.
     rests_on: Mutex<Option<SnapshotId>>,
     queue: (Sender<FullPack>, Receiver<FullPack>),
@@ -132,9 +138,11 @@ impl<'r> Session<'r> {
     /// sessions left are adopted.
     ///
     /// # Errors
-    /// [`Error::Rollback`] where the log went back, before anything is written; when the store fails.
+    /// [`Error::Rollback`] where the log went back, [`Error::NotAllowed`] where the key was revoked, before anything is
+    /// written; when the store fails.
     pub fn begin(repository: &'r Repository, pack_bytes: usize) -> Result<Self> {
         repository.refuse_after_rollback()?;
+        repository.refuse_revoked()?;
         let mut session = Self::new(repository, pack_bytes, true);
         session.adopt_abandoned()?;
         Ok(session)
@@ -151,6 +159,7 @@ impl<'r> Session<'r> {
             repository,
             id: SessionId(random()),
             key: OnceLock::new(),
+            wrapped_for: AtomicU32::new(0),
             mark: Mutex::new(None),
             pack_bytes: pack_bytes.min(usize::try_from(PACK_BYTES_MAX / 2).unwrap_or(usize::MAX)),
             next_pack: AtomicU64::new(0),
@@ -169,6 +178,8 @@ impl<'r> Session<'r> {
             own: RwLock::new(Index::default()),
             adopted: Vec::new(),
             is_adoptable,
+            adopted_segments: 0,
+            gave_up_adopted: AtomicBool::new(false),
             rests_on: Mutex::new(None),
             queue: crossbeam_channel::bounded(1),
             in_flight: (Mutex::new(0), Condvar::new()),
@@ -205,7 +216,17 @@ impl<'r> Session<'r> {
         if !lock(&self.unpublished).builder.is_empty() {
             self.write_segment()?;
         }
+        self.adopted_segments = lock(&self.unpublished).segments.len();
         Ok(())
+    }
+
+    /// Leaves what was adopted to whoever published or fenced it.
+    fn give_up_adopted(&self) {
+        if self.gave_up_adopted.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        lock(&self.unpublished).segments.drain(..self.adopted_segments);
+        self.own.write().unwrap_or_else(PoisonError::into_inner).drop_first(self.adopted_segments);
     }
 
     /// The session's id.
@@ -217,7 +238,7 @@ impl<'r> Session<'r> {
     /// Crashed sessions whose packs this one took over.
     #[must_use]
     pub fn adopted(&self) -> &[SessionId] {
-        &self.adopted
+        if self.gave_up_adopted.load(Ordering::SeqCst) { &[] } else { &self.adopted }
     }
 
     /// What was stored so far.
@@ -292,31 +313,26 @@ impl<'r> Session<'r> {
 
     /// The copy of a chunk on which the snapshot leans from now on; `alone` where it serves as a base.
     fn lean(&self, id: &ChunkId, alone: bool) -> Option<Location> {
+        if let Some(location) = self.lean_on_published(id, alone) {
+            return Some(location);
+        }
+        // Why a list: the index must not stay locked while the base is looked up in it.
+        let own: Vec<Location> = self.own_index().copies(id).map(|found| found.location).collect();
+        // Why the base again: what lies in this session or an adopted one stays, but its base may have been condemned
+        // before the session looked anew.
+        own.into_iter().find(|location| location.base.is_none_or(|base| !alone && self.lean(&base, true).is_some()))
+    }
+
+    fn lean_on_published(&self, id: &ChunkId, alone: bool) -> Option<Location> {
         let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
         let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
-        if let Some(found) = published.index.lean(id, alone, &own_alone) {
-            published.leaning.note(&found, alone);
-            let base = found.location.base.and_then(|base| published.index.lean(&base, true, &own_alone));
-            if let Some(base) = base {
-                published.leaning.note(&base, true);
-            }
-            return Some(found.location);
+        let found = published.index.lean(id, alone, &own_alone)?;
+        published.leaning.note(&found, alone);
+        let base = found.location.base.and_then(|base| published.index.lean(&base, true, &own_alone));
+        if let Some(base) = base {
+            published.leaning.note(&base, true);
         }
-        // Why: what lies in this session or an adopted one stays; of its bases that must still be so, as damage may have
-        // been found since it was encoded.
-        let own = self.own_index();
-        let has_base = |base: &ChunkId| {
-            own.locate_alone(base).is_some()
-                || published.index.lean(base, true, &|_| false).is_some_and(|found| {
-                    published.leaning.note(&found, true);
-                    true
-                })
-        };
-        let is_usable = |location: &Location| match &location.base {
-            None => true,
-            Some(base) => !alone && has_base(base),
-        };
-        own.copies(id).map(|found| found.location).find(is_usable)
+        Some(found.location)
     }
 
     /// True if the chunk has copies, and it is only for damage that no snapshot may lean on any.
@@ -387,13 +403,25 @@ impl<'r> Session<'r> {
             *mark = self.repository.cache().mark_session(&self.id);
         }
         let key = Secret32::random();
-        let ring = self.repository.keys();
-        let (encapsulated, ciphertext) =
-            wrap::seal_session_key(&ring.data_public, &ring.repository, &self.id, ring.generation, &key);
-        let record = session_format::encode(self.id, ring.generation, &encapsulated, &ciphertext);
-        self.repository.store().put(&session_object(&self.id, ring.generation), &record)?;
+        // Why: the first failure is the one to tell, and another thread is waiting here to fail next.
+        self.refuse_after_failure()?;
+        let (generation, public) = newest_public(&self.repository.state())?;
+        store_session_key(self.repository, &self.id, (generation, &public), &key).map_err(|error| self.fail(error))?;
+        self.wrapped_for.store(generation, Ordering::SeqCst);
         self.repository.remember_session_key(self.id, key.clone());
         Ok(self.key.get_or_init(|| key).clone())
+    }
+
+    /// Wraps the session's key anew where the data key pair was renewed while the session wrote, so that a rotation
+    /// that did not know of this session leaves nothing behind.
+    pub(crate) fn follow_rotation(&self, state: &State) -> Result<()> {
+        let Some(key) = self.key.get() else { return Ok(()) };
+        let (generation, public) = newest_public(state)?;
+        if self.wrapped_for.load(Ordering::SeqCst) < generation {
+            store_session_key(self.repository, &self.id, (generation, &public), key)?;
+            self.wrapped_for.store(generation, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     fn send(&self, kind: BlobKind, pack: Option<(PackName, PackWriter)>) {
@@ -564,21 +592,27 @@ impl<'r> Session<'r> {
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
                 Some(Obstacle::ParentForgotten(_) | Obstacle::ParentDamaged(_)) => return Ok(self.look_anew()),
-                Some(Obstacle::Fenced(session)) => {
+                Some(Obstacle::Fenced(session) | Obstacle::Published(session)) if session != self.id => {
+                    self.give_up_adopted();
+                    return Ok(self.look_anew());
+                }
+                Some(Obstacle::Fenced(session) | Obstacle::Published(session)) => {
                     return Err(Error::Refused(format!(
-                        "the writing session {session} was fenced by a prune meanwhile; nothing was committed, run again"
+                        "the writing session {session} was fenced by a prune or taken over by another backup meanwhile; \
+                         nothing was committed, run again"
                     )));
                 }
             }
             if !self.store_lost(&state)? {
                 return Ok(self.look_anew());
             }
+            self.follow_rotation(&state)?;
             let snapshot = finish(self.totals());
             let act = Act::Commit {
                 session: self.id,
                 segments: lock(&self.unpublished).segments.clone(),
                 snapshot: Box::new(snapshot.clone()),
-                adopted: self.adopted.clone(),
+                adopted: self.adopted().to_vec(),
             };
             if self.repository.try_append(state.next, act)? {
                 self.finished();
@@ -589,7 +623,7 @@ impl<'r> Session<'r> {
 
     fn draft(&self) -> Draft {
         let since = self.published.read().unwrap_or_else(PoisonError::into_inner).index.since();
-        Draft { session: self.id, adopted: self.adopted.clone(), parent: *lock(&self.rests_on), since }
+        Draft { session: self.id, adopted: self.adopted().to_vec(), parent: *lock(&self.rests_on), since }
     }
 
     /// Stores again what the session leaned on and must not any more. False where that can't be had from the store.
@@ -634,7 +668,7 @@ impl<'r> Session<'r> {
         if let Some(mark) = lock(&self.mark).take() {
             mark.finish();
         }
-        for session in &self.adopted {
+        for session in self.adopted() {
             self.repository.cache().unmark_session(session);
         }
     }

@@ -108,6 +108,8 @@ pub struct State {
     pub marker: Option<ObjectHash>,
     /// Everybody who was ever admitted.
     pub members: HashMap<MemberId, Member>,
+    /// The newest entry of each member that counts for something: its number, and Unix milliseconds as claimed.
+    pub last_entries: HashMap<MemberId, (u64, i64)>,
     /// Snapshots in log order.
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that were forgotten.
@@ -141,6 +143,7 @@ impl State {
             head: None,
             marker: None,
             members: HashMap::new(),
+            last_entries: HashMap::new(),
             snapshots: Vec::new(),
             forgotten: BTreeMap::new(),
             newest_forget: None,
@@ -166,6 +169,7 @@ impl State {
         let applied = self.judge(entry, is_signed_by).and_then(|()| self.admit(entry)).map_err(str::to_owned);
         if applied.is_ok() {
             self.perform(entry);
+            self.last_entries.insert(entry.member, (entry.number, entry.time_ms));
         }
         self.head = Some(hash);
         self.next += 1;
@@ -439,3 +443,6 @@ pub fn may(role: Role, act: &Act) -> bool {
         | Act::Delete { .. } => role == Role::Owner,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

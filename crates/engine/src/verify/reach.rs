@@ -102,7 +102,7 @@ fn add_lost_sessions(check: &Check<'_>, structure: &Structure) {
     if structure.lost_sessions.is_empty() {
         return;
     }
-    let generation = check.repository.keys().generation;
+    let generation = check.repository.state().generation();
     each_record(check, &mut |id, location| {
         let session = &location.pack.session;
         if structure.lost_sessions.contains(session) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::{Check, Read, count, spread};
-use crate::crypto::{envelope, object_hash, random, wrap};
+use crate::crypto::{envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::SegmentRecord;
 use crate::format::names::{
@@ -16,10 +16,11 @@ use crate::format::names::{
 };
 use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
-use crate::format::{session, slot};
+use crate::format::slot;
 use crate::ids::{ChunkId, SessionId};
 use crate::repo::Snapshot;
 use crate::repo::cache::Cache;
+use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
 use crate::repo::log::Log;
 use crate::repo::reader::BLOB_HEADER_BYTES;
@@ -263,7 +264,7 @@ impl Structure {
         let sessions: BTreeSet<SessionId> = self.packs.keys().map(|pack| pack.session).collect();
         for id in sessions {
             if let Err(error) = open_session(check, &id) {
-                let object = session_object(&id, check.repository.keys().generation);
+                let object = session_object(&id, check.repository.state().generation());
                 check.findings.object(&object, super::findings::describe(&error).1);
                 // Why: with a key from memory this process alone could still read what is lost to everybody else.
                 check.repository.forget_session_key(&id);
@@ -361,16 +362,16 @@ impl Structure {
     }
 }
 
+/// Opens a session's key; where this key can't, it is only looked for.
 fn open_session(check: &Check<'_>, id: &SessionId) -> Result<()> {
-    let ring = check.repository.keys();
-    let object = session_object(id, ring.generation);
-    let bytes = check.repository.store().get(&object, None)?;
-    let record = session::decode(id, ring.generation, &bytes)?;
-    let secret = ring.data_secret.as_ref().ok_or(Error::NotAllowed("read data back"))?;
-    let (repository, generation) = (&ring.repository, ring.generation);
-    wrap::open_session_key(secret, repository, id, generation, &record.encapsulated, &record.ciphertext)
-        .map(drop)
-        .ok_or_else(|| Damaged::new(object, 0, "the session's key does not open").into())
+    if check.repository.can_read_data() {
+        return read_session_key(check.repository, id).map(drop);
+    }
+    if has_session_key(check.repository, id)? {
+        return Ok(());
+    }
+    let object = session_object(id, check.repository.state().generation());
+    Err(Damaged::new(object, 0, "the session's key is missing").into())
 }
 
 /// The checks that the last 64 bytes allow.

@@ -12,15 +12,16 @@ use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::{BodyHeader, Decoder, Effort, Encoder};
 use seawall_engine::crypto::passphrase::Cost;
 use seawall_engine::crypto::sign::SigningKey;
+use seawall_engine::crypto::wrap::DataSecretKey;
 use seawall_engine::crypto::{Secret32, blob::PackCipher, envelope, object_hash};
 use seawall_engine::entry::{Content, Entry, Extent, Kind, TreeKey};
-use seawall_engine::format::log::{Act, LogEntry, MemberRecord, SegmentRecord};
+use seawall_engine::format::log::{Act, BlobDamage, Grant, KeyChange, LogEntry, MemberRecord, SegmentRecord};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::{self, PackName, SegmentName};
 use seawall_engine::format::node::{self, Child, LeafWriter, Node};
 use seawall_engine::format::pack::{self, BlobKind, PackWriter};
 use seawall_engine::format::segment::{SegmentBuilder, SegmentView};
-use seawall_engine::format::slot::{self, KeyRing, Role, Unlock};
+use seawall_engine::format::slot::{self, KeyRing, Lock, Role, Share, SharedSecret, SlotInfo, SlotKind, Unlock};
 use seawall_engine::format::snapshot::SnapshotRecord;
 use seawall_engine::format::{log, session};
 use seawall_engine::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SlotId, SnapshotId};
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "codec_encode", run: codec_encode, seeds: plains },
     Target { name: "envelope", run: envelope_open, seeds: envelopes },
     Target { name: "extents", run: extents, seeds: extent_lists },
+    Target { name: "identity_file", run: identity_file, seeds: identity_files },
     Target { name: "key_file", run: key_file, seeds: key_files },
     Target { name: "log_entry", run: log_entry, seeds: log_entries },
     Target { name: "marker", run: marker, seeds: || vec![Marker::new(RepositoryId([1; 16]), false).encode()] },
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pack_footer", run: pack_footer, seeds: footers },
     Target { name: "segment", run: index_segment, seeds: segments },
     Target { name: "session", run: session_record, seeds: || vec![session::encode(SESSION, 0, &[1; 32], &[2; 48])] },
+    Target { name: "share_file", run: share_file, seeds: share_files },
     Target { name: "slot", run: key_slot, seeds: slots },
 ];
 
@@ -160,8 +163,42 @@ fn sealed_entry(number: u64, previous: Option<ObjectHash>, act: Act) -> Vec<u8> 
 }
 
 fn log_entries() -> Vec<Vec<u8>> {
-    let sealed = sealed_entry(1, Some(ObjectHash([2; 32])), commit());
-    vec![envelope::open(&key(), &names::log_object(1), &sealed).unwrap()]
+    let plain = |act| {
+        let sealed = sealed_entry(1, Some(ObjectHash([2; 32])), act);
+        envelope::open(&key(), &names::log_object(1), &sealed).unwrap()
+    };
+    std::iter::once(commit()).chain(other_acts()).map(plain).collect()
+}
+
+/// One of every act but INIT and COMMIT, with everything that it can hold.
+fn other_acts() -> Vec<Act> {
+    let pack = PackName { session: SESSION, counter: 7 };
+    let (packs, snapshots, session) = (vec![pack], vec![SnapshotId([7; 16])], Some(SESSION));
+    let name = SegmentName { session: SESSION, counter: 0 };
+    let segments = vec![SegmentRecord { name, hash: ObjectHash([1; 32]), records: 10, bytes: 1000 }];
+    let member = MemberRecord {
+        id: MemberId([3; 16]),
+        public_key: [4; 32],
+        role: Role::Reader,
+        label: "reader".into(),
+        wrap_public: Some([5; 32]),
+        slot: Some(SLOT),
+    };
+    let grants = vec![Grant { member: MemberId([2; 16]), encapsulated: [6; 32], ciphertext: [7; 48] }];
+    let damaged = vec![BlobDamage { pack, chunk: ChunkId([8; 32]) }];
+    vec![
+        Act::Forget { snapshots: snapshots.clone(), reason: "keep-last 3".into() },
+        Act::Hold { snapshots: snapshots.clone(), label: "case".into(), release: true },
+        Act::Audit { depth: 2, bytes: 1 << 40, lost: packs.clone(), damaged, sound: packs.clone() },
+        Act::Condemn { packs: packs.clone(), session, segments: segments.clone() },
+        Act::Fence { sessions: vec![SESSION] },
+        Act::Remap { session, segments, retired: vec![name], gone: packs.clone() },
+        Act::Key(KeyChange::Admit(member)),
+        Act::Key(KeyChange::Revoke(MemberId([3; 16]))),
+        Act::Key(KeyChange::Rotate { data_public: [9; 32], generation: 1, grants }),
+        Act::Undelete { snapshots, packs: packs.clone() },
+        Act::Delete { packs },
+    ]
 }
 
 fn log_entry(data: &[u8]) {
@@ -180,8 +217,14 @@ fn ring() -> KeyRing {
 /// INIT and a commit that follows it, sealed.
 fn chain() -> [Vec<u8>; 2] {
     let public_key = SigningKey::from_seed(&key()).public();
-    let member =
-        MemberRecord { id: MemberId([2; 16]), public_key, role: Role::Owner, label: "label".into(), wrap_public: None };
+    let member = MemberRecord {
+        id: MemberId([2; 16]),
+        public_key,
+        role: Role::Owner,
+        label: "label".into(),
+        wrap_public: None,
+        slot: None,
+    };
     let act = Act::Init { marker: ObjectHash([3; 32]), member, data_public: [4; 32], generation: 0 };
     let first = sealed_entry(0, None, act);
     let second = sealed_entry(1, Some(object_hash(&first)), commit());
@@ -417,16 +460,52 @@ fn session_record(data: &[u8]) {
 fn slots() -> Vec<Vec<u8>> {
     let ring = KeyRing::generate(RepositoryId([1; 16]));
     let cheap = Cost { memory_kib: 8, passes: 1, lanes: 1 };
-    [Unlock::KeyFile(key()), Unlock::Passphrase(b"passphrase".to_vec().into())]
-        .iter()
-        .map(|unlock| slot::seal(&ring, unlock, &SLOT, "label", 1_700_000_000, cheap).unwrap())
-        .collect()
+    let (shared, _) = SharedSecret::generate(2, 3).unwrap();
+    let unlocks =
+        [Unlock::KeyFile(key()), Unlock::Passphrase(b"passphrase".to_vec().into()), Unlock::Identity(identity())];
+    let locks = unlocks.iter().map(|unlock| unlock.lock().unwrap()).chain([Lock::Shares(shared)]);
+    locks.map(|lock| slot::seal(&ring, &lock, &SLOT, "label", 1_700_000_000, cheap).unwrap()).collect()
 }
 
 /// With a key file only: a passphrase slot may ask for a gigabyte and a minute, which is refused elsewhere.
 fn key_slot(data: &[u8]) {
     let _ = slot::open(data, &SLOT, &Unlock::KeyFile(key()));
-    let _ = slot::describe(data, &SLOT);
+    let _ = slot::open(data, &SLOT, &Unlock::Identity(identity()));
+    if let Ok(SlotInfo { kind: SlotKind::Shares { set, needed, .. }, .. }) = slot::describe(data, &SLOT) {
+        let share = |number| Share { set, needed, number, value: key() };
+        let _ = slot::open(data, &SLOT, &Unlock::Shares((0..=needed).map(share).collect()));
+    }
+}
+
+fn identity() -> DataSecretKey {
+    DataSecretKey::from_bytes([0x48; 32])
+}
+
+fn identity_files() -> Vec<Vec<u8>> {
+    let text = slot::identity_text(&identity());
+    vec![slot::public_key_text(&identity().public()).into(), format!("{text}# a remark\n").into(), text.into()]
+}
+
+fn identity_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(identity) = slot::parse_identity(text) {
+        assert_eq!(slot::parse_identity(&slot::identity_text(&identity)), Some(identity));
+    }
+    if let Some(public) = slot::parse_public_key(text) {
+        assert_eq!(slot::parse_public_key(&slot::public_key_text(&public)), Some(public));
+    }
+}
+
+fn share_files() -> Vec<Vec<u8>> {
+    let share = Share { set: [1; 16], needed: 3, number: 5, value: key() };
+    vec![share.text().as_bytes().to_vec(), format!("{}# a remark\n", &*share.text()).into()]
+}
+
+fn share_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(share) = Share::parse(text) {
+        assert_eq!(Share::parse(&share.text()), Some(share));
+    }
 }
 
 fn key_files() -> Vec<Vec<u8>> {

@@ -90,7 +90,12 @@ impl Scene {
         let repository = Repository::init(store.clone(), &[(owner.clone(), String::new())], cache).unwrap();
         let ring = KeyRing { role: Role::Member, data_secret: None, ..repository.keys().clone() };
         let id = SlotId([1; 16]);
-        store.put(&slot_object(&id), &slot::seal(&ring, &member, &id, "member", 0, Cost::DEFAULT).unwrap()).unwrap();
+        store
+            .put(
+                &slot_object(&id),
+                &slot::seal(&ring, &member.lock().unwrap(), &id, "member", 0, Cost::DEFAULT).unwrap(),
+            )
+            .unwrap();
         let mut scene = Self {
             directory,
             store: MemoryStore::new(),

@@ -462,3 +462,23 @@ fn what_may_stay_unneeded_is_a_limit_and_so_is_what_is_stored_again() {
     assert_eq!(report.planned.left_bytes, 0, "{report:?}");
     assert!(report.rewritten_bytes > 0);
 }
+
+#[test]
+fn with_a_chunk_its_base_comes_back() {
+    let (_, mut scene) = Scene::new();
+    let mut made = Vec::new();
+    for change in [Change::Version(1, 0), Change::Version(1, 3), Change::Noise(1)] {
+        scene.change(1, change);
+        made.push(scene.backup());
+    }
+    let owner = scene.open();
+    let mut based = 0;
+    owner.each_location(&mut |_, location| based += u32::from(location.base.is_some())).unwrap();
+    assert!(based > 0, "the scene: the second version is stored against the first");
+    forget(&owner, &made[..2], "test").unwrap();
+    run(&owner, &patient()).unwrap();
+    undelete(&owner, &made[1..2], &Silent).unwrap();
+    assert_eq!(scene.check(), 2);
+    run(&owner, &thorough()).unwrap();
+    assert_eq!(scene.check(), 2);
+}

@@ -28,8 +28,9 @@ fn files_of_all_sizes_come_back_and_an_unchanged_run_reads_nothing() {
     for cache in [true, false] {
         let again = backup(&place.open(cache), options(paths(&place.source())), &Silent).unwrap();
         assert_eq!((again.files_unchanged, again.bytes_read), (9, 0), "with cache: {cache}");
-        // The times of directories above the source, which belong to others, may have changed: one new node.
-        assert!(again.chunks_new <= 1, "with cache: {cache}");
+        // The times of directories above the source, which belong to others, may have changed: a leaf, and the root where
+        // chance has cut the tree into several nodes.
+        assert!(again.chunks_new <= 2, "{} new chunks, with cache: {cache}", again.chunks_new);
         assert_eq!(stored_files(&place.open(false), &again), wanted);
     }
 }

@@ -34,7 +34,7 @@ fn store(repository: &Repository, session: &Session<'_>, plain: &[u8]) -> Result
     session.store(BlobKind::Data, &repository.id_key().chunk_id(plain), plain.len(), &body)
 }
 
-fn record(root: ChunkId) -> SnapshotRecord {
+pub fn record(root: ChunkId) -> SnapshotRecord {
     SnapshotRecord {
         id: SnapshotId(random()),
         time: Timestamp::now(),
@@ -57,7 +57,7 @@ fn record(root: ChunkId) -> SnapshotRecord {
 }
 
 /// Runs `work` while two writer threads make packs durable.
-fn with_writers<T>(session: &Session<'_>, work: impl FnOnce() -> T) -> T {
+pub fn with_writers<T>(session: &Session<'_>, work: impl FnOnce() -> T) -> T {
     let (end, ended) = crossbeam_channel::bounded(0);
     thread::scope(|scope| {
         for _ in 0..2 {

@@ -160,7 +160,7 @@ fn a_member_stores_nodes_whole() {
     backup(&repository, options(paths(directory.path())), &Silent).unwrap();
     let ring = KeyRing { role: Role::Member, data_secret: None, ..repository.keys().clone() };
     let id = SlotId([1; 16]);
-    let sealed = slot::seal(&ring, &member, &id, "member", 0, Cost::DEFAULT).unwrap();
+    let sealed = slot::seal(&ring, &member.lock().unwrap(), &id, "member", 0, Cost::DEFAULT).unwrap();
     store.put(&slot_object(&id), &sealed).unwrap();
 
     let before = ids(&repository);

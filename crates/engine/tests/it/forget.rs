@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use super::*;
-use crate::backup::{BackupOptions, Source, backup};
-use crate::crypto::Secret32;
-use crate::format::slot::Unlock;
-use crate::monitor::Silent;
-use crate::store::memory::MemoryStore;
-use crate::units::MIB;
+use seawall_engine::backup::{Source, backup};
+use seawall_engine::clock::Timestamp;
+use seawall_engine::crypto::Secret32;
+use seawall_engine::error::Error;
+use seawall_engine::forget::{forget, hold, store_times};
+use seawall_engine::format::slot::Unlock;
+use seawall_engine::ids::SnapshotId;
+use seawall_engine::monitor::Silent;
+use seawall_engine::repo::Repository;
+use seawall_engine::store::memory::MemoryStore;
+
+use crate::place::options;
 
 fn snapshot(repository: &Repository, text: &str) -> SnapshotId {
     let source = Source::Stream {
@@ -16,21 +21,7 @@ fn snapshot(repository: &Repository, text: &str) -> SnapshotId {
         reader: Box::new(std::io::Cursor::new(text.to_owned())),
         finish: Box::new(|| Ok(())),
     };
-    let options = BackupOptions {
-        source,
-        host: "host".into(),
-        user: "user".into(),
-        tags: Vec::new(),
-        labels: Vec::new(),
-        time: Timestamp::default(),
-        program: "test".into(),
-        force_read: false,
-        dry_run: false,
-        parent: None,
-        threads: 1,
-        budget_bytes: 64 * MIB,
-    };
-    backup(repository, options, &Silent).unwrap().snapshot.unwrap().id
+    backup(repository, options(source), &Silent).unwrap().snapshot.unwrap().id
 }
 
 fn repository() -> (Arc<MemoryStore>, Unlock, Repository) {

@@ -1,0 +1,276 @@
+//! Audit: the log as a trail of who did what, and the proof that nobody changed it.
+//!
+//! Every entry is read from the store, never from the cache, and held against the chain, its signature and the rules, as
+//! at opening; here what an entry says is handed on, also where it is void, and what is wrong is named: an entry that is
+//! `missing`, was `substituted`, is `damaged`, or a log that went back (`rollback`) since this user's cache last saw it.
+//! Times that run ahead of the store's or backwards are `time` remarks: they are claims, and nothing rests on them.
+//!
+//! It needs the key ring only, so it also tells what is wrong with a repository that does not open any more.
+
+use crate::clock::Timestamp;
+use crate::crypto::object_hash;
+use crate::error::{Damaged, Error, Result};
+use crate::format::log::{self as entries, Act, LogEntry};
+use crate::format::names::{LOG, MARKER, log_object, parse_log};
+use crate::format::slot::{KeyRing, Role, Unlock};
+use crate::ids::MemberId;
+use crate::monitor::Monitor;
+use crate::repo::Repository;
+use crate::repo::cache::Cache;
+use crate::repo::log::{Seen, seen_before};
+use crate::rules::State;
+use crate::store::{Store, StoreError};
+
+/// A claimed time may be this much ahead of the store's before it is remarked on: clocks differ.
+const AHEAD_MS: i64 = 5 * 60 * 1000;
+
+/// One entry, as a trail shows it.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// What it says.
+    pub entry: LogEntry,
+    /// When the store says that it was written.
+    pub stored: Timestamp,
+    /// Label and role of the member who signed it, if the log knows that member at that point.
+    pub signer: Option<(String, Role)>,
+    /// Why it counts for nothing, if it does.
+    pub void: Option<String>,
+}
+
+/// What is wrong with the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// `missing`, `substituted`, `damaged`, `rollback`, or `time`.
+    pub kind: &'static str,
+    /// The object.
+    pub object: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl Finding {
+    fn new(kind: &'static str, object: String, why: impl Into<String>) -> Self {
+        Self { kind, object, why: why.into() }
+    }
+
+    /// True for what breaks the proof; a `time` remark does not.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.kind != "time"
+    }
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Entries that were read and follow each other.
+    pub entries: u64,
+    /// Entries among them that count for nothing.
+    pub void: u64,
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Where the log is and what it is held against.
+pub struct Trail<'s> {
+    store: &'s dyn Store,
+    ring: KeyRing,
+    cache: Cache,
+}
+
+impl<'s> Trail<'s> {
+    /// Finds the key ring that `unlock` opens. `cache` is the directory for all of this user's caches.
+    ///
+    /// # Errors
+    /// As [`Repository::open`], but for what is wrong with the log.
+    pub fn open(store: &'s dyn Store, unlock: &Unlock, cache: Option<&std::path::Path>) -> Result<Self> {
+        let ring = Repository::open_ring(store, unlock)?;
+        let cache = Cache::new(cache, &ring.repository);
+        Ok(Self { store, ring, cache })
+    }
+
+    /// Reads every entry in order and gives it to `each`, which may end the reading with false.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; when the store fails. What is wrong with the log is no error but in the report.
+    pub fn follow(&self, monitor: &dyn Monitor, each: &mut dyn FnMut(Line) -> bool) -> Result<Report> {
+        let mut replay =
+            Replay { state: State::new(self.ring.repository), report: Report::default(), newest: i64::MIN };
+        let seen = seen_before(&self.cache, self.ring.repository, &self.ring);
+        loop {
+            if monitor.stopped() {
+                return Err(Error::Interrupted);
+            }
+            let number = replay.state.next;
+            let Some(line) = self.next(&mut replay)? else { break };
+            replay.remark_time(&line);
+            if let Some(seen) = seen.as_ref().filter(|seen| seen.next == number + 1) {
+                replay.compare(seen);
+            }
+            if !each(line) {
+                return Ok(replay.report);
+            }
+        }
+        self.conclude(&mut replay, seen.as_ref())?;
+        Ok(replay.report)
+    }
+
+    /// The next entry; none at the end, or where the log can't be followed any further.
+    fn next(&self, replay: &mut Replay) -> Result<Option<Line>> {
+        let object = log_object(replay.state.next);
+        let sealed = match self.store.get(&object, None) {
+            Ok(sealed) => sealed,
+            Err(StoreError::Missing(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let stored = self.store.head(&object)?.modified;
+        match replay.apply(&sealed, &self.ring) {
+            Ok((entry, signer, void)) => Ok(Some(Line { entry, stored, signer, void })),
+            Err((kind, why)) => {
+                replay.report.findings.push(Finding::new(kind, object, why));
+                Ok(None)
+            }
+        }
+    }
+
+    /// What the end of the log says: entries beyond it, what was seen before, the marker.
+    fn conclude(&self, replay: &mut Replay, seen: Option<&Seen>) -> Result<()> {
+        let next = replay.state.next;
+        let broken = replay.report.findings.iter().any(Finding::is_damage);
+        let mut beyond = false;
+        self.store.list(LOG, &mut |info| beyond |= parse_log(&info.name).is_some_and(|number| number > next))?;
+        let findings = &mut replay.report.findings;
+        if !broken && beyond && matches!(self.store.head(&log_object(next)), Err(StoreError::Missing(_))) {
+            findings.push(Finding::new("missing", log_object(next), "it is missing, but later entries exist"));
+        }
+        if !broken && let Some(seen) = seen.filter(|seen| seen.next > next) {
+            let why = format!("the log ends before {}, which was seen before", log_object(seen.next - 1));
+            findings.push(Finding::new("rollback", log_object(next), why));
+        }
+        let marker = match self.store.get(MARKER, None) {
+            Ok(bytes) => Some(object_hash(&bytes)),
+            Err(StoreError::Missing(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        if next > 0 && marker != replay.state.marker {
+            findings.push(Finding::new("substituted", MARKER.to_owned(), "it is not the marker that INIT names"));
+        }
+        Ok(())
+    }
+}
+
+/// The log so far.
+struct Replay {
+    state: State,
+    report: Report,
+    /// The newest claimed time so far, in Unix milliseconds.
+    newest: i64,
+}
+
+impl Replay {
+    /// Applies the next entry: it, who signed it, and why it is void. The error has the finding's kind and text.
+    #[expect(clippy::type_complexity, reason = "the parts of one line")]
+    fn apply(
+        &mut self,
+        sealed: &[u8],
+        ring: &KeyRing,
+    ) -> Result<(LogEntry, Option<(String, Role)>, Option<String>), (&'static str, String)> {
+        let number = self.state.next;
+        let opened = entries::open(number, sealed, &ring.log_key).map_err(|error| match error {
+            Error::Damaged(Damaged { why, .. }) => ("damaged", why),
+            other => ("damaged", other.to_string()),
+        })?;
+        let entry = &opened.entry;
+        if entry.repository != self.state.repository {
+            return Err(("substituted", "it is an entry of another repository".to_owned()));
+        }
+        if entry.previous != self.state.head {
+            return Err(("substituted", "it does not follow the entry before it".to_owned()));
+        }
+        let applied = self.state.apply(entry, object_hash(sealed), |public| opened.verify(public));
+        self.report.entries += 1;
+        self.report.void += u64::from(applied.is_err());
+        if let (Err(why), 0) = (&applied, number) {
+            return Err(("substituted", why.clone()));
+        }
+        Ok((opened.entry.clone(), self.signer(&opened.entry.member), applied.err()))
+    }
+
+    fn signer(&self, member: &MemberId) -> Option<(String, Role)> {
+        self.state.members.get(member).map(|member| (member.record.label.clone(), member.record.role))
+    }
+
+    fn remark_time(&mut self, line: &Line) {
+        let claimed = line.entry.time_ms;
+        let stored = line.stored.seconds.saturating_mul(1000);
+        let mut remark = |why: String| {
+            self.report.findings.push(Finding::new("time", log_object(line.entry.number), why));
+        };
+        if claimed > stored.saturating_add(AHEAD_MS) {
+            let seconds = claimed.saturating_sub(stored) / 1000;
+            remark(format!("its writer claims a time {seconds} seconds ahead of the store's"));
+        }
+        if claimed.saturating_add(AHEAD_MS) < self.newest {
+            let seconds = self.newest.saturating_sub(claimed) / 1000;
+            remark(format!("its writer claims a time {seconds} seconds before an earlier entry's"));
+        }
+        self.newest = self.newest.max(claimed);
+    }
+
+    /// Holds the entry that was just applied against what was seen at that number before.
+    fn compare(&mut self, seen: &Seen) {
+        if self.state.head != Some(seen.head) {
+            let object = log_object(seen.next - 1);
+            let why = "it is not the entry that was seen before";
+            self.report.findings.push(Finding::new("substituted", object, why));
+        }
+    }
+}
+
+/// What an act says, in one line for people; ids in full.
+#[must_use]
+pub fn details(act: &Act) -> String {
+    fn all<T: ToString>(items: &[T]) -> String {
+        items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+    match act {
+        Act::Init { member, .. } => format!("first owner {}", member.label),
+        Act::Commit { snapshot, segments, adopted, .. } => {
+            let adopted = if adopted.is_empty() { String::new() } else { format!(", {} adopted", adopted.len()) };
+            format!("snapshot {} of {}, {} segments{adopted}", snapshot.id, snapshot.host, segments.len())
+        }
+        Act::Forget { snapshots, reason } => format!("snapshots {}: {reason}", all(snapshots)),
+        Act::Hold { snapshots, label, release } => {
+            format!("{label}{} on snapshots {}", if *release { " lifted" } else { "" }, all(snapshots))
+        }
+        Act::Audit { depth, bytes, lost, damaged, sound } => format!(
+            "depth {depth}, {bytes} bytes read, {} packs lost, {} blobs damaged, {} packs whole again",
+            lost.len(),
+            damaged.len(),
+            sound.len()
+        ),
+        Act::Condemn { packs, segments, .. } => format!("{} packs, {} new segments", packs.len(), segments.len()),
+        Act::Fence { sessions } => format!("sessions {}", all(sessions)),
+        Act::Remap { segments, retired, gone, .. } => {
+            format!("{} segments for {}, {} packs gone", segments.len(), retired.len(), gone.len())
+        }
+        Act::Key(change) => key_details(change),
+        Act::Undelete { snapshots, packs } => format!("snapshots {}, {} packs", all(snapshots), packs.len()),
+        Act::Delete { packs } => format!("{} packs", packs.len()),
+    }
+}
+
+fn key_details(change: &entries::KeyChange) -> String {
+    match change {
+        entries::KeyChange::Admit(member) => {
+            format!("{} {} admitted ({})", member.role.name(), member.label, member.id)
+        }
+        entries::KeyChange::Revoke(member) => format!("member {member} revoked"),
+        entries::KeyChange::Rotate { generation, grants, .. } => {
+            format!("data key generation {generation}, granted to {}", grants.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

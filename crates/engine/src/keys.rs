@@ -1,0 +1,221 @@
+//! Keys: who may open the repository, and as what. Every slot is a member of its own, admitted by an entry in the log.
+//!
+//! `add` writes the admission first, then the slot; `remove` writes the revocation first, then deletes the slot. So a
+//! crash leaves at most a member whom nobody can be, or a slot whose member was revoked: never a way in that the log does
+//! not know, and never one that can't be taken away. Renewing the data key pair is in [`rotate`].
+//!
+//! What the removed keep: a key ring that was opened once can be remembered. So it goes on reading what it could read
+//! from copies of the store; `rotate` shuts it out from what is written afterwards. See docs/threat-model.md.
+
+mod rotate;
+
+pub use rotate::{Rotated, rotate};
+
+use crate::error::{Error, Result};
+use crate::format::log::{Act, KeyChange};
+use crate::format::names::slot_object;
+use crate::format::slot::{self, Lock, Role, SlotInfo};
+use crate::ids::{MemberId, SlotId};
+use crate::repo::repository::list_slots;
+use crate::repo::{Candidate, Repository};
+use crate::rules::{Member, State};
+use crate::store::StoreError;
+
+/// What a key that is not an owner's is told.
+const NOT_AN_OWNER: Error = Error::NotAllowed("change keys: that takes an owner's");
+
+/// A slot, a member, or both where they belong together.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// The slot, with what it says of itself (not authenticated); none where it was removed or was never stored.
+    pub slot: Option<(SlotId, SlotInfo)>,
+    /// The member, as the log says; unknown for slots of the first days, which the log does not name.
+    pub member: Option<(MemberId, Member)>,
+    /// True for the key that opened the repository.
+    pub is_own: bool,
+    /// The newest entry that counts for something and that this member signed: number, and Unix milliseconds as claimed.
+    pub last_entry: Option<(u64, i64)>,
+}
+
+impl Key {
+    /// Its name for people: that of the log, else that of the slot.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        let of_slot = || self.slot.as_ref().map(|(_, info)| info.label.as_str());
+        self.member.as_ref().map(|(_, member)| member.record.label.as_str()).or_else(of_slot).unwrap_or_default()
+    }
+
+    /// What it allows.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        let of_slot = || self.slot.as_ref().map(|(_, info)| info.role);
+        self.member.as_ref().map(|(_, member)| member.record.role).or_else(of_slot)
+    }
+
+    /// Number of the entry that revoked it.
+    #[must_use]
+    pub fn revoked(&self) -> Option<u64> {
+        self.member.as_ref().and_then(|(_, member)| member.revoked)
+    }
+
+    /// True if somebody can use it: it has a slot, and its member was not revoked.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.slot.is_some() && self.revoked().is_none()
+    }
+}
+
+/// What [`add`] made.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// The slot.
+    pub slot: SlotId,
+    /// The member.
+    pub member: MemberId,
+    /// Number of the log entry.
+    pub number: u64,
+}
+
+/// Admits a new member with this role and stores the slot that `lock` closes.
+///
+/// # Errors
+/// [`Error::NotAllowed`] for keys that are not an owner's, or that lack the newest data key; [`Error::Usage`] where a
+/// usable key has that label; [`Error::Refused`] while sessions wait for a rotation to be finished.
+pub fn add(repository: &Repository, role: Role, lock: &Lock, label: &str) -> Result<Added> {
+    refuse_others(repository)?;
+    repository.refresh()?;
+    let state = repository.state();
+    if state.members.values().any(|member| member.revoked.is_none() && member.record.label == label) {
+        return Err(Error::Usage(format!("there is a key labelled {label} already: choose another label")));
+    }
+    // Why: the new key ring has the newest data key alone, and must be able to read everything.
+    if role != Role::Member && rotate::is_unfinished(repository, &state)? {
+        return Err(Error::Refused("a rotation of the data key was interrupted: finish it before you add keys".into()));
+    }
+    let generation = state.generation();
+    let data = repository.data_secret(&state, generation).ok_or(rotate::LEFT_OUT)?;
+    let candidate = Candidate::new(repository.keys(), role, (generation, &data), lock, label)?;
+    let number = repository.append(&mut |state| {
+        if state.generation() == generation {
+            Ok(Act::Key(KeyChange::Admit(candidate.record.clone())))
+        } else {
+            Err(Error::Refused("the data key was renewed at this moment; run this again".into()))
+        }
+    })?;
+    Ok(Added { slot: candidate.store(repository.store())?, member: candidate.record.id, number })
+}
+
+fn refuse_others(repository: &Repository) -> Result<()> {
+    if repository.role() == Role::Owner { Ok(()) } else { Err(NOT_AN_OWNER) }
+}
+
+/// Every slot and every member, those that were revoked too; in the order of admission, slots without a member last.
+///
+/// # Errors
+/// When the store fails or an entry of the log can't be read again.
+pub fn list(repository: &Repository) -> Result<Vec<Key>> {
+    repository.refresh()?;
+    let state = repository.state();
+    let mut slots = describe_slots(repository)?;
+    let mut members: Vec<_> = state.members.iter().collect();
+    members.sort_by_key(|(_, member)| member.admitted);
+    let own = repository.keys().member;
+    let mut keys: Vec<Key> = members
+        .into_iter()
+        .map(|(id, member)| {
+            let place = slots.iter().position(|(slot, _)| Some(*slot) == member.record.slot);
+            Key {
+                slot: place.map(|place| slots.remove(place)),
+                member: Some((*id, member.clone())),
+                is_own: *id == own,
+                last_entry: state.last_entries.get(id).copied(),
+            }
+        })
+        .collect();
+    keys.extend(slots.into_iter().map(|slot| Key { slot: Some(slot), member: None, is_own: false, last_entry: None }));
+    Ok(keys)
+}
+
+fn describe_slots(repository: &Repository) -> Result<Vec<(SlotId, SlotInfo)>> {
+    let mut found = Vec::new();
+    for id in list_slots(repository.store())? {
+        match repository.store().get(&slot_object(&id), None) {
+            // Why damage is passed over: `verify` names it, and the others have to be listed.
+            Ok(sealed) => found.extend(slot::describe(&sealed, &id).ok().map(|info| (id, info))),
+            Err(StoreError::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+/// The key that `name` means: a label, or the beginning of the id of a slot or a member (4 digits or more). Of several
+/// with one label, the one that is usable.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is none; [`Error::Usage`] where several are meant.
+pub fn find<'k>(keys: &'k [Key], name: &str) -> Result<&'k Key> {
+    let begins = |id: String| name.len() >= 4 && id.starts_with(&name.to_ascii_lowercase());
+    let by_id = |key: &&Key| {
+        key.slot.as_ref().is_some_and(|(id, _)| begins(id.to_string()))
+            || key.member.as_ref().is_some_and(|(id, _)| begins(id.to_string()))
+    };
+    let labelled: Vec<&Key> = keys.iter().filter(|key| key.label() == name).collect();
+    let usable: Vec<&Key> = labelled.iter().copied().filter(|key| key.is_usable()).collect();
+    let with_slot: Vec<&Key> = labelled.iter().copied().filter(|key| key.slot.is_some()).collect();
+    let by_id: Vec<&Key> = keys.iter().filter(by_id).collect();
+    let found = [usable, with_slot, by_id, labelled].into_iter().find(|found| !found.is_empty()).unwrap_or_default();
+    match found[..] {
+        [key] => Ok(key),
+        [] => Err(Error::NotFound(format!("no key {name}: `key list` shows what there is"))),
+        _ => Err(Error::Usage(format!("{name} means several keys: give the beginning of an id from `key list`"))),
+    }
+}
+
+/// Revokes the member and deletes its slot. Gives the number of the log entry; none where only the slot was left, or the
+/// log does not know whose it is.
+///
+/// # Errors
+/// [`Error::NotAllowed`] for keys that are not an owner's; [`Error::Refused`] for the last owner's.
+pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
+    refuse_others(repository)?;
+    repository.refresh()?;
+    let owners = list(repository)?.iter().filter(|key| key.is_usable() && key.role() == Some(Role::Owner)).count();
+    if owners <= 1 && key.is_usable() && key.role() == Some(Role::Owner) {
+        return Err(Error::Refused("it is the last owner's key: nobody could change anything any more".into()));
+    }
+    let mut number = None;
+    if let Some((id, _)) = key.member.as_ref().filter(|(id, _)| repository.state().active(id).is_some()) {
+        number = revoke(repository, *id)?;
+    }
+    if let Some((slot, _)) = &key.slot {
+        repository.store().delete(&slot_object(slot))?;
+    }
+    Ok(number)
+}
+
+/// None where somebody else was faster.
+fn revoke(repository: &Repository, id: MemberId) -> Result<Option<u64>> {
+    let mut revoked = false;
+    let appended = repository.append(&mut |state: &State| {
+        revoked = state.active(&id).is_none();
+        if revoked {
+            return Err(Error::Refused("it was revoked meanwhile".into()));
+        }
+        if state.active(&id).is_some_and(|member| member.role == Role::Owner) && owners(state) <= 1 {
+            return Err(Error::Refused("it is the last owner: nobody could change anything any more".into()));
+        }
+        Ok(Act::Key(KeyChange::Revoke(id)))
+    });
+    match appended {
+        Err(_) if revoked => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn owners(state: &State) -> usize {
+    state.members.values().filter(|member| member.revoked.is_none() && member.record.role == Role::Owner).count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+//! The steps of a collector and of an owner: look, choose and rewrite, CONDEMN, DELETE, remove, FENCE, REMAP; forget and
+//! undelete. As docs/concurrency.md has them.
+//!
+//! A collector removes by the log that it last read, which may be old. What it appends, it judges and appends in one step,
+//! as put-if-absent makes of it.
+
+use seawall_engine::rules::{self, Copy};
+
+use super::explore::{Moves, Setup};
+use super::ledger::{Entry, Known, Ledger};
+use super::names::{
+    BASE, CHILD, Chunks, ENCODED, Packs, SEGMENTS_MAX, SESSIONS, SegmentText, chunk_id, each, held, of_session,
+    pack_bit, pack_name, pack_set, segment_object, session_id,
+};
+use super::omit::{Rule, Rules};
+use super::world::{Collecting, Collector, Step, World};
+
+const NAMES: [&str; 2] = ["prune 1", "prune 2"];
+const SESSIONS_OF: [u8; 2] = [3, 4];
+
+/// Every step that a collector can take.
+pub fn steps(setup: &Setup, world: &World, collector: usize, ledger: &mut Ledger, moves: &mut Moves) {
+    // Why: the collectors are alike, so that they may as well begin in order.
+    if collector > 0 && world.collectors[collector - 1] == Collector::default() {
+        return;
+    }
+    let hand = Hand { setup, world, collector, session: SESSIONS_OF[collector] };
+    let own = &world.collectors[collector];
+    match own.next {
+        Collecting::Choose => {
+            hand.look(moves);
+            if let Some(view) = own.view {
+                let known = ledger.known(view);
+                hand.choose(&known, moves);
+                hand.remove(&known, moves);
+                hand.compact(view, &known, ledger, moves);
+            }
+        }
+        Collecting::PutPack => hand.put_pack(moves),
+        Collecting::PutSegment => hand.put_segment(ledger, moves),
+        Collecting::Condemn => hand.condemn(ledger, moves),
+        Collecting::Remap => hand.remap(ledger, moves),
+    }
+}
+
+/// Appends for which it does not matter who writes them: DELETE, FENCE, FORGET, UNDELETE.
+pub fn owner_steps(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mut Moves) {
+    let known = ledger.known(world.log);
+    let mut append = |what: &'static str, packs: Packs, number: u8, entry: Entry, ledger: &mut Ledger| {
+        if let Some(log) = ledger.append(world.log, entry) {
+            moves.push((Step { actor: "owner", what, packs, number }, World { log, ..*world }));
+        }
+    };
+    for shot in &known.shots {
+        append("FORGET the snapshot of session", 0, shot.session, Entry::Forget(*shot), ledger);
+    }
+    if setup.has_undelete {
+        for shot in &known.forgotten {
+            if let Some(packs) = comes_back(setup.rules, &known, shot.chunks) {
+                append("UNDELETE", packs, shot.session, Entry::Undelete(*shot, packs), ledger);
+            }
+        }
+    }
+    let condemned: Vec<_> = known.state.standing.condemned.keys().copied().collect();
+    let deletable = rules::may_be_deleted(&known.state, &condemned);
+    for pack in &deletable {
+        let packs = pack_bit(pack);
+        append("DELETE", packs, 0, Entry::Delete(packs), ledger);
+    }
+    if deletable.len() > 1 {
+        let packs = deletable.iter().fold(0, |packs, pack| packs | pack_bit(pack));
+        append("DELETE", packs, 0, Entry::Delete(packs), ledger);
+    }
+    if setup.has_orphans {
+        for session in (1..7).filter(|session| !known.is_fenced(*session)) {
+            let is_left = world.packs & of_session(session) & !known.listed != 0
+                || world.keys >> session & 1 == 1 && world.packs & of_session(session) == 0
+                || (0..SEGMENTS_MAX)
+                    .any(|counter| world.segments & !known.segment_objects & segment_object(session, counter) != 0);
+            if is_left {
+                append("FENCE session", 0, session, Entry::Fence(session), ledger);
+            }
+        }
+    }
+}
+
+/// Packs that an UNDELETE must bring back; none where a chunk is lost.
+fn comes_back(rules: Rules, known: &Known, chunks: Chunks) -> Option<Packs> {
+    let copies: [Vec<Copy>; 3] =
+        std::array::from_fn(|chunk| known.copies[chunk].iter().map(|(_, copy)| *copy).collect());
+    let find = |chunk: usize, alone: bool, has_base: &dyn Fn() -> bool| {
+        rules::brings_back(&known.state, &chunk_id(chunk), &copies[chunk], alone, &|_| has_base()).copied()
+    };
+    let has_base = || !rules.has(Rule::BaseComesBack) || find(BASE, true, &|| false).is_some();
+    let mut packs = 0;
+    for chunk in (0..3).filter(|chunk| chunks >> chunk & 1 == 1) {
+        let copy = find(chunk, false, &has_base)?;
+        packs |= pack_bit(&copy.pack);
+        if copy.base.is_some() && rules.has(Rule::BaseComesBack) {
+            packs |= pack_bit(&find(BASE, true, &|| false)?.pack);
+        }
+    }
+    Some(if rules.has(Rule::PacksComeBack) { packs & known.condemned } else { 0 })
+}
+
+/// What is left of a list of packs that shall be condemned, and the chunks that kept the rest (rule G1, as `prune` does).
+struct Settled {
+    list: Packs,
+    kept: Chunks,
+}
+
+struct Settling<'a> {
+    rules: Rules,
+    known: &'a Known,
+    copies: [Vec<Copy>; 3],
+    settled: Settled,
+}
+
+fn settle(rules: Rules, known: &Known, fresh: Packs, list: Packs) -> Settled {
+    let mut copies: [Vec<Copy>; 3] =
+        std::array::from_fn(|chunk| known.copies[chunk].iter().map(|(_, copy)| *copy).collect());
+    for number in each(fresh) {
+        held(number).for_each(|(chunk, copy)| copies[chunk].push(copy));
+    }
+    let mut settling = Settling { rules, known, copies, settled: Settled { list, kept: 0 } };
+    let mut needs_base = false;
+    for chunk in (0..3).filter(|chunk| known.live >> chunk & 1 == 1) {
+        needs_base |= settling.keep(chunk, false).is_some_and(|copy| copy.base.is_some());
+    }
+    if needs_base && rules.has(Rule::BaseStays) {
+        settling.keep(BASE, true);
+    }
+    settling.settled
+}
+
+impl Settling<'_> {
+    fn choose(&self, chunk: usize, alone: bool, list: Packs) -> Option<Copy> {
+        let standing = &self.known.state.standing;
+        let leaves = |pack: &_| list & pack_bit(pack) != 0;
+        let has_base = |base: &_| {
+            !self.rules.has(Rule::CopyWithoutBaseIsNone)
+                || rules::stays(standing, base, &self.copies[BASE], true, &leaves, &|_| false).is_some()
+        };
+        rules::stays(standing, &chunk_id(chunk), &self.copies[chunk], alone, &leaves, &has_base).copied()
+    }
+
+    fn keep(&mut self, chunk: usize, alone: bool) -> Option<Copy> {
+        self.choose(chunk, alone, self.settled.list).or_else(|| {
+            let copy = self.choose(chunk, alone, 0)?;
+            self.settled.list &= !pack_bit(&copy.pack);
+            self.settled.kept |= 1 << chunk;
+            Some(copy)
+        })
+    }
+}
+
+struct Hand<'a> {
+    setup: &'a Setup,
+    world: &'a World,
+    collector: usize,
+    session: u8,
+}
+
+impl Hand<'_> {
+    fn push(&self, moves: &mut Moves, what: &'static str, packs: Packs, number: u8, world: World) {
+        moves.push((Step { actor: NAMES[self.collector], what, packs, number }, world));
+    }
+
+    fn own(&self) -> Collector {
+        self.world.collectors[self.collector]
+    }
+
+    fn with(&self, own: Collector) -> World {
+        let mut world = *self.world;
+        world.collectors[self.collector] = own;
+        world
+    }
+
+    fn look(&self, moves: &mut Moves) {
+        let own = self.own();
+        if own.view != Some(self.world.log) {
+            let own = Collector { view: Some(self.world.log), ..own };
+            self.push(moves, "reads the log", 0, 0, self.with(own));
+        }
+    }
+
+    /// Any set of packs, and what has to be rewritten of it.
+    fn choose(&self, known: &Known, moves: &mut Moves) {
+        let candidates: Vec<Packs> = each(known.listed & !known.condemned).map(|number| 1 << number).collect();
+        for set in 1..1u32 << candidates.len() {
+            if set.count_ones() > self.setup.list_max {
+                continue;
+            }
+            let chosen = candidates.iter().enumerate().filter(|(place, _)| set >> place & 1 == 1);
+            let list = chosen.fold(0, |list, (_, pack)| list | pack);
+            let settled = settle(self.setup.rules, known, 0, list);
+            if settled.list == list {
+                let own = Collector { next: Collecting::Condemn, list, ..self.own() };
+                self.push(moves, "chooses", list, 0, self.with(own));
+                continue;
+            }
+            let plain = settled.kept;
+            let is_child = plain >> CHILD & 1 == 1;
+            let encoded = plain & !(1 << CHILD) | ENCODED;
+            let base_stays = plain >> BASE & 1 == 1 || self.base_stays(known, list);
+            for storing in [Some(plain), (is_child && base_stays).then_some(encoded)].into_iter().flatten() {
+                let is_new = self.own().stored & pack_set(self.session, storing) == 0;
+                if self.setup.has_rewrite && is_new && self.own().written < SEGMENTS_MAX {
+                    let own = Collector { next: Collecting::PutPack, list, storing, ..self.own() };
+                    self.push(moves, "chooses, will rewrite", list, storing, self.with(own));
+                }
+            }
+        }
+    }
+
+    fn base_stays(&self, known: &Known, list: Packs) -> bool {
+        known.plain[BASE] & !list & !known.condemned != 0
+    }
+
+    fn put_pack(&self, moves: &mut Moves) {
+        let mut own = self.own();
+        let pack = pack_set(self.session, own.storing);
+        own = Collector { next: Collecting::PutSegment, storing: 0, stored: own.stored | pack, fresh: pack, ..own };
+        let mut world = self.with(own);
+        world.packs |= pack;
+        if self.own().stored == 0 {
+            world.keys |= 1 << self.session;
+        }
+        self.push(moves, "puts pack", pack, 0, world);
+    }
+
+    fn put_segment(&self, ledger: &mut Ledger, moves: &mut Moves) {
+        let mut own = self.own();
+        let text = SegmentText { session: self.session, counter: own.written, packs: own.fresh };
+        own.segment = ledger.table.number(text);
+        own.written += 1;
+        own.next = Collecting::Condemn;
+        let mut world = self.with(own);
+        world.segments |= text.object();
+        self.push(moves, "puts segment of", text.packs, 0, world);
+    }
+
+    fn idle(&self) -> Collector {
+        let own = self.own();
+        Collector { next: Collecting::Choose, list: 0, segment: 0, fresh: 0, storing: 0, ..own }
+    }
+
+    fn condemn(&self, ledger: &mut Ledger, moves: &mut Moves) {
+        let own = self.own();
+        let known = ledger.known(self.world.log);
+        let judged = if self.setup.rules.has(Rule::CondemnLooksAgain) {
+            let there = own.list & known.listed & !known.condemned;
+            settle(self.setup.rules, &known, own.fresh, there).list
+        } else {
+            own.list
+        };
+        let entry = Entry::Condemn { packs: judged, session: self.session, segment: own.segment };
+        let log = if judged == 0 && own.segment == 0 { None } else { ledger.append(self.world.log, entry) };
+        let world = self.with(self.idle());
+        match log {
+            Some(log) => self.push(moves, "CONDEMN", judged, 0, World { log, ..world }),
+            None => self.push(moves, "gives up what it chose", own.list, 0, world),
+        }
+    }
+
+    /// Removes one object, by the log that the collector knows.
+    fn remove(&self, known: &Known, moves: &mut Moves) {
+        let rules = self.setup.rules;
+        for number in each(self.world.packs & known.condemned) {
+            if rules::may_remove(&known.state, &pack_name(number)) || !rules.has(Rule::DeleteFirst) {
+                self.push(
+                    moves,
+                    "removes",
+                    1 << number,
+                    0,
+                    World { packs: self.world.packs & !(1 << number), ..*self.world },
+                );
+            }
+        }
+        if !self.setup.has_orphans {
+            return;
+        }
+        for number in each(self.world.packs) {
+            let is_listed = known.listed >> number & 1 == 1;
+            if self.may_remove_orphan(known, number / 16, is_listed) {
+                let packs = self.world.packs & !(1 << number);
+                self.push(moves, "removes orphan", 1 << number, 0, World { packs, ..*self.world });
+            }
+        }
+        for session in 0..7 {
+            for counter in 0..SEGMENTS_MAX {
+                let object = segment_object(session, counter);
+                let is_listed = known.segment_objects & object != 0;
+                if self.world.segments & object != 0 && self.may_remove_orphan(known, session, is_listed) {
+                    let segments = self.world.segments & !object;
+                    self.push(moves, "removes a segment of session", 0, session, World { segments, ..*self.world });
+                }
+            }
+            self.remove_key(known, session, moves);
+        }
+    }
+
+    fn remove_key(&self, known: &Known, session: u8, moves: &mut Moves) {
+        let is_listed = known.listed & of_session(session) != 0;
+        let is_over = !self.setup.rules.has(Rule::KeyAfterFence) && known.is_finished(session) && !is_listed;
+        if self.world.keys >> session & 1 == 1 && (is_over || self.may_remove_orphan(known, session, is_listed)) {
+            let keys = self.world.keys & !(1 << session);
+            self.push(moves, "removes the key of session", 0, session, World { keys, ..*self.world });
+        }
+    }
+
+    fn may_remove_orphan(&self, known: &Known, session: u8, is_listed: bool) -> bool {
+        let unfenced = !self.setup.rules.has(Rule::FenceFirst) && !is_listed && session < SESSIONS - 1;
+        unfenced || rules::may_remove_orphan(&known.state, &session_id(session), is_listed)
+    }
+
+    /// Writes a segment that stands for all published ones, without the packs whose objects are gone.
+    fn compact(&self, view: u32, known: &Known, ledger: &mut Ledger, moves: &mut Moves) {
+        if !self.setup.has_compaction || view != self.world.log || self.own().written == SEGMENTS_MAX {
+            return;
+        }
+        let deleted = known.state.standing.deleted.keys().fold(0, |set, pack| set | pack_bit(pack));
+        let gone = deleted & !self.world.packs;
+        if gone == 0 && known.segments.len() < 2 {
+            return;
+        }
+        let mut own = self.own();
+        let packs = known.listed & !gone;
+        own.next = Collecting::Remap;
+        own.list = gone;
+        if !self.setup.rules.has(Rule::GoneIsUnlisted) {
+            return self.push(moves, "calls gone", gone, 0, self.with(own));
+        }
+        let text = SegmentText { session: self.session, counter: own.written, packs };
+        own.segment = ledger.table.number(text);
+        own.written += 1;
+        let mut world = self.with(own);
+        world.segments |= text.object();
+        self.push(moves, "puts segment of", packs, 0, world);
+    }
+
+    fn remap(&self, ledger: &mut Ledger, moves: &mut Moves) {
+        let own = self.own();
+        let world = self.with(self.idle());
+        let known = ledger.known(self.world.log);
+        let retired: Vec<_> =
+            if own.segment == 0 { Vec::new() } else { known.segments.iter().map(|(it, _)| *it).collect() };
+        let entry = Entry::Remap { session: self.session, segment: own.segment, retired, gone: own.list };
+        // Why: the segments that are retired are those that the new one was made of.
+        let log = if own.view == Some(self.world.log) { ledger.append(self.world.log, entry) } else { None };
+        match log {
+            Some(log) => self.push(moves, "REMAP, gone:", own.list, 0, World { log, ..world }),
+            None => self.push(moves, "gives up the new segment", 0, 0, world),
+        }
+    }
+}
