@@ -105,7 +105,7 @@ fn a_chunk_of_the_session_is_stored_again_when_its_base_was_condemned_before_it_
 
     let writer = scene.open();
     let session = Session::begin(&writer, 4 * MIB).unwrap();
-    session.rest_on(&parent);
+    assert!(session.rest_on(&parent));
     assert_eq!(session.keyframe(&base_id), Some(base_id));
     with_writers(&session, || {
         assert!(store(&writer, &session, &plain, Some((&base_id, &base))));
