@@ -30,9 +30,9 @@ fn standing() -> Standing {
     standing.condemned.extend([(pack(3), 10), (pack(4), 10), (pack(7), 12)]);
     standing.deleted.insert(pack(4), 11);
     for number in [5, 7] {
-        standing.damage.insert(pack(number), PackDamage { lost: true, chunks: BTreeSet::new(), number: 0 });
+        standing.damage.insert(pack(number), PackDamage { lost: true, chunks: BTreeSet::new(), number: 9 });
     }
-    standing.damage.insert(pack(6), PackDamage { lost: false, chunks: BTreeSet::from([CHUNK]), number: 0 });
+    standing.damage.insert(pack(6), PackDamage { lost: false, chunks: BTreeSet::from([CHUNK]), number: 9 });
     standing
 }
 
@@ -138,12 +138,14 @@ fn what_was_condemned_or_retired_since_is_doubtful() {
     let mut state = state();
     let (published, retired) = (ObjectHash([1; 32]), ObjectHash([2; 32]));
     state::tests::add_published(&mut state, published);
-    // Entries read, segment, pack (3 was condemned by entry 10), doubtful.
+    // Entries read, segment, pack (3 was condemned by entry 10, 6 found damaged by 9), doubtful.
     for (since, segment, number, wanted) in [
         (9, published, 3, true),
         (10, published, 3, true),
         (11, published, 3, false),
         (9, published, 1, false),
+        (9, published, 6, true),
+        (10, published, 6, false),
         (11, retired, 1, true),
         (11, published, 7, true),
     ] {
@@ -176,7 +178,9 @@ fn a_commit_is_stopped_by_a_fence_by_another_publisher_and_by_a_forgotten_parent
         assert_eq!(obstacle(&state, &draft), wanted, "{draft:?}");
     }
     state::tests::add_snapshot(&mut state, parent);
-    assert_eq!(obstacle(&state, &draft(3, &[], Some(parent))), None);
+    let since = |since| Draft { since, ..draft(3, &[], Some(parent)) };
+    assert_eq!(obstacle(&state, &since(9)), Some(Obstacle::ParentDamaged(parent)), "entry 9 found damage");
+    assert_eq!(obstacle(&state, &since(10)), None);
 }
 
 #[test]

@@ -23,16 +23,20 @@ use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::MIB;
 use seawall_engine::verify::{Damage, Read, VerifyReport};
+use tempfile::TempDir;
 
 use crate::damage::{Action, act, check, lines};
 use crate::place::{files_of, noise, options, paths};
 
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
+/// How often a test is tried while others change directories above its source.
+const ATTEMPTS_MAX: usize = 40;
+
 /// A repository whose two live snapshots are of the source as it is now, and the source. An older state of it was
 /// forgotten: what was encoded against its chunks and nodes still needs those.
 struct Scene {
-    directory: tempfile::TempDir,
+    directory: TempDir,
     store: MemoryStore,
     owner: Unlock,
     member: Unlock,
@@ -42,18 +46,33 @@ struct Scene {
     above: Vec<[i64; 4]>,
 }
 
+/// A directory of this process under which only this process writes, and above which hardly anybody does: not in the
+/// system's temporary directory, which every other test changes. It stays while any test of this process runs, as making
+/// and removing it changes what is above those of other processes.
+fn quiet_place() -> Arc<TempDir> {
+    static SHARED: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let made = tempfile::tempdir_in("/var/tmp").or_else(|_| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")));
+        let made = Arc::new(made.unwrap());
+        *shared = Arc::downgrade(&made);
+        made
+    })
+}
+
 impl Scene {
     /// Runs a test on a scene that all tests share. Why perhaps again: a tree has the directories above its sources too,
     /// and a node that was lost is stored again only if all its entries are as they were. Somebody else may change one of
     /// those directories meanwhile.
     fn with(test: impl Fn(&Self)) {
         static SHARED: Mutex<Weak<Scene>> = Mutex::new(Weak::new());
-        loop {
+        let place = quiet_place();
+        for _ in 0..ATTEMPTS_MAX {
             let scene = {
                 let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = shared.upgrade().filter(|scene| scene.is_fresh());
                 known.unwrap_or_else(|| {
-                    let made = Arc::new(Self::make());
+                    let made = Arc::new(Self::make(&place));
                     *shared = Arc::downgrade(&made);
                     made
                 })
@@ -63,6 +82,7 @@ impl Scene {
                 return outcome.unwrap_or_else(|panic| resume_unwind(panic));
             }
         }
+        panic!("somebody keeps changing a directory above {}", place.path().display());
     }
 
     /// True if nothing above the source has changed since the first backup.
@@ -78,11 +98,8 @@ impl Scene {
         source.ancestors().map(times).collect()
     }
 
-    fn make() -> Self {
-        // Why here: the system's temporary directory changes all the time.
-        let above = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("healing");
-        fs::create_dir_all(&above).unwrap();
-        let directory = tempfile::tempdir_in(above).unwrap();
+    fn make(place: &TempDir) -> Self {
+        let directory = tempfile::tempdir_in(place.path()).unwrap();
         fs::create_dir(directory.path().join("cache")).unwrap();
         let (owner, member) = (Unlock::KeyFile(Secret32::random()), Unlock::KeyFile(Secret32::random()));
         let store = Arc::new(MemoryStore::new());
