@@ -140,7 +140,9 @@ impl<'s> Trail<'s> {
         let mut beyond = false;
         self.store.list(LOG, &mut |info| beyond |= parse_log(&info.name).is_some_and(|number| number > next))?;
         let findings = &mut replay.report.findings;
-        if !broken && beyond && matches!(self.store.head(&log_object(next)), Err(StoreError::Missing(_))) {
+        if !broken && next == 0 {
+            findings.push(Finding::new("missing", log_object(0), "the log has no entries"));
+        } else if !broken && beyond && matches!(self.store.head(&log_object(next)), Err(StoreError::Missing(_))) {
             findings.push(Finding::new("missing", log_object(next), "it is missing, but later entries exist"));
         }
         if !broken && let Some(seen) = seen.filter(|seen| seen.next > next) {

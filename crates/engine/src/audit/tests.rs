@@ -101,8 +101,14 @@ fn a_sound_log_is_told_entry_by_entry() {
 #[test]
 fn what_was_done_to_the_log_is_named() {
     type Change = fn(&MemoryStore);
-    let cases: [(&str, Change, &[&str], &[&str]); 6] = [
+    let cases: [(&str, Change, &[&str], &[&str]); 7] = [
         ("the last entry is gone", |store| store.delete(&log_object(3)).unwrap(), &[], &["rollback"]),
+        (
+            "all entries are gone",
+            |store| (0..4).for_each(|number| store.delete(&log_object(number)).unwrap()),
+            &["missing"],
+            &["missing", "rollback"],
+        ),
         (
             "one in the middle is gone",
             |store| store.delete(&log_object(2)).unwrap(),

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::crypto::Secret32;
 use crate::crypto::wrap::{self, DataPublicKey, DataSecretKey};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::{Act, Grant, KeyChange};
@@ -177,8 +178,9 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
             continue;
         }
         let older: Vec<u32> = generations.iter().copied().filter(|older| *older < generation).collect();
-        // Invariant: an older key is deleted only after the newest one was read back and opened.
-        if older.is_empty() || !opens(repository, session, generation, &secret, &mut rotated)? {
+        // Invariant: an older key is deleted only after the newest one was read back and found to be the same key. Why
+        // all of them: who has the data public key can put any key under a session's name, before this or beside it.
+        if older.is_empty() || !holds_the_same(repository, session, generation, &older, &mut rotated)? {
             continue;
         }
         for older in older {
@@ -203,20 +205,29 @@ fn wrap_anew(
     Err(Damaged::new(session_object(session, newest.0), 0, "it holds another key than the older generation").into())
 }
 
-fn opens(
+/// True if the session's key of the newest generation is the key that each older one holds. Where one of them can't be
+/// read, or holds another key, all stay, and the session is among the unreadable ones.
+fn holds_the_same(
     repository: &Repository,
     session: &SessionId,
-    generation: u32,
-    secret: &DataSecretKey,
+    newest: u32,
+    older: &[u32],
     rotated: &mut Rotated,
 ) -> Result<bool> {
-    match read_wrapped(repository, session, generation, secret) {
-        Ok(_) => Ok(true),
-        Err(Error::Store(StoreError::Missing(_))) => Ok(false),
-        Err(Error::Damaged(_)) => {
-            rotated.unreadable.push(*session);
-            Ok(false)
+    let state = repository.state();
+    let mut known: Option<Secret32> = None;
+    for generation in older.iter().copied().chain([newest]) {
+        // Why not deleted then: what this key ring can't open it can't compare.
+        let Some(secret) = repository.data_secret(&state, generation) else { return Ok(false) };
+        match read_wrapped(repository, session, generation, &secret) {
+            Ok(key) if known.as_ref().is_none_or(|known| *known == key) => known = Some(key),
+            Err(Error::Store(StoreError::Missing(_))) => return Ok(false),
+            Ok(_) | Err(Error::Damaged(_)) => {
+                rotated.unreadable.push(*session);
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) => Err(error),
     }
+    Ok(known.is_some())
 }

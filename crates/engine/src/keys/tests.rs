@@ -9,11 +9,12 @@ use crate::codec::{Effort, Encoder};
 use crate::crypto::Secret32;
 use crate::crypto::wrap;
 use crate::format::log::SnapshotRecord;
-use crate::format::names::{SESSIONS, parse_session};
+use crate::format::names::{SESSIONS, parse_session, session_object};
 use crate::format::pack::BlobKind;
 use crate::format::slot::{SharedSecret, Unlock};
 use crate::ids::{ChunkId, SnapshotId};
 use crate::monitor::Silent;
+use crate::repo::data_keys::{newest_public, store_session_key};
 use crate::repo::{Committed, Session};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -288,6 +289,30 @@ fn a_rotation_that_was_interrupted_is_finished_by_the_next() {
         }
     }
     assert!(interrupted > 3, "no rotation was interrupted in the middle");
+}
+
+/// Who knows the data public key puts another key under a session's name for the newest generation: the right key, in
+/// the older one, is not deleted, and once the other is removed everything reads.
+#[test]
+fn a_planted_session_key_does_not_cost_the_right_one() {
+    let owner = key_file();
+    let (store, repository) = made(&owner);
+    let id = write(&repository, b"precious").unwrap();
+    let store = Arc::new(SimulatedStore::over(store.objects().copy(), Plan::default().write(1, Fault::CrashBefore)));
+    assert!(rotate(&open(&store, &owner), false, false, &Silent).is_err());
+    store.reboot();
+    let (repository, mut session) = (open(&store, &owner), None);
+    store.list(SESSIONS, &mut |info| session = parse_session(&info.name).map(|(session, _)| session)).unwrap();
+    let (session, newest) = (session.unwrap(), newest_public(&repository.state()).unwrap());
+    assert!(store_session_key(&repository, &session, (newest.0, &newest.1), &Secret32::random()).unwrap());
+    for _ in 0..2 {
+        let rotated = rotate(&open(&store, &owner), true, false, &Silent).unwrap();
+        assert_eq!((rotated.unreadable, rotated.deleted), (vec![session], 0));
+        assert_eq!(generations(&*store), BTreeSet::from([0, 1]));
+    }
+    store.delete(&session_object(&session, 1)).unwrap();
+    assert_eq!(rotate(&open(&store, &owner), true, false, &Silent).unwrap().deleted, 1);
+    assert_eq!(open(&store, &owner).read_chunk(&id).unwrap(), b"precious");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::format::slot::{KeyRing, Role};
 use crate::ids::SessionId;
 use crate::repo::repository::Repository;
 use crate::rules::{DataKey, State};
-use crate::store::{Store, StoreError};
+use crate::store::{Created, Store, StoreError};
 
 /// What a key that has no data secret key is told.
 pub(crate) const NOT_A_READER: Error =
@@ -71,18 +71,22 @@ pub(crate) fn newest_public(state: &State) -> Result<(u32, DataPublicKey)> {
     newest.ok_or_else(|| Damaged::new("log", 0, "its newest data public key can't be used").into())
 }
 
-/// Stores a session's key, wrapped for this generation, unless that is there. Durable when it returns.
+/// Stores a session's key, wrapped for this generation, unless something is there: false then, and only who can open it
+/// knows whether it is the same key. Durable when it returns.
 pub(crate) fn store_session_key(
     repository: &Repository,
     session: &SessionId,
     (generation, public): (u32, &DataPublicKey),
     key: &Secret32,
-) -> Result<()> {
+) -> Result<bool> {
     let (encapsulated, ciphertext) = wrap::seal_session_key(public, &repository.id(), session, generation, key);
     let record = session_format::encode(*session, generation, &encapsulated, &ciphertext);
-    // Why either answer is good: whoever wrote it wrapped the same key.
-    repository.store().create(&session_object(session, generation), &record)?;
-    Ok(())
+    let object = session_object(session, generation);
+    match repository.store().create(&object, &record)? {
+        Created::Created => Ok(true),
+        // Why: the answer to an earlier attempt may have been lost.
+        Created::AlreadyThere => Ok(repository.store().get(&object, None)? == record),
+    }
 }
 
 /// Reads a session's key from the newest generation that is there and that this key ring opens. Looks again after reading

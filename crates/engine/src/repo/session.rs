@@ -15,15 +15,15 @@ use crate::clock::monotonic;
 use crate::codec::{Effort, Encoder};
 use crate::crypto::blob::PackCipher;
 use crate::crypto::{Secret32, envelope, object_hash, random};
-use crate::error::{Error, Result};
+use crate::error::{Damaged, Error, Result};
 use crate::format::log::{Act, SegmentRecord, SnapshotRecord};
-use crate::format::names::{PackName, SegmentName};
+use crate::format::names::{PackName, SegmentName, session_object};
 use crate::format::pack::{BlobKind, BlobRecord, PackWriter};
 use crate::format::segment::{Location, SegmentBuilder, SegmentView};
 use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::repo::adopt::{Adopted, adopt};
 use crate::repo::cache::SessionMark;
-use crate::repo::data_keys::{newest_public, store_session_key};
+use crate::repo::data_keys::{newest_public, read_wrapped, store_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
@@ -406,7 +406,11 @@ impl<'r> Session<'r> {
         // Why: the first failure is the one to tell, and another thread is waiting here to fail next.
         self.refuse_after_failure()?;
         let (generation, public) = newest_public(&self.repository.state())?;
-        store_session_key(self.repository, &self.id, (generation, &public), &key).map_err(|error| self.fail(error))?;
+        let stored = store_session_key(self.repository, &self.id, (generation, &public), &key);
+        if !stored.map_err(|error| self.fail(error))? {
+            let object = session_object(&self.id, generation);
+            return Err(self.fail(Damaged::new(object, 0, "another key lies under this new session's name").into()));
+        }
         self.wrapped_for.store(generation, Ordering::SeqCst);
         self.repository.remember_session_key(self.id, key.clone());
         Ok(self.key.get_or_init(|| key).clone())
@@ -418,7 +422,16 @@ impl<'r> Session<'r> {
         let Some(key) = self.key.get() else { return Ok(()) };
         let (generation, public) = newest_public(state)?;
         if self.wrapped_for.load(Ordering::SeqCst) < generation {
-            store_session_key(self.repository, &self.id, (generation, &public), key)?;
+            let is_ours = store_session_key(self.repository, &self.id, (generation, &public), key)?;
+            // Why: a rotation may have wrapped it already; anybody with the public key may have put another there.
+            let object = session_object(&self.id, generation);
+            if !is_ours && self.repository.can_read_data() {
+                let secret = self.repository.data_secret(state, generation);
+                let found = secret.map(|secret| read_wrapped(self.repository, &self.id, generation, &secret));
+                if !matches!(found, Some(Ok(found)) if found == *key) {
+                    return Err(Damaged::new(object, 0, "it holds another key than this session's").into());
+                }
+            }
             self.wrapped_for.store(generation, Ordering::SeqCst);
         }
         Ok(())

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::format::log::{Act, BlobDamage, Grant, KeyChange, LogEntry, MemberRecord, SegmentRecord, SnapshotRecord};
-use crate::format::names::PackName;
+use crate::format::names::{PackName, SegmentName};
 use crate::format::slot::Role;
 use crate::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SnapshotId};
 
@@ -120,7 +120,9 @@ pub struct State {
     pub holds: BTreeMap<SnapshotId, BTreeSet<String>>,
     /// Published segments in log order.
     pub segments: Vec<SegmentRecord>,
-    published: HashSet<ObjectHash>,
+    /// How many published names each stored segment has. Why names: a member may publish another's segment under a name
+    /// of its own, which must not keep the right name out.
+    published: HashMap<ObjectHash, Vec<SegmentName>>,
     /// Sessions that committed or were adopted.
     pub finished_sessions: HashSet<SessionId>,
     /// Sessions of which nothing more will be published.
@@ -149,7 +151,7 @@ impl State {
             newest_forget: None,
             holds: BTreeMap::new(),
             segments: Vec::new(),
-            published: HashSet::new(),
+            published: HashMap::new(),
             finished_sessions: HashSet::new(),
             fenced: BTreeSet::new(),
             standing: Arc::default(),
@@ -290,7 +292,9 @@ impl State {
 
     fn publish(&mut self, segments: &[SegmentRecord]) {
         for segment in segments {
-            if self.published.insert(segment.hash) {
+            let names = self.published.entry(segment.hash).or_default();
+            if !names.contains(&segment.name) {
+                names.push(segment.name);
                 self.segments.push(segment.clone());
             }
         }
@@ -337,12 +341,15 @@ impl State {
         }
     }
 
-    fn retire(&mut self, retired: HashSet<crate::format::names::SegmentName>, gone: &[PackName]) {
+    fn retire(&mut self, retired: HashSet<SegmentName>, gone: &[PackName]) {
         let published = &mut self.published;
         self.segments.retain(|segment| {
             let stays = !retired.contains(&segment.name);
-            if !stays {
-                published.remove(&segment.hash);
+            if !stays && let Some(names) = published.get_mut(&segment.hash) {
+                names.retain(|name| *name != segment.name);
+                if names.is_empty() {
+                    published.remove(&segment.hash);
+                }
             }
             stays
         });
@@ -400,7 +407,7 @@ impl State {
     /// True if the segment with this hash of its stored bytes is published and was not retired.
     #[must_use]
     pub fn is_published(&self, segment: &ObjectHash) -> bool {
-        self.published.contains(segment)
+        self.published.contains_key(segment)
     }
 
     /// The live snapshot with this id.

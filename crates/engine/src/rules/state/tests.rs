@@ -60,7 +60,7 @@ pub(in crate::rules) fn add_snapshot(state: &mut State, id: SnapshotId) {
 
 /// Makes a segment published, for the tests of the rules.
 pub(in crate::rules) fn add_published(state: &mut State, segment: ObjectHash) {
-    state.published.insert(segment);
+    state.published.insert(segment, vec![SegmentName { session: session(9), counter: 9 }]);
 }
 
 fn init() -> Act {
@@ -388,4 +388,21 @@ fn the_reasons_of_the_first_thousand_void_entries_are_kept() {
         assert!(apply(&mut state, OWNER, init()).is_err());
     }
     assert_eq!((state.voids.len(), state.next), (VOIDS_MAX, VOIDS_MAX as u64 + 6));
+}
+
+/// A member publishes another's segment, whose bytes it has seen in the store, under a name of its own: what the other
+/// publishes stays found under its right name.
+#[test]
+fn a_foreign_name_for_a_segment_does_not_keep_the_right_one_out() {
+    let right = segment(6, 0);
+    let wrong = SegmentRecord { name: SegmentName { session: session(5), counter: 0 }, ..right.clone() };
+    let mut state = after([admit(MEMBER, Role::Member)]);
+    apply(&mut state, MEMBER, commit_of(5, 5, vec![wrong.clone()], &[])).unwrap();
+    apply(&mut state, OWNER, commit(6)).unwrap();
+    assert_eq!(state.segments, [wrong.clone(), right.clone()]);
+    apply(&mut state, OWNER, remap(None, Vec::new(), &[wrong], &[])).unwrap();
+    assert_eq!(state.segments, std::slice::from_ref(&right));
+    assert!(state.is_published(&right.hash));
+    apply(&mut state, OWNER, remap(None, Vec::new(), std::slice::from_ref(&right), &[])).unwrap();
+    assert!(!state.is_published(&right.hash));
 }
