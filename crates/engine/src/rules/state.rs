@@ -120,9 +120,8 @@ pub struct State {
     pub holds: BTreeMap<SnapshotId, BTreeSet<String>>,
     /// Published segments in log order.
     pub segments: Vec<SegmentRecord>,
-    /// How many published names each stored segment has. Why names: a member may publish another's segment under a name
-    /// of its own, which must not keep the right name out.
-    published: HashMap<ObjectHash, Vec<SegmentName>>,
+    /// The name of each published segment by the hash of its stored bytes.
+    published: HashMap<ObjectHash, SegmentName>,
     /// Sessions that committed or were adopted.
     pub finished_sessions: HashSet<SessionId>,
     /// Sessions of which nothing more will be published.
@@ -216,6 +215,11 @@ impl State {
                 if !segments.iter().all(|segment| own(&segment.name.session)) {
                     return Err("it publishes another session's segments");
                 }
+                // Why: who saw another's segment in the store could publish it under a name of its own first, and the right
+                // name would be passed over without a word. So the other is told.
+                if segments.iter().any(|it| self.published.get(&it.hash).is_some_and(|name| *name != it.name)) {
+                    return Err("it publishes a segment that is published under another name");
+                }
                 if self.snapshot(&snapshot.id).is_some() || self.forgotten.contains_key(&snapshot.id) {
                     return Err("a snapshot of that id is there already");
                 }
@@ -292,9 +296,7 @@ impl State {
 
     fn publish(&mut self, segments: &[SegmentRecord]) {
         for segment in segments {
-            let names = self.published.entry(segment.hash).or_default();
-            if !names.contains(&segment.name) {
-                names.push(segment.name);
+            if self.published.insert(segment.hash, segment.name).is_none() {
                 self.segments.push(segment.clone());
             }
         }
@@ -345,11 +347,8 @@ impl State {
         let published = &mut self.published;
         self.segments.retain(|segment| {
             let stays = !retired.contains(&segment.name);
-            if !stays && let Some(names) = published.get_mut(&segment.hash) {
-                names.retain(|name| *name != segment.name);
-                if names.is_empty() {
-                    published.remove(&segment.hash);
-                }
+            if !stays {
+                published.remove(&segment.hash);
             }
             stays
         });
