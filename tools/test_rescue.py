@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 sys.path.insert(0, str(Path(__file__).parent))
 import rescue
 import seawall_reader as reader
+import seawall_state as state
 
 MEMBER, SLOT, PASSWORD_SLOT, SNAPSHOT = b"M" * 16, b"S" * 16, b"P" * 16, b"N" * 16
 ROOT = os.geteuid() == 0
@@ -592,7 +593,7 @@ class Rescue(unittest.TestCase):
         pack, other = [self.writer.session, 0], [self.writer.session, 1]
         collector, fresh = b"C" * 16, [b"C" * 16, 0, bytes(32), 1, 1]
         listed = [[self.writer.session, 0], [self.writer.session, 1]]
-        names = [reader.pack_name(pack), reader.pack_name(other)]
+        names = [state.pack_name(pack), state.pack_name(other)]
         snapshot = {0: b"Q" * 16, 1: [1, 0], 2: "h", 4: [], 6: bytes(32), 8: 0, 9: 0}
         public = bytes(32)
         # Each step: act, fields, what then holds of the log.
