@@ -35,6 +35,7 @@ cargo xtask COMMAND
       --data DIR          where data, tools and repositories are kept (target/bench)
       --without TOOL      leave a tool out: seawall, restic, rustic or borg (may be repeated)
       --prepare           only make the data and install the rivals
+      --resume            go on where an interrupted run of the same build ended: workloads with all rounds are kept
       --publish           write the tables and raw rows to docs/benchmarks.md and docs/benchmarks.json
 ";
 

@@ -157,10 +157,10 @@ impl Round<'_> {
             stored_bytes as f64 / 1e6,
         );
         Ok(Row {
-            workload,
+            workload: workload.to_owned(),
             act: act.to_owned(),
             round: self.number,
-            tool: name,
+            tool: name.to_owned(),
             place: order,
             wall_s,
             cpu_s,
