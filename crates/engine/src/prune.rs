@@ -62,6 +62,8 @@ pub struct PruneOptions {
     pub max_unused: MaxUnused,
     /// How many bytes may be stored again; none for any number.
     pub max_rewrite_bytes: Option<u64>,
+    /// Go on although snapshots need chunks that no segment lists. What no segment lists is then not removed.
+    pub despite_missing: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// The time now.
@@ -81,6 +83,7 @@ impl Default for PruneOptions {
             orphans: ORPHANS,
             max_unused: MaxUnused::Share(0.05),
             max_rewrite_bytes: None,
+            despite_missing: false,
             dry_run: false,
             time: Timestamp::now(),
             pack_bytes: 24 * MIB,
@@ -146,8 +149,8 @@ struct Run<'r> {
 ///
 /// # Errors
 /// [`Error::NotAllowed`] without an owner's key; [`Error::Damaged`] where it can't be told what a snapshot needs (then
-/// nothing is condemned); [`Error::Refused`] where another prune took this one's packs; [`Error::Interrupted`]; errors of
-/// the store. What was finished before stays.
+/// nothing is condemned); [`Error::Refused`] where snapshots need chunks that no segment lists, or another prune took this
+/// one's packs; [`Error::Rollback`]; [`Error::Interrupted`]; errors of the store. What was finished before stays.
 pub fn prune(
     repository: &Repository,
     options: &PruneOptions,
@@ -187,9 +190,7 @@ impl Run<'_> {
         self.judge(&[], &mut BTreeSet::new())?;
         if self.marks.unlisted > 0 {
             self.report.problems += 1;
-            let lost =
-                format!("{} chunks that snapshots need are in no index segment; run `verify`", self.marks.unlisted);
-            self.monitor.note(&lost);
+            self.monitor.note(&self.missing());
         }
         let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone() };
         let plan = plan::plan(&settled, &self.state.standing, self.options);
@@ -213,6 +214,11 @@ impl Run<'_> {
         let removed = delete::delete(self)?;
         compact::compact(self, &session, &removed)?;
         orphans::remove(self, &session)
+    }
+
+    /// What is said where snapshots need what is in no list.
+    fn missing(&self) -> String {
+        format!("{} chunks that snapshots need are in no index segment", self.marks.unlisted)
     }
 
     /// Reads the log's new entries.

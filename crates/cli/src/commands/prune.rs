@@ -50,6 +50,10 @@ pub struct Arguments {
     /// stored nothing for so long then has to run again [else the window, at least 1d]
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     pub orphans: Option<Duration>,
+
+    /// Go on although snapshots need chunks that are in no list; packs that no list names are then left alone
+    #[arg(long)]
+    pub despite_missing: bool,
 }
 
 /// Reads a share such as `5%` or `0%`, or a size.
@@ -125,6 +129,7 @@ impl Arguments {
         let options = PruneOptions {
             window: self.window,
             orphans: self.orphans.unwrap_or(self.window.max(ORPHANS)),
+            despite_missing: self.despite_missing,
             max_unused: self.max_unused,
             max_rewrite_bytes: self.max_rewrite,
             dry_run: self.dry_run,

@@ -27,6 +27,10 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
     // once more after they are gone.
     run.fence(&list.iter().map(|pack| pack.session).filter(|owner| *owner != session.id()).collect())?;
     let fresh = session.segments();
+    if !fresh.is_empty() {
+        // Why again, though nobody may have appended anything: what leaves is held against what was really stored again.
+        run.judged = 0;
+    }
     loop {
         run.judge(&fresh, &mut list)?;
         let condemned: Vec<PackName> = list.iter().copied().filter(|pack| !run.is_condemned(pack)).collect();
@@ -39,7 +43,7 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
         let act = Act::Condemn { packs: condemned.clone(), session: session_id, segments };
         if run.append(act)? {
             session.published();
-            run.note_condemned(&condemned, &list);
+            run.note_condemned(&condemned);
             return Ok(());
         }
     }
@@ -53,6 +57,16 @@ impl Run<'_> {
             return Ok(());
         }
         self.mark()?;
+        // Why: who does not know where needed chunks lie does not know all packs that are needed. An index that is not
+        // whole must never look like chunks that nobody needs.
+        if self.marks.unlisted > 0 && !self.options.dry_run && !self.options.despite_missing {
+            return Err(Error::Refused(format!(
+                "{}: nothing is removed. Run `verify`; a backup of the sources stores lost chunks again, `repair --index` \
+                 lists packs anew, `repair --drop` gives up what is lost; --despite-missing goes on, and leaves every pack \
+                 that no segment lists",
+                self.missing()
+            )));
+        }
         let standing = Arc::clone(&self.state.standing);
         let settled = super::stay::settle(&mut self.marks, &standing, fresh, list)?;
         self.uses = settled.uses;
@@ -65,10 +79,8 @@ impl Run<'_> {
         self.state.standing.condemned.contains_key(pack)
     }
 
-    fn note_condemned(&mut self, condemned: &[PackName], list: &BTreeSet<PackName>) {
+    fn note_condemned(&mut self, condemned: &[PackName]) {
         self.report.condemned_packs += condemned.len() as u64;
         self.report.condemned_bytes += condemned.iter().map(|pack| self.pack_bytes(pack)).sum::<u64>();
-        // What the list's packs alone had is stored again now.
-        self.only.retain(|pack| !list.contains(pack));
     }
 }

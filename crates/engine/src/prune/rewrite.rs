@@ -1,7 +1,8 @@
 //! Stores again what is needed of packs that go: the same encoded body, sealed for a new pack.
 //!
-//! A blob is decrypted and authenticated under its old pack's key, not decoded: a body does not depend on where it lies.
-//! A pack of which something needed can't be read does not go.
+//! A body does not depend on where it lies, so it is taken as it is. It is decoded all the same and compared with the
+//! chunk's id: what is stored again loses whatever an AUDIT says of the old place. A pack of which something needed can't
+//! be read does not go.
 
 use std::collections::BTreeSet;
 
@@ -18,6 +19,7 @@ use crate::repo::{BlobReader, Session};
 /// Stores the blobs of the packs of `list` that stay; drops from `list` the packs that can't be read.
 pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTreeSet<PackName>) -> Result<()> {
     let mut reader = run.repository.blob_reader();
+    let mut plain = Vec::new();
     for (id, location) in staying(&run.marks, list) {
         if run.monitor.stopped() {
             return Err(Error::Interrupted);
@@ -25,7 +27,7 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
         if !list.contains(&location.pack) {
             continue;
         }
-        match read(run, &mut reader, &id, &location) {
+        match read(run, &mut reader, &id, &location, &mut plain) {
             Ok((blob, body)) => {
                 let plain_bytes = usize::try_from(location.plain_len).unwrap_or(usize::MAX);
                 session.store_again(location.kind, &id, plain_bytes, &blob[body])?;
@@ -55,9 +57,10 @@ fn read(
     reader: &mut BlobReader<'_>,
     id: &ChunkId,
     location: &Location,
+    plain: &mut Vec<u8>,
 ) -> Result<(Vec<u8>, std::ops::Range<usize>)> {
     let mut blob = run.repository.fetch(location)?;
-    let body = reader.open(id, location, &mut blob)?;
+    let body = reader.open(id, location, &mut blob, plain)?;
     Ok((blob, body))
 }
 

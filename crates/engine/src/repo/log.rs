@@ -2,7 +2,7 @@
 //!
 //! Invariants: entry n names the hash of entry n-1 and is signed by a member that an earlier entry admitted; the state
 //! changes only by applying the next entry; an entry is never applied twice. A log that is shorter than, or different
-//! from, what this client saw before is a rollback (rule H1 of docs/concurrency.md): then the store's log is read as it
+//! from, what this client saw before, or that goes on behind an entry that is missing, is a rollback (rule H1 of docs/concurrency.md): then the store's log is read as it
 //! is, nothing is appended to it, and the cache keeps what was seen.
 
 use std::fs::{self, OpenOptions};
@@ -14,7 +14,7 @@ use crate::crypto::object_hash;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::{self as entries, Act, LogEntry, MemberRecord};
-use crate::format::names::log_object;
+use crate::format::names::{LOG, log_object, parse_log};
 use crate::format::slot::KeyRing;
 use crate::ids::{ObjectHash, RepositoryId};
 use crate::repo::cache::Cache;
@@ -50,12 +50,19 @@ fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, known: Option<bool>) -
     }
 }
 
+/// What is said of a log with a lost entry.
+fn hole(number: u64) -> String {
+    format!("{} is missing, but later entries exist", log_object(number))
+}
+
 /// The log of one repository, as this client knows it.
 pub struct Log {
     state: Arc<State>,
     cache: Cache,
     /// How the store's log differs from what was seen before; none where it does not.
     rollback: Option<String>,
+    /// The listing was asked whether the log goes on behind a lost entry.
+    is_end_confirmed: bool,
 }
 
 impl Log {
@@ -65,11 +72,18 @@ impl Log {
     /// # Errors
     /// [`Error::Damaged`] if an entry is not what it must be.
     pub fn open(store: &dyn Store, repository: RepositoryId, ring: &KeyRing, cache: Cache) -> Result<Self> {
-        let mut log = Self { state: Arc::new(State::new(repository)), cache, rollback: None };
+        let mut log = Self { state: Arc::new(State::new(repository)), cache, rollback: None, is_end_confirmed: false };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
         if log.state.next == 0 {
             return Err(Damaged::new(log_object(0), 0, "the log has no entries").into());
+        }
+        // Why only the next one: this is asked by every command. Whoever writes asks the listing.
+        if log.rollback.is_none() && store.head(&log_object(log.state.next + 1)).is_ok() {
+            log.refresh(store, ring)?;
+            if store.head(&log_object(log.state.next + 1)).is_ok() {
+                log.rollback = Some(hole(log.state.next));
+            }
         }
         Ok(log)
     }
@@ -115,6 +129,36 @@ impl Log {
         Ok(())
     }
 
+    /// Reads to the end of the log, and sees to it that it is the end: an entry that the store lost looks like it. Whoever
+    /// took it for the end would forget what comes after it.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] where later entries exist; what [`Self::refresh`] or the listing fails with.
+    pub fn confirm_end(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
+        self.refuse_after_rollback()?;
+        loop {
+            self.refresh(store, ring)?;
+            let next = self.state.next;
+            let mut goes_on = false;
+            store.list(LOG, &mut |info| {
+                goes_on |= parse_log(&info.name).is_some_and(|number| number >= next);
+            })?;
+            if !goes_on {
+                self.is_end_confirmed = true;
+                return Ok(());
+            }
+            // Why looked at again: somebody may have appended since.
+            match store.head(&log_object(next)) {
+                Ok(_) => {}
+                Err(StoreError::Missing(_)) => {
+                    self.rollback = Some(hole(next));
+                    return self.refuse_after_rollback();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Appends an act after everything that is in the log. `check` sees the state that the act will follow, each time
     /// before an attempt; what it returns is appended.
     ///
@@ -129,6 +173,9 @@ impl Log {
         check: &mut dyn FnMut(&State) -> Result<Act>,
     ) -> Result<u64> {
         self.refuse_after_rollback()?;
+        if !self.is_end_confirmed {
+            self.confirm_end(store, ring)?;
+        }
         loop {
             self.refresh(store, ring)?;
             let (number, act) = (self.state.next, check(&self.state)?);
@@ -152,6 +199,9 @@ impl Log {
         act: Act,
     ) -> Result<bool> {
         self.refuse_after_rollback()?;
+        if !self.is_end_confirmed {
+            self.confirm_end(store, ring)?;
+        }
         if self.state.next != number {
             return Ok(false);
         }

@@ -16,6 +16,7 @@ pub(crate) mod marks;
 pub(crate) mod merge;
 pub(crate) mod nodes;
 pub mod parent;
+mod published;
 pub mod reader;
 pub mod repository;
 pub mod session;

@@ -4,6 +4,7 @@
 //! itself, so a read touches at most two blobs.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::codec::{BodyHeader, Decoder};
@@ -46,8 +47,9 @@ impl<'r> BlobReader<'r> {
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
         // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
-        // tried again, as it may have been the base that was moved.
+        // tried again, as it may have been the base that was moved. Or the local cache misled.
         self.repository.refresh()?;
+        self.repository.check_cached_segments();
         let places = self.repository.index().readable(id);
         let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
         again.unwrap_or_else(|| first.map_err(|error| self.repository.pruned(id).unwrap_or(error)))
@@ -63,21 +65,18 @@ impl<'r> BlobReader<'r> {
     /// # Errors
     /// As [`Self::read`].
     pub fn decode(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8], out: &mut Vec<u8>) -> Result<()> {
-        self.decode_at(id, location, blob, out, true)
+        self.decode_at(id, location, blob, out, true).map(drop)
     }
 
-    /// Authenticates and decrypts a blob without decoding it; gives the place of the body in `blob`, which is changed.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] where it is not the blob of chunk `id`, or was changed.
+    /// As [`Self::decode`]; gives the place of the encoded body in `blob`, which is decrypted there.
     pub(crate) fn open(
         &mut self,
         id: &ChunkId,
         location: &Location,
         blob: &mut [u8],
-    ) -> Result<std::ops::Range<usize>> {
-        let cipher = self.cipher(&location.pack)?;
-        Ok(open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?)
+        out: &mut Vec<u8>,
+    ) -> Result<Range<usize>> {
+        self.decode_at(id, location, blob, out, true)
     }
 
     fn decode_at(
@@ -87,12 +86,12 @@ impl<'r> BlobReader<'r> {
         blob: &mut [u8],
         out: &mut Vec<u8>,
         base_allowed: bool,
-    ) -> Result<()> {
+    ) -> Result<Range<usize>> {
         let object = || location.pack.object();
         let damaged = |why: &str| Error::from(Damaged::new(object(), u64::from(location.offset), why));
         let cipher = self.cipher(&location.pack)?;
-        let body = open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?;
-        let body = &blob[body];
+        let place = open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?;
+        let body = &blob[place.clone()];
         let (header, _) = BodyHeader::parse(body).map_err(|error| damaged(&error.why))?;
         if header.plain_len != location.plain_len {
             return Err(damaged("the blob's length is not the one in the index"));
@@ -107,7 +106,7 @@ impl<'r> BlobReader<'r> {
         if self.repository.id_key().chunk_id(out) != *id {
             return Err(damaged("the decoded bytes do not have the chunk's id"));
         }
-        Ok(())
+        Ok(place)
     }
 
     /// The plain bytes of a chunk that has no base itself, kept for the next question.
@@ -145,7 +144,7 @@ impl<'r> BlobReader<'r> {
                 }
             };
             match self.decode_at(id, &location, &mut blob, &mut plain, false) {
-                Ok(()) => return Ok(plain),
+                Ok(_) => return Ok(plain),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }

@@ -19,7 +19,7 @@ use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
 use crate::repo::admit::Candidate;
 use crate::repo::cache::Cache;
 use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_session_key};
-use crate::repo::index::{Index, Segment};
+use crate::repo::index::Index;
 use crate::repo::log::{self, Log};
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
 use crate::repo::tree::TreeReader;
@@ -33,13 +33,15 @@ pub(crate) const INDIRECT_DEPTH_MAX: u8 = 8;
 
 /// An open repository. Shared by reference among threads.
 pub struct Repository {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     marker: Marker,
-    ring: KeyRing,
+    pub(super) ring: KeyRing,
     id_key: IdKey,
     cache: Cache,
     log: Mutex<Log>,
-    index: RwLock<Index>,
+    pub(super) index: RwLock<Index>,
+    /// Published segments that are damaged or missing: not asked for again with every look-up.
+    pub(super) closed: Mutex<HashSet<ObjectHash>>,
     session_keys: RwLock<HashMap<SessionId, Secret32>>,
     data_keys: DataKeys,
 }
@@ -146,6 +148,7 @@ impl Repository {
             cache,
             log: Mutex::new(log),
             index: RwLock::new(Index::default()),
+            closed: Mutex::new(HashSet::new()),
             session_keys: RwLock::new(HashMap::new()),
             data_keys: DataKeys::default(),
         };
@@ -272,6 +275,14 @@ impl Repository {
         Ok(())
     }
 
+    /// Reads to the end of the log, and sees to it that no lost entry is taken for it; see [`Log::confirm_end`].
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] where later entries exist; when the store fails.
+    pub(crate) fn confirm_log_end(&self) -> Result<()> {
+        self.log().confirm_end(&*self.store, &self.ring)
+    }
+
     pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,33 +291,6 @@ impl Repository {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         Arc::clone(self.log().state())
-    }
-
-    /// Reads the log's new entries; gives what it says then, and the index of exactly that.
-    ///
-    /// # Errors
-    /// When the store fails, or a published segment can't be opened: whoever removes things has to know all of them.
-    pub(crate) fn look(&self) -> Result<(Arc<State>, Index)> {
-        loop {
-            self.refresh()?;
-            let (state, index) = (self.state(), self.index());
-            if index.since() != state.next {
-                continue;
-            }
-            let open: HashSet<ObjectHash> = index.segments().iter().map(|open| open.record().hash).collect();
-            let Some(closed) = state.segments.iter().find(|record| !open.contains(&record.hash)) else {
-                return Ok((state, index));
-            };
-            let opened = Segment::open(&*self.store, &self.ring.index_key, &self.cache, closed);
-            self.refresh()?;
-            // Why: it may have been retired meanwhile.
-            if let (Err(error), true) = (opened, self.state().is_published(&closed.hash)) {
-                return Err(match error {
-                    Error::Store(StoreError::Missing(object)) => Damaged::new(object, 0, "it is missing").into(),
-                    other => other,
-                });
-            }
-        }
     }
 
     /// Appends an act at exactly `number`; false if another entry is there.
@@ -325,58 +309,6 @@ impl Repository {
         let number = self.log().append(&*self.store, &self.ring, milliseconds(Timestamp::now()), check)?;
         self.open_new_segments();
         Ok(number)
-    }
-
-    /// Brings the index up to the log: opens the published segments that are not open yet, drops the retired ones. A
-    /// segment that can't be opened is left out: what only it lists then counts as missing, which a reader reports with
-    /// the chunk, and `verify` with the segment.
-    fn open_new_segments(&self) {
-        let state = self.state();
-        let open: HashSet<ObjectHash> = self.index().segments().iter().map(|open| open.record().hash).collect();
-        let wanted = state.segments.iter().filter(|record| !open.contains(&record.hash));
-        let opened: Vec<_> = wanted
-            .filter_map(|record| Segment::open(&*self.store, &self.ring.index_key, &self.cache, record).ok())
-            .collect();
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        for segment in opened {
-            // Why: another thread may have been faster.
-            if !index.segments().iter().any(|open| open.record().hash == segment.record().hash) {
-                index.push(Arc::new(segment));
-            }
-        }
-        if index.since() <= state.next {
-            index.follow(&state);
-        }
-    }
-
-    /// Adds a segment that this process wrote and published.
-    pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if !index.segments().iter().any(|open| open.record().hash == segment.record().hash) {
-            index.push(segment);
-        }
-    }
-
-    pub(crate) fn index(&self) -> Index {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Calls `each` for every record of every published segment; a chunk that several segments list comes several times.
-    ///
-    /// # Errors
-    /// When a segment can't be opened.
-    pub fn each_location(&self, each: &mut dyn FnMut(ChunkId, Location)) -> Result<()> {
-        for record in self.segments() {
-            let segment = Segment::open(&*self.store, &self.ring.index_key, &self.cache, &record)?;
-            let Some(view) = segment.view() else { continue };
-            for number in 0..view.len() {
-                let (id, location) = view
-                    .record(number)
-                    .ok_or_else(|| Damaged::new(record.name.object(), 0, "a record points outside the segment"))?;
-                each(id, location);
-            }
-        }
-        Ok(())
     }
 
     /// Where a chunk lies, as far as the log was read.
@@ -399,6 +331,7 @@ impl Repository {
             return Ok(location);
         }
         self.refresh()?;
+        self.check_cached_segments();
         self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
     }
 

@@ -77,6 +77,8 @@ struct Published {
 
 impl Published {
     fn now(repository: &Repository) -> Arc<Self> {
+        // Why: the snapshot will lean on what the index says.
+        repository.check_cached_segments();
         let index = repository.index();
         Arc::new(Self { leaning: Leaning::new(&index), index })
     }
@@ -600,8 +602,7 @@ impl<'r> Session<'r> {
     pub fn commit(&self, finish: &mut dyn FnMut(SessionTotals) -> SnapshotRecord) -> Result<Committed> {
         self.flush()?;
         loop {
-            self.repository.refresh()?;
-            let state = self.repository.state();
+            let (state, index) = self.repository.current()?;
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
                 Some(Obstacle::ParentForgotten(_) | Obstacle::ParentDamaged(_)) => return Ok(self.look_anew()),
@@ -616,7 +617,7 @@ impl<'r> Session<'r> {
                     )));
                 }
             }
-            if !self.store_lost(&state)? {
+            if !self.store_lost(&state, &index)? {
                 return Ok(self.look_anew());
             }
             self.follow_rotation(&state)?;
@@ -640,10 +641,9 @@ impl<'r> Session<'r> {
     }
 
     /// Stores again what the session leaned on and must not any more. False where that can't be had from the store.
-    fn store_lost(&self, state: &State) -> Result<bool> {
+    fn store_lost(&self, state: &State, now: &Index) -> Result<bool> {
         let published = Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner));
         let since = published.index.since();
-        let now = self.repository.index();
         let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
         let mut lost = published.leaning.doubtful(&|segment, pack| rules::is_doubtful(state, since, segment, pack));
         lost.retain(|chunk| {

@@ -14,6 +14,7 @@ mod forget;
 mod healing;
 mod leftovers;
 mod members;
+mod misled;
 mod model;
 mod old_repositories;
 mod place;
