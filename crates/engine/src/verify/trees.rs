@@ -1,8 +1,9 @@
 //! Every node of every snapshot's tree, each read once however many snapshots share it, by all threads from one stack.
 //!
 //! A node is held against what the node above says of it (first key, range, level, totals), and every chunk that an
-//! entry refers to must be in the index with the length that the entry gives it. For nodes that are met again under
-//! another parent, only what that parent says is compared. Chunks are not read here.
+//! entry refers to must be in the index with the length that the entry gives it. A node that is met again under another
+//! parent that says the same is not read again. What is below a node is checked whatever the node above says of it: a
+//! snapshot that names another's nodes wrongly hides nothing of that one. Chunks are not read here.
 //!
 //! Memory: 24 bytes a node, and the nodes on the stack (the children of one node a level and thread).
 
@@ -142,13 +143,7 @@ impl Worker<'_, '_> {
             Some(Location { base: Some(base), .. }) if self.structure.index.locate(&base).is_none() => return Ok(()),
             Some(_) => {}
         }
-        let below = match self.reader.read(node) {
-            Ok(below) => below,
-            Err(error) => {
-                self.check.findings.unreadable(&node.object(), &error, node.id);
-                return Ok(());
-            }
-        };
+        let Some(below) = self.read(node) else { return Ok(()) };
         self.check.nodes.fetch_add(1, Ordering::Relaxed);
         if let Err(damaged) = node.check_totals(&below) {
             self.check.findings.chunk(&node.object(), damaged.why, node.id);
@@ -164,6 +159,17 @@ impl Worker<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What lies below a node; none where it can't be read.
+    fn read(&mut self, node: &NodeRef) -> Option<Below> {
+        let error = match self.reader.read(node) {
+            Ok(below) => return Some(below),
+            Err(error) => error,
+        };
+        self.check.unreadable(&node.object(), &error, node.id);
+        // Why again: it may be only what the node above says that is wrong, and in another tree it may be right.
+        self.reader.read(&NodeRef::root(&node.id)).ok()
     }
 
     /// Checks what an entry refers to.
@@ -193,7 +199,7 @@ impl Worker<'_, '_> {
             match extent {
                 Ok(extent) => sum = sum.saturating_add(self.extent(&extent)),
                 Err(error) => {
-                    self.check.findings.unreadable(&format!("extent list {id}"), &error, *id);
+                    self.check.unreadable(&format!("extent list {id}"), &error, *id);
                     return None;
                 }
             }
