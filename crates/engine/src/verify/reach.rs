@@ -52,7 +52,8 @@ pub(super) fn reach(
             hits.entry(*id).or_default().push(number);
         }
     }
-    if !hits.is_empty() {
+    // Why also without: what a tree says wrongly of a sound node is met on the way.
+    if !hits.is_empty() || reached.iter().any(|it| !it.damage.object.contains('/')) {
         let mut search = Search::new(check.repository, true);
         for snapshot in &snapshots {
             check.go_on()?;
@@ -235,7 +236,10 @@ fn part_name(content: &Content) -> String {
 
 /// The finding of the object that an error names.
 fn by_error(reached: &[Reached], error: &Error) -> Option<usize> {
-    let object = describe(error).0?;
+    let object = match error {
+        Error::Damaged(damaged) if !damaged.object.contains('/') => damaged.object.clone(),
+        other => describe(other).0?,
+    };
     reached.iter().position(|known| known.damage.object == object)
 }
 

@@ -7,11 +7,12 @@
 //!
 //! Memory: 24 bytes a node, and the nodes on the stack (the children of one node a level and thread).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::findings::describe;
 use super::structure::Structure;
 use super::{Check, count, on_threads};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
@@ -25,7 +26,7 @@ pub(super) fn check_trees(check: &Check<'_>, structure: &Structure, snapshots: &
     let stack = Stack::default();
     // Why reversed: the newest snapshot is on top of the stack, and its nodes are most likely to be asked for.
     let roots = snapshots.iter().map(|snapshot| NodeRef::root(&snapshot.record.root));
-    stack.push(roots.filter_map(|root| stack.admit(check, root)).collect());
+    stack.push(roots.filter_map(|root| stack.admit(root)).collect());
     on_threads(check.threads(), || {
         let mut worker = Worker { check, structure, reader: NodeReader::new(check.repository) };
         let outcome = stack.run(&mut |node| worker.node(node, &stack));
@@ -49,8 +50,8 @@ struct Inner {
     /// Threads that work on a node and may push more.
     busy: usize,
     closed: bool,
-    /// First half of the id of each node met, and a hash of what the first parent said of it.
-    met: HashMap<[u8; 16], u64>,
+    /// First half of the id of each node met, and a hash of what the parent said of it.
+    met: HashSet<([u8; 16], u64)>,
 }
 
 impl Stack {
@@ -58,23 +59,11 @@ impl Stack {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the node back if it was not met before.
-    fn admit(&self, check: &Check<'_>, node: NodeRef) -> Option<NodeRef> {
+    /// Gives the node back if nobody said the same of it before.
+    fn admit(&self, node: NodeRef) -> Option<NodeRef> {
         let half: [u8; 16] = *node.id.0.first_chunk().expect("an id has 32 bytes");
-        let said = said_of(&node);
-        let mut inner = self.lock();
-        match inner.met.get(&half) {
-            None => {
-                inner.met.insert(half, said);
-                return Some(node);
-            }
-            // A root says nothing of itself.
-            Some(&before) if before == said || before == 0 || said == 0 => {}
-            Some(_) => {
-                check.findings.chunk(&node.object(), "two nodes above say different things of it", node.id);
-            }
-        }
-        None
+        let is_new = self.lock().met.insert((half, said_of(&node)));
+        is_new.then_some(node)
     }
 
     fn push(&self, nodes: Vec<NodeRef>) {
@@ -150,7 +139,7 @@ impl Worker<'_, '_> {
         }
         match below {
             Below::Nodes(nodes) => {
-                stack.push(nodes.into_iter().filter_map(|below| stack.admit(self.check, below)).collect());
+                stack.push(nodes.into_iter().filter_map(|below| stack.admit(below)).collect());
             }
             Below::Entries(entries) => {
                 self.check.entries.fetch_add(count(entries.len()), Ordering::Relaxed);
@@ -167,9 +156,15 @@ impl Worker<'_, '_> {
             Ok(below) => return Some(below),
             Err(error) => error,
         };
+        if error.is_damage()
+            && let Ok(below) = self.reader.read(&NodeRef::root(&node.id))
+        {
+            // The node is sound, and what is said of it in this tree is wrong. Another tree may have it rightly.
+            self.check.findings.object(&node.object(), describe(&error).1);
+            return Some(below);
+        }
         self.check.unreadable(&node.object(), &error, node.id);
-        // Why again: it may be only what the node above says that is wrong, and in another tree it may be right.
-        self.reader.read(&NodeRef::root(&node.id)).ok()
+        None
     }
 
     /// Checks what an entry refers to.

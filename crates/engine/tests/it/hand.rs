@@ -57,7 +57,9 @@ impl Hand<'_, '_> {
     /// A leaf as a child of an inner node; keys in ascending order.
     pub fn leaf(&self, files: &[(&str, Content, u64)]) -> Child {
         let mut leaf = LeafWriter::new();
-        files.iter().for_each(|(path, content, size)| drop(leaf.push(&key(path), &file(content.clone(), *size))));
+        for (path, content, size) in files {
+            leaf.push(&key(path), &file(content.clone(), *size));
+        }
         let bytes = files.iter().map(|(_, _, size)| size).sum();
         let id = self.put(BlobKind::Tree, &leaf.take());
         Child { first: key(files[0].0), id, entries: files.len() as u64, bytes }

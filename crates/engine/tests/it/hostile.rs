@@ -41,7 +41,7 @@ impl Ground {
         let (owner, others) = (unlock(), [unlock(), unlock()]);
         let repository = Repository::init(store.clone(), &[(owner.clone(), "owner".into())], None).unwrap();
         for (role, unlock) in [Role::Reader, Role::Member].into_iter().zip(&others) {
-            keys::add(&repository, role, &unlock.lock().unwrap(), "other").unwrap();
+            keys::add(&repository, role, &unlock.lock().unwrap(), role.name()).unwrap();
         }
         Self { store, owner, others }
     }
@@ -153,17 +153,19 @@ fn a_tree_that_names_anothers_node_wrongly_hides_nothing_from_verify() {
     });
     // The newest snapshot is checked first.
     let leaf = leaf.unwrap();
-    craft(&ground.member(), |hand| hand.inner(&[seawall_engine::format::node::Child { first: key("/evil"), ..leaf }]));
+    let evil = craft(&ground.member(), |hand| hand.inner(&[seawall_engine::format::node::Child { first: key("/evil"), ..leaf }]));
     let options = VerifyOptions { read: Read::Nothing, record: false, threads: 1, budget_bytes: 1 << 24 };
     let report = verify(&ground.owner(), &options, &Silent).unwrap();
     let unlisted = report.damage.iter().find(|damage| damage.object == "index").expect("the chunk is in no segment");
     assert_eq!(unlisted.paths, ["/good"]);
+    let wrong = report.damage.iter().find(|damage| damage.object.starts_with("tree node")).expect("it is told");
+    assert_eq!(wrong.snapshots, [evil], "the good snapshot loses nothing by it");
 }
 
 /// The packs that have a copy of a chunk.
 fn packs_of(repository: &Repository, chunk: &ChunkId) -> BTreeSet<PackName> {
     let mut packs = BTreeSet::new();
-    let each = &mut |id, location: Location| drop((id == *chunk).then(|| packs.insert(location.pack)));
+    let each = &mut |id, location: Location| packs.extend((id == *chunk).then_some(location.pack));
     repository.each_location(each).unwrap();
     packs
 }
@@ -294,7 +296,7 @@ impl Bases {
         plain[1000] ^= 1;
         let early: Vec<Repository> = (0..4).map(|_| ground.owner()).collect();
         let (base_id, id) = (early[0].id_key().chunk_id(&base), early[0].id_key().chunk_id(&plain));
-        let keep = |hand: &Hand<'_, '_>, seed| single(hand, "/keep", &noise(10 + seed, 50_000));
+        let keep = |hand: &Hand<'_, '_>, seed: u64| single(hand, "/keep", &noise(10 + seed, 50_000));
         let mut snapshots = vec![craft(&early[0], |hand| {
             hand.extent(&base);
             keep(hand, 0)
