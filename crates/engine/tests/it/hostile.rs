@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use seawall_engine::crypto::Secret32;
+use seawall_engine::crypto::{Secret32, envelope, object_hash};
 use seawall_engine::entry::Content;
 use seawall_engine::forget::forget;
-use seawall_engine::format::log::{Act, BlobDamage};
-use seawall_engine::format::names::PackName;
+use seawall_engine::format::log::{Act, BlobDamage, SegmentRecord};
+use seawall_engine::format::names::{PackName, SegmentName};
 use seawall_engine::format::node::encode_extents;
-use seawall_engine::format::pack::BlobKind;
-use seawall_engine::format::segment::Location;
+use seawall_engine::format::pack::{BlobKind, BlobRecord};
+use seawall_engine::format::segment::{Location, SegmentBuilder};
 use seawall_engine::format::slot::{Role, Unlock};
-use seawall_engine::ids::{ChunkId, SnapshotId};
+use seawall_engine::ids::{ChunkId, SessionId, SnapshotId};
 use seawall_engine::keys;
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::{MaxUnused, PruneOptions};
@@ -26,6 +26,7 @@ use crate::beside::{At, Between};
 use crate::hand::{Hand, craft, extent_of, key};
 use crate::place::{files_of, noise};
 use crate::prune::{run, thorough};
+use crate::session::record;
 
 /// A repository with an owner, a reader and a member.
 struct Ground {
@@ -242,6 +243,42 @@ fn a_prune_counts_and_records_what_it_reads() {
     assert_eq!(damaged, [chunk]);
 }
 
+/// A segment of a member tells a wrong place in a good pack. Whatever is merged, the right place stays known.
+#[test]
+fn merging_segments_keeps_every_place_that_is_told_of_a_chunk() {
+    let ground = Ground::new();
+    let plain = noise(1, 100_000);
+    let good = craft(&ground.owner(), |hand| single(hand, "/good", &plain));
+    let member = ground.member();
+    let chunk = member.id_key().chunk_id(&plain);
+    let place = member.locate(&chunk).unwrap();
+    let wrong = BlobRecord {
+        id: chunk,
+        offset: place.offset + 16,
+        sealed_len: place.sealed_len,
+        plain_len: place.plain_len,
+        codec: place.codec,
+        base: None,
+    };
+    let mut builder = SegmentBuilder::new();
+    builder.push(place.pack, BlobKind::Data, &wrong);
+    let name = SegmentName { session: SessionId([3; 16]), counter: 0 };
+    let sealed = envelope::seal(&member.keys().index_key, &name.object(), &builder.finish());
+    ground.store.put(&name.object(), &sealed).unwrap();
+    let segment =
+        SegmentRecord { name, hash: object_hash(&sealed), records: 1, bytes: u64::try_from(sealed.len()).unwrap() };
+    let snapshot = Box::new(record(ground.root(good)));
+    let commit = Act::Commit { session: name.session, segments: vec![segment], snapshot, adopted: Vec::new() };
+    member.append(&mut |_| Ok(commit.clone())).unwrap();
+    for number in 0..9 {
+        craft(&ground.owner(), |hand| single(hand, "/more", &noise(10 + number, 1_000)));
+    }
+    let owner = ground.owner();
+    let report = run(&owner, &thorough()).unwrap();
+    assert!(report.segments_after < report.segments_before, "the scene: {report:?}");
+    ground.assert_reads(good, &[("/good", &plain)], "after segments were merged");
+}
+
 fn audit(lost: &[PackName], damaged: &[(PackName, ChunkId)], sound: &[PackName]) -> Act {
     let damaged = damaged.iter().map(|(pack, chunk)| BlobDamage { pack: *pack, chunk: *chunk }).collect();
     Act::Audit { depth: 2, bytes: 0, lost: lost.to_vec(), damaged, sound: sound.to_vec() }
@@ -369,6 +406,7 @@ fn an_undelete_does_not_rest_on_a_copy_whose_base_is_damaged() {
     owner.refresh().unwrap();
     forget(&owner, &[child], "test").unwrap();
     undelete(&owner, &[child], &Silent).unwrap();
+    assert!(!owner.state().standing.condemned.contains_key(&packs[3]), "the copy without a base is back");
     run(&owner, &thorough()).unwrap();
     ground.assert_reads(child, &[("/child", &plain)], "after an undelete and a prune");
 }
