@@ -23,9 +23,10 @@ use seawall_engine::undelete::undelete;
 use seawall_engine::verify::{Read, VerifyOptions, verify};
 
 use crate::beside::{At, Between};
+use crate::damage::check;
 use crate::hand::{Hand, craft, extent_of, key};
 use crate::place::{files_of, noise};
-use crate::prune::{run, thorough};
+use crate::prune::{patient, run, thorough};
 use crate::session::record;
 
 /// A repository with an owner, a reader and a member.
@@ -62,6 +63,13 @@ impl Ground {
     /// The root of a live snapshot.
     fn root(&self, id: SnapshotId) -> ChunkId {
         self.owner().state().snapshot(&id).unwrap().record.root
+    }
+
+    /// Changes a bit of a blob, behind its header of 48 bytes.
+    fn flip(&self, place: &Location) {
+        let mut bytes = self.store.get(&place.pack.object(), None).unwrap();
+        bytes[usize::try_from(place.offset).unwrap() + 60] ^= 4;
+        self.store.replace(&place.pack.object(), &bytes);
     }
 
     /// All files of a live snapshot can be read.
@@ -279,6 +287,35 @@ fn merging_segments_keeps_every_place_that_is_told_of_a_chunk() {
     ground.assert_reads(good, &[("/good", &plain)], "after segments were merged");
 }
 
+/// Of two good copies one was taken out of use; then the other one is found damaged. The first is stored again.
+#[test]
+fn a_condemned_copy_is_stored_again_where_the_one_that_stayed_is_damaged() {
+    let ground = Ground::new();
+    let plain = noise(1, 100_000);
+    let (early, late) = (ground.owner(), ground.owner());
+    let chunk = early.id_key().chunk_id(&plain);
+    let good = craft(&early, |hand| single(hand, "/good", &plain));
+    craft(&late, |hand| single(hand, "/other", &plain));
+    let owner = ground.owner();
+    run(&owner, &patient()).unwrap();
+    let state = owner.state();
+    let of_chunk = packs_of(&owner, &chunk);
+    let (condemned, stayed): (Vec<&PackName>, Vec<&PackName>) =
+        of_chunk.iter().partition(|pack: &&PackName| state.standing.condemned.contains_key(pack));
+    assert_eq!((condemned.len(), stayed.len()), (1, 1), "the scene");
+    let place = owner.locate(&chunk).unwrap();
+    assert_eq!(place.pack, *stayed[0]);
+    ground.flip(&place);
+    assert!(!check(&ground.owner(), Read::All).damage.is_empty());
+    let report = run(&owner, &thorough()).unwrap();
+    assert!(report.rewritten_chunks > 0, "{report:?}");
+    for _ in 0..2 {
+        ground.assert_reads(good, &[("/good", &plain)], "once the copy is deleted");
+        run(&owner, &thorough()).unwrap();
+    }
+    assert_eq!(check(&ground.owner(), Read::All).damage, []);
+}
+
 fn audit(lost: &[PackName], damaged: &[(PackName, ChunkId)], sound: &[PackName]) -> Act {
     let damaged = damaged.iter().map(|(pack, chunk)| BlobDamage { pack: *pack, chunk: *chunk }).collect();
     Act::Audit { depth: 2, bytes: 0, lost: lost.to_vec(), damaged, sound: sound.to_vec() }
@@ -356,9 +393,7 @@ impl Bases {
         let alone = of_child.iter().find(|location| location.base.is_none()).expect("one has none").pack;
         let of_base = [find(base_id, 0), find(base_id, 1)];
         let packs = [of_base[0].pack, with_base, of_base[1].pack, alone];
-        let mut bytes = ground.store.get(&packs[0].object(), None).unwrap();
-        bytes[of_base[0].offset as usize + 60] ^= 4;
-        ground.store.replace(&packs[0].object(), &bytes);
+        ground.flip(&of_base[0]);
         owner.append(&mut |_| Ok(audit(&[], &[(packs[0], base_id)], &[]))).unwrap();
         Self { ground, plain, packs, snapshots }
     }
