@@ -234,8 +234,8 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     }
     let closed = repository.closed_segments();
     if closed > 0 {
-        let what = "index segments can't be opened: what only they list is stored again; `verify` tells whom that hits";
-        monitor.note(&format!("{closed} {what}"));
+        let what = "what only they list is stored again, and `verify` tells whom it hits";
+        monitor.note(&format!("index segments that can't be opened: {closed}; {what}"));
     }
     let (end, ended) = crossbeam_channel::bounded(0);
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));

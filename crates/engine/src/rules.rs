@@ -161,12 +161,7 @@ pub fn stays<'c>(
 
 /// Rule G1: what stays of a base, without the packs for which `leaves` is true.
 #[must_use]
-pub fn base_left(
-    standing: &Standing,
-    base: &ChunkId,
-    copies: &[Copy],
-    leaves: &dyn Fn(&PackName) -> bool,
-) -> BaseLeft {
+pub fn base_left(standing: &Standing, base: &ChunkId, copies: &[Copy], leaves: &dyn Fn(&PackName) -> bool) -> BaseLeft {
     left(stays(standing, base, copies, true, leaves, &|_| BaseLeft::Nothing))
 }
 

@@ -199,7 +199,8 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
     }
     if report.undecided > 0 {
         let objects = counted(report.undecided, "object", "objects");
-        run.output.report(format!("  {objects} could not be checked, see above: nothing is known of them; check again"))?;
+        run.output
+            .report(format!("  {objects} could not be checked, see above: nothing is known of them; check again"))?;
     }
     match report.damage.len() as u64 {
         0 if report.harmless.is_empty() => run.output.report("  no damage found"),

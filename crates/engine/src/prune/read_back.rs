@@ -48,7 +48,8 @@ pub(super) fn read_back(run: &mut Run<'_>, mut unread: Vec<(ChunkId, Found)>) ->
 pub(super) fn record(run: &mut Run<'_>, damaged: &BTreeSet<(PackName, ChunkId)>) -> Result<()> {
     for (pack, chunk) in damaged {
         run.report.problems += 1;
-        let what = format!("chunk {chunk} in it is damaged; another copy stays where there is one (`verify` tells more)");
+        let what =
+            format!("chunk {chunk} in it is damaged; another copy stays where there is one (`verify` tells more)");
         run.monitor.problem(Problem { subject: pack.object(), what, code: "damaged" });
     }
     let all: Vec<BlobDamage> = damaged.iter().map(|(pack, chunk)| BlobDamage { pack: *pack, chunk: *chunk }).collect();

@@ -56,6 +56,8 @@ pub(crate) enum Mark {
 
 /// Marks in [`Mark`].
 const MARKS: usize = 5;
+/// 10^8 records take less than 64 MiB: docs/bounds.md.
+const _: () = assert!(MARKS * 100_000_000 / 8 < 64 << 20);
 
 /// Bits of one segment, in the order of [`Mark`].
 #[derive(Debug, Clone)]

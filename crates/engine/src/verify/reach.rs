@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::format::names::{LOG, PackName, SegmentName, parse_session, session_object};
 use crate::format::segment::Location;
 use crate::ids::{ChunkId, SnapshotId};
-use crate::repo::{BlobReader, Snapshot};
 use crate::repo::nodes::{NodeRef, Search, Step};
+use crate::repo::{BlobReader, Snapshot};
 
 /// Damage in the making.
 struct Reached {

@@ -12,8 +12,8 @@ use crate::crypto::{envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::SegmentRecord;
 use crate::format::names::{
-    LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_session, parse_slot, session_object,
-    slot_object,
+    LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_session, parse_slot,
+    session_object, slot_object,
 };
 use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
 use crate::format::segment::{Location, SegmentView};

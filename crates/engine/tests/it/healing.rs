@@ -351,7 +351,7 @@ fn what_a_lost_segment_listed_of_a_long_file_is_stored_again() {
         let notes = Notes::default();
         let report = backup(&scene.open(), scene.small(), &notes).unwrap();
         assert!(report.bytes_read > 0, "the file is read again: {report:?}");
-        assert!(notes.0.lock().unwrap().iter().any(|note| note.contains("1 index segments can't be opened")));
+        assert!(notes.0.lock().unwrap().iter().any(|note| note.contains("index segments that can't be opened: 1;")));
         let fresh = scene.open();
         for snapshot in fresh.snapshots().iter().skip(1) {
             assert!(files_of(&fresh, &snapshot.record.root) == scene.known[&before], "told: {told}");

@@ -162,7 +162,9 @@ fn a_tree_that_names_anothers_node_wrongly_hides_nothing_from_verify() {
     });
     // The newest snapshot is checked first.
     let leaf = leaf.unwrap();
-    let evil = craft(&ground.member(), |hand| hand.inner(&[seawall_engine::format::node::Child { first: key("/evil"), ..leaf }]));
+    let evil = craft(&ground.member(), |hand| {
+        hand.inner(&[seawall_engine::format::node::Child { first: key("/evil"), ..leaf }])
+    });
     let options = VerifyOptions { read: Read::Nothing, record: false, threads: 1, budget_bytes: 1 << 24 };
     let report = verify(&ground.owner(), &options, &Silent).unwrap();
     let unlisted = report.damage.iter().find(|damage| damage.object == "index").expect("the chunk is in no segment");

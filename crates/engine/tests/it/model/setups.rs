@@ -113,8 +113,7 @@ const FULL: Setup = Setup {
 pub const LONG: Setup = Setup { writers: 3, entries_max: 30, name: "long", ..FULL };
 
 /// The setups of the test.
-pub const ALL: [Setup; 10] =
-    [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, DAMAGE, FULL];
+pub const ALL: [Setup; 10] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, DAMAGE, FULL];
 
 /// The same, searched further.
 pub fn deep(setup: &Setup) -> Setup {

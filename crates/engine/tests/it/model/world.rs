@@ -114,7 +114,8 @@ impl World {
         }
         let has_key = |session: &u8| self.keys >> session & 1 == 1;
         let readable = (0..8).filter(has_key).fold(0, |packs, session| packs | super::names::of_session(session));
-        (known.lacks(self.packs & readable & !known.damaged) != 0).then_some("a live snapshot needs a chunk that cannot be read")
+        (known.lacks(self.packs & readable & !known.damaged) != 0)
+            .then_some("a live snapshot needs a chunk that cannot be read")
     }
 
     /// 128 bits by which a state is remembered.
