@@ -232,6 +232,11 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     for adopted in session.adopted() {
         monitor.note(&format!("took over what the interrupted session {adopted} had stored"));
     }
+    let closed = repository.closed_segments();
+    if closed > 0 {
+        let what = "what only they list is stored again, and `verify` tells whom it hits";
+        monitor.note(&format!("index segments that can't be opened: {closed}; {what}"));
+    }
     let (end, ended) = crossbeam_channel::bounded(0);
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
     let old_root = parent.as_ref().map(|parent| parent.root);

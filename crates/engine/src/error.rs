@@ -90,6 +90,13 @@ impl Error {
         Self::File { path: path.into(), what, source: source.into() }
     }
 
+    /// True for what tells that stored bytes are damaged or missing. All else (a connection that broke, a right that is
+    /// not there, an interruption) tells only that they could not be read now.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::Store(StoreError::Missing(_)))
+    }
+
     /// Stable machine-readable code, used in `--json` output and by the exit code table.
     #[must_use]
     pub fn code(&self) -> &'static str {

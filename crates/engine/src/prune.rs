@@ -4,14 +4,15 @@
 //!
 //! Nothing here needs a lock, a clock or a LIST to be safe: each step is one entry in the log, put at exactly the number
 //! for which everything before it was looked at (rules G1 to G3 of docs/concurrency.md). A run may be killed at any
-//! point; what it finished stays finished, and the next one goes on. Memory: four bits a record of the index, about 150
-//! bytes a pack, and one batch's list of blobs.
+//! point; what it finished stays finished, and the next one goes on. Memory: five bits a record of the index, about 150
+//! bytes a pack, and one batch's lists of blobs.
 
 mod compact;
 mod condemn;
 mod delete;
 mod orphans;
 mod plan;
+mod read_back;
 mod rewrite;
 mod stay;
 
@@ -106,6 +107,10 @@ pub struct PruneReport {
     pub rewritten_chunks: u64,
     /// Bytes of those.
     pub rewritten_bytes: u64,
+    /// Copies that were read because another copy of the same chunk went.
+    pub read_back_chunks: u64,
+    /// Bytes of those.
+    pub read_back_bytes: u64,
     /// Packs deleted for good.
     pub deleted_packs: u64,
     /// Bytes in them, and in packs whose deletion an earlier run began.
@@ -192,7 +197,7 @@ impl Run<'_> {
             self.report.problems += 1;
             self.monitor.note(&self.missing());
         }
-        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone() };
+        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), unread: Vec::new() };
         let plan = plan::plan(&settled, &self.state.standing, self.options);
         self.report.planned = plan.planned;
         Ok(plan)

@@ -74,6 +74,8 @@ struct PruneSummary {
     condemned_bytes: u64,
     rewritten_chunks: u64,
     rewritten_bytes: u64,
+    read_back_chunks: u64,
+    read_back_bytes: u64,
     deleted_packs: u64,
     deleted_bytes: u64,
     waiting_packs: u64,
@@ -157,6 +159,8 @@ fn summary(report: &PruneReport, dry_run: bool) -> PruneSummary {
         condemned_bytes: report.condemned_bytes,
         rewritten_chunks: report.rewritten_chunks,
         rewritten_bytes: report.rewritten_bytes,
+        read_back_chunks: report.read_back_chunks,
+        read_back_bytes: report.read_back_bytes,
         deleted_packs: report.deleted_packs,
         deleted_bytes: report.deleted_bytes,
         waiting_packs: report.waiting_packs,
@@ -205,6 +209,11 @@ fn show(run: &Run, report: &PruneReport) -> std::io::Result<()> {
         bytes(report.rewritten_bytes),
         duration(report.duration)
     ))?;
+    if report.read_back_chunks > 0 {
+        let chunks = counted(report.read_back_chunks, "chunk", "chunks");
+        let read = bytes(report.read_back_bytes);
+        run.output.report(format!("  read {chunks} ({read}) of which another copy was taken out of use"))?;
+    }
     run.output.report(format!("  deleted {} ({})", packs(report.deleted_packs), bytes(report.deleted_bytes)))?;
     if let Some(until) = report.waiting_until {
         run.output.report(format!(

@@ -2,7 +2,8 @@
 //!
 //! When a class of segments of similar size has too many members, it is merged with all smaller ones; segments that list
 //! much of what was deleted are written anew. The new segments say the same of every pack that is left: where a chunk has
-//! copies in several packs, the second goes into a further segment, so nothing is decided here that could be wrong later.
+//! copies in several packs, or several places in one as a member may claim, the second goes into a further segment, so
+//! nothing is decided here that could be wrong later.
 //!
 //! Invariants: the entry is put only while all retired segments are published, so what they list is all taken over; a
 //! pack is called gone only when no segment that stays names it.
@@ -135,19 +136,17 @@ fn write(run: &Run<'_>, session: &Session<'_>, retired: &[Arc<Segment>], removed
         if run.monitor.stopped() {
             return Err(Error::Interrupted);
         }
-        let mut packs: Vec<PackName> = Vec::new();
-        for Location { pack, .. } in copies.iter().map(|copy| copy.location) {
-            if !removed.contains(&pack) && !packs.contains(&pack) {
-                packs.push(pack);
+        let mut places: Vec<Location> = Vec::new();
+        for location in copies.iter().map(|copy| copy.location) {
+            if !removed.contains(&location.pack) && !places.contains(&location) {
+                places.push(location);
             }
         }
-        for (rank, pack) in packs.iter().enumerate() {
+        for (rank, location) in places.iter().enumerate() {
             if builders.len() == rank {
                 builders.push(SegmentBuilder::new());
             }
-            let location = copies.iter().map(|copy| copy.location).find(|location| location.pack == *pack);
-            let location = location.expect("the pack is one of the copies'");
-            builders[rank].push(*pack, location.kind, &location.record(id));
+            builders[rank].push(location.pack, location.kind, &location.record(id));
             if builders[rank].len() >= SEGMENT_RECORDS_MAX {
                 session.put_segment(std::mem::take(&mut builders[rank]).finish())?;
             }

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Run;
 use super::stay::blob_bytes;
+use super::{Run, read_back};
 use crate::error::{Error, Result};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
@@ -20,6 +20,7 @@ use crate::repo::{BlobReader, Session};
 pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTreeSet<PackName>) -> Result<()> {
     let mut reader = run.repository.blob_reader();
     let mut plain = Vec::new();
+    let mut damaged_blobs = BTreeSet::new();
     for (id, location) in staying(&run.marks, list) {
         if run.monitor.stopped() {
             return Err(Error::Interrupted);
@@ -36,6 +37,10 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
             }
             Err(Error::Damaged(damaged)) => {
                 list.remove(&location.pack);
+                if has_others(run, &id, &location) {
+                    damaged_blobs.extend(read_back::blame(run, &mut reader, &id, &location)?);
+                    continue;
+                }
                 run.report.problems += 1;
                 let what = format!("{}; its pack stays (`verify` tells whom it hits)", damaged.why);
                 run.monitor.problem(Problem { subject: damaged.object, what, code: "damaged" });
@@ -49,7 +54,14 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
             ..Progress::default()
         });
     }
-    session.flush()
+    session.flush()?;
+    // Why: else the copy that stays next time may be the damaged one again.
+    read_back::record(run, &damaged_blobs)
+}
+
+/// True if the chunk can be had from elsewhere too.
+fn has_others(run: &Run<'_>, id: &ChunkId, location: &Location) -> bool {
+    run.marks.index().copies(id).any(|found| found.location != *location)
 }
 
 fn read(

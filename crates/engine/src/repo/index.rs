@@ -269,8 +269,7 @@ impl Index {
 
     /// 0 for a sound copy, more for one that a reader tries later.
     fn doubt(&self, id: &ChunkId, pack: &PackName) -> u8 {
-        let damaged = !self.standing.damage.is_empty()
-            && self.standing.damage.get(pack).is_some_and(|damage| damage.lost || damage.chunks.contains(id));
+        let damaged = !self.standing.is_undoubted() && self.standing.is_doubted(pack, id);
         u8::from(!rules::is_usable(&self.standing, pack)) + 2 * u8::from(damaged)
     }
 

@@ -123,6 +123,13 @@ impl Repository {
         }
     }
 
+    /// Published segments that could not be opened, as far as the log was read.
+    pub(crate) fn closed_segments(&self) -> usize {
+        let (state, index) = (self.state(), self.index());
+        let open: HashSet<&ObjectHash> = index.segments().iter().map(|open| &open.record().hash).collect();
+        state.segments.iter().filter(|record| !open.contains(&record.hash)).count()
+    }
+
     pub(crate) fn index(&self) -> Index {
         self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

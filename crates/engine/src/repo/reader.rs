@@ -42,7 +42,8 @@ impl<'r> BlobReader<'r> {
     /// [`Error::Damaged`] where it is missing, damaged or not what its id says; [`Error::NotFound`] where no snapshot
     /// needs it any more, and a prune freed it.
     pub fn read(&mut self, id: &ChunkId, out: &mut Vec<u8>) -> Result<()> {
-        let explain = |error| self.repository.pruned(id).unwrap_or(error);
+        let repository = self.repository;
+        let explain = |error| repository.pruned(id).unwrap_or(error);
         let location = self.repository.locate_or_refresh(id).map_err(explain)?;
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
@@ -51,8 +52,10 @@ impl<'r> BlobReader<'r> {
         self.repository.refresh()?;
         self.repository.check_cached_segments();
         let places = self.repository.index().readable(id);
-        let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
-        again.unwrap_or_else(|| first.map_err(|error| self.repository.pruned(id).unwrap_or(error)))
+        match first_good(places, |place| self.read_at(id, &place, out)) {
+            Some(outcome) => outcome.map_err(explain),
+            None => first.map_err(explain),
+        }
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
@@ -133,22 +136,11 @@ impl<'r> BlobReader<'r> {
         if copies.is_empty() {
             copies.push(first);
         }
-        let mut failure = None;
-        for location in copies {
-            let mut plain = Vec::new();
-            let mut blob = match self.repository.fetch(&location) {
-                Ok(blob) => blob,
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    continue;
-                }
-            };
-            match self.decode_at(id, &location, &mut blob, &mut plain, false) {
-                Ok(_) => return Ok(plain),
-                Err(error) => drop(failure.get_or_insert(error)),
-            }
-        }
-        Err(failure.expect("at least one copy was tried"))
+        let read = first_good(copies, |location| {
+            let (mut plain, mut blob) = (Vec::new(), self.repository.fetch(&location)?);
+            self.decode_at(id, &location, &mut blob, &mut plain, false).map(|_| plain)
+        });
+        read.expect("there is at least one copy")
     }
 
     fn cipher(&mut self, pack: &PackName) -> Result<Arc<PackCipher>> {
@@ -162,4 +154,20 @@ impl<'r> BlobReader<'r> {
             }
         }
     }
+}
+
+/// What the first copy gives that can be read; else why none can. Why not just the first error: as long as one copy could
+/// not be looked at, nobody can tell that all are damaged.
+fn first_good<T>(copies: Vec<Location>, mut read: impl FnMut(Location) -> Result<T>) -> Option<Result<T>> {
+    let mut failure: Option<Error> = None;
+    for copy in copies {
+        match read(copy) {
+            Ok(found) => return Some(Ok(found)),
+            Err(error) if failure.as_ref().is_none_or(|failure| failure.is_damage() && !error.is_damage()) => {
+                failure = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+    failure.map(Err)
 }

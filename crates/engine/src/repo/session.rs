@@ -73,14 +73,16 @@ struct Unpublished {
 struct Published {
     index: Index,
     leaning: Leaning,
+    /// Every published segment could be opened.
+    is_whole: bool,
 }
 
 impl Published {
     fn now(repository: &Repository) -> Arc<Self> {
         // Why: the snapshot will lean on what the index says.
         repository.check_cached_segments();
-        let index = repository.index();
-        Arc::new(Self { leaning: Leaning::new(&index), index })
+        let (is_whole, index) = (repository.closed_segments() == 0, repository.index());
+        Arc::new(Self { leaning: Leaning::new(&index), index, is_whole })
     }
 }
 
@@ -296,12 +298,13 @@ impl<'r> Session<'r> {
 
     /// Content is taken over from this snapshot without looking up all of its chunks: it has to be live when this session
     /// commits, as all that a live snapshot reaches is. False, and nothing may be taken over unseen, where damage was found
-    /// since it was committed.
+    /// since it was committed, or where a segment can't be opened: what only that lists is lost, and no AUDIT says so.
     #[must_use]
     pub fn rest_on(&self, parent: &SnapshotId) -> bool {
         let mut rests_on = lock(&self.rests_on);
         if *rests_on != Some(*parent) {
-            if !rules::may_rest_on(&self.repository.state(), parent) {
+            let is_whole = self.published.read().unwrap_or_else(PoisonError::into_inner).is_whole;
+            if !is_whole || !rules::may_rest_on(&self.repository.state(), parent) {
                 return false;
             }
             *rests_on = Some(*parent);
@@ -341,7 +344,7 @@ impl<'r> Session<'r> {
     fn is_damaged(&self, id: &ChunkId) -> bool {
         let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
         let standing = published.index.standing();
-        !standing.damage.is_empty()
+        !standing.is_undoubted()
             && published.index.copies(id).any(|found| !standing.condemned.contains_key(&found.location.pack))
     }
 
@@ -646,9 +649,12 @@ impl<'r> Session<'r> {
         let since = published.index.since();
         let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
         let mut lost = published.leaning.doubtful(&|segment, pack| rules::is_doubtful(state, since, segment, pack));
+        // Why the base again, as in `lean`: what lies in this session stays, but its base may be condemned by now.
+        let has_base = |base: &ChunkId| now.lean(base, true, &own_alone).is_some() || own_alone(base);
         lost.retain(|chunk| {
+            let own: Vec<Location> = self.own_index().copies(&chunk.id).map(|found| found.location).collect();
             now.lean(&chunk.id, chunk.is_base, &own_alone).is_none()
-                && !self.own_index().copies(&chunk.id).any(|found| !chunk.is_base || found.location.base.is_none())
+                && !own.iter().any(|copy| copy.base.is_none_or(|base| !chunk.is_base && has_base(&base)))
         });
         if lost.is_empty() {
             return Ok(true);

@@ -72,15 +72,47 @@ pub struct Standing {
     pub condemned: BTreeMap<PackName, u64>,
     /// Packs that are being deleted, each with the number of the entry; they stay among the condemned.
     pub deleted: BTreeMap<PackName, u64>,
-    /// Damage that was found. It stays until the pack is found whole, or gone.
+    /// Damage that readers and owners found. It stays until the pack is found whole, or gone.
     pub damage: BTreeMap<PackName, PackDamage>,
+    /// Damage that members say they found, until a reader or owner finds the pack whole. Writers do not lean on it, which
+    /// costs space; nobody gives up another copy for it.
+    pub claims: BTreeMap<PackName, PackDamage>,
 }
 
 impl Standing {
     /// True if an AUDIT with this number or a later one found damage.
     #[must_use]
     pub fn is_damage_newer(&self, since: u64) -> bool {
-        self.damage.values().any(|damage| damage.number >= since)
+        self.damage.values().chain(self.claims.values()).any(|damage| damage.number >= since)
+    }
+
+    /// What anybody found of a pack.
+    pub fn said_of(&self, pack: &PackName) -> impl Iterator<Item = &PackDamage> {
+        self.damage.get(pack).into_iter().chain(self.claims.get(pack))
+    }
+
+    /// True if nobody ever found damage that is there still.
+    #[must_use]
+    pub fn is_undoubted(&self) -> bool {
+        self.damage.is_empty() && self.claims.is_empty()
+    }
+
+    /// True if anybody found the copy of `chunk` in this pack damaged, or all of the pack.
+    #[must_use]
+    pub fn is_doubted(&self, pack: &PackName, chunk: &ChunkId) -> bool {
+        self.said_of(pack).any(|damage| damage.has(chunk))
+    }
+
+    /// As [`Self::is_doubted`], by what readers and owners found.
+    #[must_use]
+    pub fn is_damaged(&self, pack: &PackName, chunk: &ChunkId) -> bool {
+        self.damage.get(pack).is_some_and(|damage| damage.has(chunk))
+    }
+}
+
+impl PackDamage {
+    fn has(&self, chunk: &ChunkId) -> bool {
+        self.lost || self.chunks.contains(chunk)
     }
 }
 
@@ -269,7 +301,10 @@ impl State {
             }
             Act::Forget { snapshots, reason } => self.forget(snapshots, entry.number, reason),
             Act::Hold { snapshots, label, release } => self.hold(snapshots, label, *release),
-            Act::Audit { lost, damaged, sound, .. } => self.audit(lost, damaged, sound, entry.number),
+            Act::Audit { lost, damaged, sound, .. } => {
+                let is_member = self.members.get(&entry.member).is_some_and(|it| it.record.role == Role::Member);
+                self.audit(lost, damaged, if is_member { None } else { Some(sound) }, entry.number);
+            }
             Act::Condemn { packs, session, segments } => {
                 self.publish(segments);
                 self.finished_sessions.extend(*session);
@@ -327,11 +362,14 @@ impl State {
         }
     }
 
-    fn audit(&mut self, lost: &[PackName], damaged: &[BlobDamage], sound: &[PackName], number: u64) {
-        let damage = &mut self.standing_mut().damage;
-        for pack in sound {
-            damage.remove(pack);
+    /// `sound`: packs that are whole again; none where the signer is a member, who can't read any back.
+    fn audit(&mut self, lost: &[PackName], damaged: &[BlobDamage], sound: Option<&[PackName]>, number: u64) {
+        let standing = self.standing_mut();
+        for pack in sound.unwrap_or_default() {
+            standing.damage.remove(pack);
+            standing.claims.remove(pack);
         }
+        let damage = if sound.is_some() { &mut standing.damage } else { &mut standing.claims };
         for pack in lost {
             let pack = damage.entry(*pack).or_default();
             (pack.lost, pack.number) = (true, number);
@@ -357,6 +395,7 @@ impl State {
             standing.condemned.remove(pack);
             standing.deleted.remove(pack);
             standing.damage.remove(pack);
+            standing.claims.remove(pack);
         }
     }
 

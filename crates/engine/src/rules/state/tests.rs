@@ -382,6 +382,36 @@ fn damage_is_remembered_until_an_audit_finds_the_pack_sound() {
 }
 
 #[test]
+fn what_a_member_finds_is_a_claim_and_what_it_calls_whole_is_not() {
+    /// Who says what; then of pack 1: whether it is damaged, whether somebody claims so, and whether a writer may lean on it.
+    type Row = (Vec<(MemberId, Act)>, bool, bool, bool);
+    let table: [Row; 8] = [
+        (vec![(READER, audit(&[1], &[], &[]))], true, false, false),
+        (vec![(MEMBER, audit(&[1], &[], &[]))], false, true, false),
+        (vec![(MEMBER, audit(&[], &[1], &[]))], false, true, true),
+        (vec![(OWNER, audit(&[1], &[], &[])), (MEMBER, audit(&[], &[], &[1]))], true, false, false),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (MEMBER, audit(&[], &[], &[1]))], false, true, false),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (READER, audit(&[], &[], &[1]))], false, false, true),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (READER, audit(&[], &[1], &[]))], true, true, false),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (OWNER, remap(None, vec![], &[], &[1]))], false, false, true),
+    ];
+    for (row, (acts, damaged, claimed, usable)) in table.into_iter().enumerate() {
+        let mut state = after([admit(READER, Role::Reader), admit(MEMBER, Role::Member)]);
+        let since = state.next;
+        for (signer, act) in acts {
+            apply(&mut state, signer, act).unwrap();
+        }
+        let standing = &state.standing;
+        let found = (standing.damage.contains_key(&pack(1)), standing.claims.contains_key(&pack(1)));
+        assert_eq!((found, is_usable(standing, &pack(1))), ((damaged, claimed), usable), "row {row}");
+        assert_eq!(standing.is_damage_newer(since), damaged || claimed, "row {row}");
+        assert_eq!(standing.is_damaged(&pack(1), &ChunkId([1; 32])), damaged, "row {row}");
+        assert_eq!(standing.is_doubted(&pack(1), &ChunkId([1; 32])), damaged || claimed, "row {row}");
+        assert_eq!(standing.is_undoubted(), !damaged && !claimed, "row {row}");
+    }
+}
+
+#[test]
 fn the_reasons_of_the_first_thousand_void_entries_are_kept() {
     let mut state = after([]);
     for _ in 0..VOIDS_MAX + 5 {
