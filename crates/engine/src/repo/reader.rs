@@ -1,5 +1,7 @@
 //! Reads blobs back: fetch, open, decode with its base, compare the id. Fail closed.
 //!
+//! A blob that can't be read as it is, nor any other copy of its chunk, is tried with what its pack's parity gives back.
+//!
 //! One reader per thread: it owns the decoder and a small cache of decoded bases. A base is never encoded with a base
 //! itself, so a read touches at most two blobs.
 
@@ -50,12 +52,25 @@ impl<'r> BlobReader<'r> {
         self.repository.refresh()?;
         let places = self.repository.index().readable(id);
         let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
+        let again = again.or_else(|| places.iter().find_map(|place| self.read_mended(id, place, out, true)).map(Ok));
         again.unwrap_or_else(|| first.map_err(|error| self.repository.pruned(id).unwrap_or(error)))
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
         let mut blob = self.repository.fetch(location)?;
         self.decode(id, location, &mut blob, out)
+    }
+
+    /// Decodes a blob from what its pack's parity gives; none where that does not help.
+    fn read_mended(
+        &mut self,
+        id: &ChunkId,
+        location: &Location,
+        out: &mut Vec<u8>,
+        base_allowed: bool,
+    ) -> Option<()> {
+        let mut blob = self.repository.fetch_mended(location)?;
+        self.decode_at(id, location, &mut blob, out, base_allowed).ok()
     }
 
     /// Decodes a blob, header and sealed bytes as they lie in the pack, into `out`. `blob` is changed.
@@ -77,7 +92,16 @@ impl<'r> BlobReader<'r> {
         blob: &mut [u8],
     ) -> Result<std::ops::Range<usize>> {
         let cipher = self.cipher(&location.pack)?;
-        Ok(open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?)
+        let mut open = |blob: &mut [u8]| open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id);
+        let first = open(blob);
+        let mended = if first.is_err() { self.repository.fetch_mended(location) } else { None };
+        match mended.filter(|mended| mended.len() == blob.len()) {
+            Some(mended) => {
+                blob.copy_from_slice(&mended);
+                Ok(open(blob)?)
+            }
+            None => Ok(first?),
+        }
     }
 
     fn decode_at(
@@ -135,19 +159,22 @@ impl<'r> BlobReader<'r> {
             copies.push(first);
         }
         let mut failure = None;
-        for location in copies {
-            let mut plain = Vec::new();
-            let mut blob = match self.repository.fetch(&location) {
+        let mut plain = Vec::new();
+        for location in &copies {
+            let mut blob = match self.repository.fetch(location) {
                 Ok(blob) => blob,
                 Err(error) => {
                     failure.get_or_insert(error);
                     continue;
                 }
             };
-            match self.decode_at(id, &location, &mut blob, &mut plain, false) {
+            match self.decode_at(id, location, &mut blob, &mut plain, false) {
                 Ok(()) => return Ok(plain),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
+        }
+        if copies.iter().any(|location| self.read_mended(id, location, &mut plain, false).is_some()) {
+            return Ok(plain);
         }
         Err(failure.expect("at least one copy was tried"))
     }
