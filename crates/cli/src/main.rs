@@ -107,6 +107,7 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Restore(arguments) => arguments.run(run),
         Command::Forget(arguments) => arguments.run(run),
         Command::Hold(arguments) => arguments.run(run),
+        Command::Repair(arguments) => arguments.run(run),
         Command::Prune(arguments) => arguments.run(run),
         Command::Undelete(arguments) => arguments.run(run),
         Command::Key(arguments) => arguments.run(run),

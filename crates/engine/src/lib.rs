@@ -16,6 +16,7 @@ pub mod diff;
 pub mod forget;
 pub mod keys;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod undelete;
 pub mod verify;
