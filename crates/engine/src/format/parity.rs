@@ -39,8 +39,8 @@ const GROUP_SHARDS_MAX: usize = 256;
 const WRITTEN_SHARD_BYTES: usize = 4 * KIB;
 /// A writer makes shards longer where there would be more of them. 16 KiB in a pack of 24 MiB.
 const WRITTEN_SHARDS_MAX: usize = 2048;
-/// Bytes of each shard that are worked on at once: the sums of a group stay in the processor's first cache.
-const BLOCK_BYTES: usize = KIB;
+/// Bytes of each shard that are worked on at once: the sums of a group stay in the cache that is close to the processor.
+const BLOCK_BYTES: usize = 4 * KIB;
 
 /// How much parity a pack gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

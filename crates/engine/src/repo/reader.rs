@@ -92,7 +92,7 @@ impl<'r> BlobReader<'r> {
         blob: &mut [u8],
     ) -> Result<std::ops::Range<usize>> {
         let cipher = self.cipher(&location.pack)?;
-        let mut open = |blob: &mut [u8]| open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id);
+        let open = |blob: &mut [u8]| open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id);
         let first = open(blob);
         let mended = if first.is_err() { self.repository.fetch_mended(location) } else { None };
         match mended.filter(|mended| mended.len() == blob.len()) {

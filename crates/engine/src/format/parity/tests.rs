@@ -68,7 +68,7 @@ fn golden_bytes() {
     assert!(bytes[..] == golden[..bytes.len()]);
     assert_eq!(bytes.len() + 64, golden.len());
     let mut damaged = golden.clone();
-    [0, 70, 200, 500].map(|place: usize| damaged[place] ^= 1);
+    [0, 70, 200, 500].iter().for_each(|&place: &usize| damaged[place] ^= 1);
     assert_eq!(mend_to(&golden, &layout, &damaged).unwrap().damaged_shards(), 4);
 }
 
@@ -159,7 +159,7 @@ fn scattered_damage() {
 fn ranges_are_patched_where_they_overlap() {
     let (whole, layout) = pack(50_000, 0.05);
     let mut damaged = whole.clone();
-    [0, 5_000, 5_001, 49_999].map(|place: usize| damaged[place] ^= 7);
+    [0, 5_000, 5_001, 49_999].iter().for_each(|&place: &usize| damaged[place] ^= 7);
     let mended = mend_to(&whole, &layout, &damaged).unwrap();
     for (start, end) in [(0, 1), (0, 50_000), (4_000, 6_000), (5_000, 5_002), (5_001, 5_001), (8_192, 8_193), (45_000, 50_000)] {
         let mut range = damaged[start..end].to_vec();
@@ -179,15 +179,15 @@ fn a_share_becomes_groups() {
     }
 }
 
-/// What parity costs in packs of the lengths that are written: at most 1.2 percent of a pack above the share that was
-/// asked for, most of that hashes, in packs of 8 MiB.
+/// What parity costs in packs of the lengths that are written: at most two percent of a pack above the share that was
+/// asked for: hashes, and groups that are not full.
 #[test]
 fn the_share_is_kept() {
     for share in [0.01, 0.02, 0.05, 0.2, 0.5] {
         for mib in [4, 16, 24, 64, 128] {
             let layout = Layout::choose(Parity::of_share(share).unwrap(), (64, field(mib * MIB)));
             let overhead = (layout.end() - layout.protected()) as f64 / layout.protected() as f64;
-            assert!((share..share + 0.012).contains(&overhead), "{share} of {mib} MiB: {overhead}");
+            assert!((share..share + 0.02).contains(&overhead), "{share} of {mib} MiB: {overhead}");
             assert!((layout.data + layout.parity()).div_ceil(layout.groups) <= GROUP_SHARDS_MAX);
             assert!(layout.end() as u64 <= PACK_BYTES_MAX);
         }
