@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::Result;
 use crate::format::names::PackName;
 use crate::format::pack::{TRAILER_BYTES, decode_trailer};
 use crate::format::parity::{Mended, mend};
@@ -70,26 +71,30 @@ impl Mends {
         Arc::clone(&self.told)
     }
 
-    /// What parity gives of this pack; none where it has none, too much is damaged, or it can't be had.
-    fn of(&self, store: &dyn Store, pack: &PackName) -> Option<Arc<Mended>> {
+    /// What parity gives of this pack; none where it has none, too much is damaged, or the pack is missing.
+    fn of(&self, store: &dyn Store, pack: &PackName) -> Result<Option<Arc<Mended>>> {
         // Invariant: the lock is held while a pack is fetched, so that no more than one takes memory.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mended) = known.packs.get(pack) {
-            return mended.clone();
+            return Ok(mended.clone());
         }
         // Why not kept: a store that fails may answer the next question.
-        let mended = fetch(store, pack).ok()?.map(Arc::new);
+        let mended = fetch(store, pack)?.map(Arc::new);
         if let Some(damaged) = mended.as_ref().map(|mended| mended.damaged_shards()).filter(|damaged| *damaged > 0) {
             self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack, damaged);
         }
         known.keep(*pack, mended.clone());
-        mended
+        Ok(mended)
     }
 }
 
-fn fetch(store: &dyn Store, pack: &PackName) -> Result<Option<Mended>, StoreError> {
+fn fetch(store: &dyn Store, pack: &PackName) -> Result<Option<Mended>> {
     let object = pack.object();
-    let length = store.head(&object)?.length;
+    let length = match store.head(&object) {
+        Ok(info) => info.length,
+        Err(StoreError::Missing(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let tail = store.get(&object, Some(length.saturating_sub(TRAILER_BYTES as u64)..length))?;
     let has_none = decode_trailer(pack, length, &tail).is_ok_and(|trailer| trailer.parity_len == 0);
     if has_none || length > PACK_BYTES_MAX {
@@ -106,15 +111,21 @@ impl Repository {
     }
 
     /// What parity gives of a pack.
-    pub(crate) fn mend(&self, pack: &PackName) -> Option<Arc<Mended>> {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn mend(&self, pack: &PackName) -> Result<Option<Arc<Mended>>> {
         self.mends().of(self.store(), pack)
     }
 
-    /// The stored bytes of a blob, as the pack's parity gives them back.
-    pub(crate) fn fetch_mended(&self, location: &Location) -> Option<Vec<u8>> {
-        let mended = self.mend(&location.pack)?;
-        let mut blob = self.fetch(location).ok()?;
+    /// The stored bytes of a blob, as the pack's parity gives them back; none where it gives nothing.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn fetch_mended(&self, location: &Location) -> Result<Option<Vec<u8>>> {
+        let Some(mended) = self.mend(&location.pack)? else { return Ok(None) };
+        let mut blob = self.fetch(location)?;
         mended.apply(u64::from(location.offset), &mut blob);
-        Some(blob)
+        Ok(Some(blob))
     }
 }

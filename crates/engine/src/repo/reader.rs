@@ -52,8 +52,15 @@ impl<'r> BlobReader<'r> {
         self.repository.refresh()?;
         let places = self.repository.index().readable(id);
         let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
-        let again = again.or_else(|| places.iter().find_map(|place| self.read_mended(id, place, out, true)).map(Ok));
-        again.unwrap_or_else(|| first.map_err(|error| self.repository.pruned(id).unwrap_or(error)))
+        if let Some(read) = again {
+            return read;
+        }
+        for place in &places {
+            if self.read_mended(id, place, out, true)? {
+                return Ok(());
+            }
+        }
+        first.map_err(|error| self.repository.pruned(id).unwrap_or(error))
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
@@ -61,16 +68,20 @@ impl<'r> BlobReader<'r> {
         self.decode(id, location, &mut blob, out)
     }
 
-    /// Decodes a blob from what its pack's parity gives; none where that does not help.
+    /// Decodes a blob from what its pack's parity gives; false where that does not help. A store that fails is an error:
+    /// what it hides may well be there.
     fn read_mended(
         &mut self,
         id: &ChunkId,
         location: &Location,
         out: &mut Vec<u8>,
         base_allowed: bool,
-    ) -> Option<()> {
-        let mut blob = self.repository.fetch_mended(location)?;
-        self.decode_at(id, location, &mut blob, out, base_allowed).ok()
+    ) -> Result<bool> {
+        let Some(mut blob) = self.repository.fetch_mended(location)? else { return Ok(false) };
+        match self.decode_at(id, location, &mut blob, out, base_allowed) {
+            Err(error @ Error::Store(_)) => Err(error),
+            decoded => Ok(decoded.is_ok()),
+        }
     }
 
     /// Decodes a blob, header and sealed bytes as they lie in the pack, into `out`. `blob` is changed.
@@ -94,7 +105,7 @@ impl<'r> BlobReader<'r> {
         let cipher = self.cipher(&location.pack)?;
         let open = |blob: &mut [u8]| open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id);
         let first = open(blob);
-        let mended = if first.is_err() { self.repository.fetch_mended(location) } else { None };
+        let mended = if first.is_err() { self.repository.fetch_mended(location)? } else { None };
         match mended.filter(|mended| mended.len() == blob.len()) {
             Some(mended) => {
                 blob.copy_from_slice(&mended);
@@ -173,8 +184,10 @@ impl<'r> BlobReader<'r> {
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
-        if copies.iter().any(|location| self.read_mended(id, location, &mut plain, false).is_some()) {
-            return Ok(plain);
+        for location in &copies {
+            if self.read_mended(id, location, &mut plain, false)? {
+                return Ok(plain);
+            }
         }
         Err(failure.expect("at least one copy was tried"))
     }

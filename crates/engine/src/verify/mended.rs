@@ -25,7 +25,7 @@ pub(super) fn gather(check: &Check<'_>) -> Result<BTreeSet<PackName>> {
     let mut mended = BTreeSet::new();
     for (pack, chunks) in check.findings.packs() {
         check.go_on()?;
-        if let Some(given) = check.repository.mend(&pack)
+        if let Ok(Some(given)) = check.repository.mend(&pack)
             && is_damaged(check, &pack, &given)
             && has_footer(check, &pack, &given)
             && (!check.repository.can_read_data() || chunks.iter().all(|id| is_readable(check, &mut reader, &pack, id)))
@@ -72,6 +72,6 @@ fn is_readable(check: &Check<'_>, reader: &mut BlobReader<'_>, pack: &PackName, 
     let index = check.repository.index();
     index.copies(id).map(|found| found.location).filter(|location| location.pack == *pack).all(|location| {
         let blob = check.repository.fetch_mended(&location);
-        blob.is_some_and(|mut blob| reader.decode(id, &location, &mut blob, &mut plain).is_ok())
+        blob.is_ok_and(|blob| blob.is_some_and(|mut blob| reader.decode(id, &location, &mut blob, &mut plain).is_ok()))
     })
 }

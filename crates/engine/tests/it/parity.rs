@@ -26,9 +26,6 @@ use crate::place::{files_of, noise, options, paths};
 
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-/// A run of damage that parity of 2 % gives back in packs of any length: one shard and a byte.
-const RUN: usize = 4097;
-
 /// A repository of two snapshots, the second with chunks that are encoded against those of the first.
 pub struct Scene {
     directory: tempfile::TempDir,
@@ -106,6 +103,13 @@ pub fn hit(store: &MemoryStore, pack: &PackName, start: usize, length: usize) {
     store.replace(&pack.object(), &bytes);
 }
 
+/// The longest run of damage that parity of 2 % gives back in packs of any length: one shard and a byte.
+pub fn run(store: &MemoryStore, pack: &PackName) -> usize {
+    let bytes = store.get(&pack.object(), None).unwrap();
+    let head = bytes.len() - 128;
+    u32::from_le_bytes(bytes[head + 8..head + 12].try_into().unwrap()) as usize + 1
+}
+
 fn length(store: &MemoryStore, pack: &PackName) -> usize {
     usize::try_from(store.head(&pack.object()).unwrap().length).unwrap()
 }
@@ -114,10 +118,10 @@ fn length(store: &MemoryStore, pack: &PackName) -> usize {
 fn places(store: &MemoryStore, pack: &PackName) -> Vec<usize> {
     let bytes = store.get(&pack.object(), None).unwrap();
     let trailer = decode_trailer(pack, bytes.len() as u64, &bytes).unwrap();
-    assert!(trailer.parity_len > 0);
+    let run = run(store, pack);
     let (footer, end) = (trailer.footer_offset as usize, trailer.footer().end as usize);
-    let mut places = vec![0, bytes.len() / 3, footer.saturating_sub(RUN), end.saturating_sub(RUN / 2), end];
-    places.extend([bytes.len() - RUN - 100, bytes.len() - RUN, bytes.len() - 1]);
+    let mut places = vec![0, bytes.len() / 3, footer.saturating_sub(run), end.saturating_sub(run / 2), end];
+    places.extend([bytes.len() - run - 100, bytes.len() - run, bytes.len() - 1]);
     places
 }
 
@@ -144,7 +148,7 @@ fn damage_of_any_part_of_a_pack_is_given_back() {
         for place in places(&scene.store, &pack) {
             let case = format!("{pack} at {place}");
             let store = scene.copy();
-            hit(&store, &pack, place, RUN);
+            hit(&store, &pack, place, run(&store, &pack));
             scene.assert_restores(&case, &scene.open(&store));
             let repository = scene.open(&store);
             let told = Told::default();
@@ -166,7 +170,7 @@ fn a_pack_that_was_cut_short_is_given_back() {
     let scene = Scene::new(Parity::of_share(0.02));
     for pack in scene.packs() {
         let bytes = scene.store.get(&pack.object(), None).unwrap();
-        for cut in [1, 64, 200, 5_000] {
+        for cut in [1, 64, 200, run(&scene.store, &pack)] {
             let store = scene.copy();
             store.replace(&pack.object(), &bytes[..bytes.len() - cut]);
             let repository = scene.open(&store);
@@ -182,7 +186,7 @@ fn more_damage_than_parity_gives_back_is_damage() {
     let scene = Scene::new(Parity::of_share(0.02));
     for pack in scene.packs() {
         let store = scene.copy();
-        hit(&store, &pack, 0, length(&store, &pack) / 3);
+        hit(&store, &pack, 0, length(&store, &pack) * 9 / 10);
         let repository = scene.open(&store);
         let report = check(&repository, Read::All);
         assert!(report.damage.iter().any(|damage| damage.object == pack.object()), "{pack}");
@@ -213,7 +217,7 @@ fn a_restore_tells_of_each_damaged_pack_once() {
     let (_, root, _) = &scene.snapshots[0];
     let packs = scene.packs();
     let store = scene.copy();
-    packs.iter().for_each(|pack| hit(&store, pack, 100, RUN));
+    packs.iter().for_each(|pack| hit(&store, pack, 100, run(&store, pack)));
     let repository = scene.open(&store);
     let told = Told::default();
     let target = scene.directory.path().join("target");
@@ -236,22 +240,28 @@ fn a_restore_tells_of_each_damaged_pack_once() {
 #[test]
 fn a_prune_rewrites_what_parity_gives_back() {
     let scene = Scene::new(Parity::of_share(0.02));
+    fs::remove_file(scene.source().join("big 1")).unwrap();
     for pack in scene.packs() {
         let store = scene.copy();
-        hit(&store, &pack, 100, RUN);
+        // One byte in each of many pieces, so that needed blobs are among them; in turn in each group.
+        (100..length(&store, &pack)).step_by(65 * 4096).for_each(|place| hit(&store, &pack, place, 1));
         let repository = scene.open(&store).with_parity(Parity::of_share(0.05));
-        seawall_engine::forget::forget(&repository, &[scene.snapshots[0].0], "test").unwrap();
+        let old: Vec<SnapshotId> = scene.snapshots.iter().map(|(id, ..)| *id).collect();
+        let root = backup(&repository, scene.options(), &Silent).unwrap().snapshot.unwrap().root;
+        seawall_engine::forget::forget(&repository, &old, "test").unwrap();
         let options = PruneOptions {
             window: std::time::Duration::ZERO,
             max_unused: MaxUnused::Bytes(0),
             pack_bytes: MIB,
             ..PruneOptions::default()
         };
-        let report = prune(&repository, &options, &mut |_| {}, &Silent).unwrap();
-        assert_eq!(report.problems, 0, "{pack}");
+        let told = Told::default();
+        let report = prune(&repository, &options, &mut |_| {}, &told).unwrap();
+        assert_eq!(report.problems, 0, "{pack}: {:?}", told.0.lock().unwrap());
         assert!(report.rewritten_chunks > 0, "{pack}");
-        let (_, root, files) = &scene.snapshots[1];
-        assert!(files_of(&scene.open(&store), root) == *files, "{pack}");
+        let files = files_of(&scene.open(&store), &root);
+        assert!(files.iter().all(|(path, bytes)| scene.snapshots[1].2[path] == *bytes), "{pack}");
+        assert_eq!(files.len() + 1, scene.snapshots[1].2.len());
         for name in store.names().iter().filter_map(|name| PackName::parse(name)) {
             let bytes = store.get(&name.object(), None).unwrap();
             let trailer = decode_trailer(&name, bytes.len() as u64, &bytes).unwrap();

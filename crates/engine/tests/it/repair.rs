@@ -22,11 +22,11 @@ use seawall_engine::repair::{
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
-use seawall_engine::store::simulated::{Plan, SimulatedStore};
+use seawall_engine::store::simulated::{Fault, Plan, SimulatedStore};
 use seawall_engine::verify::Read;
 
 use crate::damage::check;
-use crate::parity::{Files, Scene, hit};
+use crate::parity::{Files, Scene, hit, run};
 use crate::place::files_of;
 
 /// Every path that is lost, by snapshot; `None` for a part of a tree.
@@ -47,7 +47,7 @@ fn damaged_packs_with_parity_are_stored_anew() {
     let scene = Scene::new(Parity::of_share(0.02));
     for pack in scene.packs() {
         let store = scene.copy();
-        hit(&store, &pack, 100, 4097);
+        hit(&store, &pack, 100, run(&store, &pack));
         let owner = scene.open(&store);
         assert_eq!(check(&owner, Read::All).mended.len(), 1);
         let report = replace(&owner, &[pack], &Silent).unwrap();
@@ -91,7 +91,7 @@ fn a_replacement_may_stop_anywhere() {
     let pack = scene.packs()[0];
     for write in 0.. {
         let objects = scene.copy();
-        hit(&objects, &pack, 100, 4097);
+        hit(&objects, &pack, 100, run(&objects, &pack));
         let store = Arc::new(SimulatedStore::over(objects.copy(), Plan::default()));
         let owner = Repository::open(store.clone(), &scene.owner, None).unwrap();
         store.set_plan(Plan::crash_at_write(write));
@@ -221,7 +221,7 @@ fn only_an_owner_repairs() {
     let owner = scene.open(&store);
     for role in [Role::Reader, Role::Member] {
         let unlock = Unlock::KeyFile(seawall_engine::crypto::Secret32::random());
-        seawall_engine::keys::add(&owner, role, &unlock.lock().unwrap(), "other").unwrap();
+        seawall_engine::keys::add(&owner, role, &unlock.lock().unwrap(), role.name()).unwrap();
         let other = Repository::open(store.clone(), &unlock, None).unwrap();
         assert!(matches!(drop_lost(&other, "test", &Silent), Err(Error::NotAllowed(_))));
         assert!(matches!(replace(&other, &scene.packs(), &Silent), Err(Error::NotAllowed(_))));
@@ -247,7 +247,9 @@ fn a_store_that_fails_is_no_loss() {
         let store = Arc::new(SimulatedStore::over(objects.copy(), Plan::default()));
         let owner = Repository::open(store.clone(), &scene.owner, None).unwrap();
         let at = store.operations().total() + operation;
-        store.set_plan(Plan::default().operation(at, seawall_engine::store::simulated::Fault::FailBefore));
+        // Why more than one: a reader tries again.
+        let failing = (at..at + 50).fold(Plan::default(), |plan, number| plan.operation(number, Fault::FailBefore));
+        store.set_plan(failing);
         let mut told = 0u64;
         match losses(&owner, &Silent, &mut |_, loss| told += if let Loss::Part(_, n) = loss { n } else { 1 }) {
             Ok(count) => assert_eq!(count, whole.1, "operation {operation}"),
