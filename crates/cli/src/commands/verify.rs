@@ -29,7 +29,8 @@ Examples:
 /// Without options the structure is checked: the signed log, the index, that every pack exists with the right length,
 /// and every snapshot's tree. `--read-data` also reads every stored byte, decrypts, decodes and compares it with its
 /// id; `--sample 5%` does so for a random part. For damage, the objects, the snapshots and the paths that are hit are
-/// listed and the exit code is 13; everything else still restores.
+/// listed and the exit code is 13; everything else still restores. A damaged pack whose parity gives everything back is a
+/// problem only (exit code 3).
 ///
 /// What is damaged is recorded in the log. The next backup of a source that still has what was lost stores it again, and
 /// with it the older snapshots that share it restore again. An object that stays damaged after that, and by which no
@@ -100,6 +101,7 @@ pub struct VerifySummary {
     orphans: u64,
     condemned_packs: u64,
     damage: u64,
+    mended_packs: u64,
     harmless_damage: u64,
     log_entries_appended: u64,
     seconds: f64,
@@ -117,6 +119,7 @@ impl From<&VerifyReport> for VerifySummary {
             orphans: report.orphans,
             condemned_packs: report.condemned,
             damage: report.damage.len() as u64,
+            mended_packs: report.mended.len() as u64,
             harmless_damage: report.harmless.len() as u64,
             log_entries_appended: report.entries_appended,
             seconds: report.duration.as_secs_f64(),
@@ -192,7 +195,12 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         let what = printable(harmless.what.as_bytes());
         run.output.report(format!("  {} is damaged, and no snapshot loses anything by it: {what}", harmless.object))?;
     }
+    if !report.mended.is_empty() {
+        let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");
+        run.output.report(format!("  {packs} read with the help of parity; `seawall repair` stores them anew"))?;
+    }
     match report.damage.len() as u64 {
+        0 if !report.mended.is_empty() => run.output.report("  nothing is lost"),
         0 if report.harmless.is_empty() => run.output.report("  no damage found"),
         0 => run.output.report("  no new damage found; every snapshot restores as far as it was checked"),
         found => {
