@@ -4,8 +4,10 @@
 //! retires nothing publishes them; then an AUDIT calls the old packs lost, so that nobody leans on them any more, and the
 //! next `prune` keeps the new copies and removes the old packs.
 //!
-//! Safe at every point: the first entry only adds copies, which need no base; the second names packs of which a copy of
-//! every chunk was published before. A chunk that can't be read keeps its pack from being named.
+//! Safe at every point: the first entry only adds copies, which need no base. The second is put at the number for which was
+//! seen that every chunk of the packs that it names has such a copy in a pack that is neither condemned nor damaged: a
+//! prune between the two may have condemned the new copies, as there were two. A chunk that can't be read keeps its pack
+//! from being named.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -19,7 +21,9 @@ use crate::format::segment::Location;
 use crate::format::slot::Role;
 use crate::ids::ChunkId;
 use crate::monitor::{Monitor, Phase, Problem, Progress};
+use crate::repo::index::Index;
 use crate::repo::{Repository, Session};
+use crate::rules::State;
 
 /// An AUDIT names so many packs at most.
 const PACKS_MAX: usize = 10_000;
@@ -74,17 +78,18 @@ pub fn replace(repository: &Repository, packs: &[PackName], monitor: &dyn Monito
         drop(end);
         outcome.map_err(|error| session.take_failure().unwrap_or(error))
     })?;
-    let replaced: Vec<PackName> = wanted.iter().copied().collect();
     publish(repository, &session)?;
-    for packs in replaced.chunks(PACKS_MAX) {
-        call_lost(repository, packs)?;
+    found.retain(|(_, location)| wanted.contains(&location.pack));
+    let mut replaced = 0;
+    for packs in wanted.iter().copied().collect::<Vec<_>>().chunks(PACKS_MAX) {
+        replaced += call_lost(repository, packs, &found)?;
     }
     let totals = session.totals();
     Ok(ReplaceReport {
-        packs: replaced.len() as u64,
+        packs: replaced as u64,
         chunks: totals.chunks,
         bytes_stored: totals.stored_bytes,
-        problems: (asked - replaced.len()) as u64,
+        problems: (asked - replaced) as u64,
     })
 }
 
@@ -143,12 +148,37 @@ fn publish(repository: &Repository, session: &Session<'_>) -> Result<()> {
     }
 }
 
-/// Tells the log that the packs are lost. Those that were condemned meanwhile nobody needs any more.
-fn call_lost(repository: &Repository, packs: &[PackName]) -> Result<()> {
-    repository.append(&mut |state| {
-        let stays = |pack: &&PackName| !state.standing.condemned.contains_key(*pack);
-        let lost = packs.iter().filter(stays).copied().collect();
-        Ok(Act::Audit { depth: 1, bytes: 0, lost, damaged: Vec::new(), sound: Vec::new() })
-    })?;
-    Ok(())
+/// Tells the log that the packs are lost whose chunks have other copies now; gives how many need no more to be done: those
+/// that were condemned meanwhile nobody needs any more.
+fn call_lost(repository: &Repository, packs: &[PackName], found: &[(ChunkId, Location)]) -> Result<usize> {
+    loop {
+        let (state, index) = repository.look()?;
+        let is_left = |pack: &PackName| !state.standing.condemned.contains_key(pack);
+        let kept: BTreeSet<PackName> = found
+            .iter()
+            .filter(|(id, location)| !has_other(&state, &index, id, &location.pack))
+            .map(|(_, location)| location.pack)
+            .collect();
+        let lost: Vec<PackName> =
+            packs.iter().filter(|pack| is_left(pack) && !kept.contains(*pack)).copied().collect();
+        let done = packs.iter().filter(|pack| !is_left(pack) || !kept.contains(*pack)).count();
+        if lost.is_empty() {
+            return Ok(done);
+        }
+        let act = Act::Audit { depth: 1, bytes: 0, lost, damaged: Vec::new(), sound: Vec::new() };
+        if repository.try_append(state.next, act)? {
+            return Ok(done);
+        }
+    }
+}
+
+/// True if a copy without a base lies in another pack that is neither condemned nor damaged.
+fn has_other(state: &State, index: &Index, id: &ChunkId, pack: &PackName) -> bool {
+    let standing = &state.standing;
+    index.copies(id).map(|copy| copy.location).any(|copy| {
+        copy.pack != *pack
+            && copy.base.is_none()
+            && !standing.condemned.contains_key(&copy.pack)
+            && !standing.damage.contains_key(&copy.pack)
+    })
 }

@@ -30,16 +30,16 @@ use crate::prune::{Change, Files, Scene, patient, run, thorough};
 
 /// Before which call the other operation runs, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum At {
+pub enum At {
     Operation(u64),
     Write(u64),
     LogEntry(u64),
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+pub type Job = Box<dyn FnOnce() + Send>;
 
 /// A connection to a store during whose work something else happens once.
-struct Between {
+pub struct Between {
     store: Arc<dyn Store>,
     at: At,
     operations: AtomicU64,
@@ -49,9 +49,14 @@ struct Between {
 }
 
 impl Between {
-    fn new(store: Arc<dyn Store>, at: At, job: Job) -> Self {
+    pub fn new(store: Arc<dyn Store>, at: At, job: Job) -> Self {
         let [operations, writes, entries] = std::array::from_fn(|_| AtomicU64::new(0));
         Self { store, at, operations, writes, entries, job: Mutex::new(Some(job)) }
+    }
+
+    /// True once the other operation has run.
+    pub fn is_over(&self) -> bool {
+        self.job.lock().unwrap().is_none()
     }
 
     fn step(&self, write: bool, name: &str) {

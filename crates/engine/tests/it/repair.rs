@@ -9,13 +9,13 @@ use std::sync::Arc;
 use seawall_engine::backup::backup;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::error::Error;
-use seawall_engine::forget::hold;
+use seawall_engine::forget::{forget, hold};
 use seawall_engine::format::log::SnapshotRecord;
 use seawall_engine::format::parity::Parity;
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::Silent;
-use seawall_engine::prune::{PruneOptions, prune};
+use seawall_engine::prune::{MaxUnused, PruneOptions, prune};
 use seawall_engine::repair::{
     Dropped, LOST_PATHS, Loss, REPAIRED_FROM, REPAIRED_PLACE, drop_lost, losses, replace,
 };
@@ -25,6 +25,7 @@ use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::store::simulated::{Fault, Plan, SimulatedStore};
 use seawall_engine::verify::Read;
 
+use crate::beside::{At, Between};
 use crate::damage::check;
 use crate::parity::{Files, Scene, hit, run};
 use crate::place::files_of;
@@ -109,6 +110,55 @@ fn a_replacement_may_stop_anywhere() {
         assert_eq!(replace(&scene.open(&left), &[pack], &Silent).unwrap().packs, 1, "write {write}");
         left.delete(&pack.object()).unwrap();
         scene.assert_restores("without it", &scene.open(&left));
+    }
+}
+
+/// Another operation, whole, before each write of the replacement: live snapshots restore, and where the old pack is called
+/// lost, they do so without it.
+#[test]
+fn a_replacement_beside_others() {
+    let scene = Scene::new(Parity::of_share(0.02));
+    let pack = scene.packs()[0];
+    for verb in ["prune", "rewrite", "backup", "forget", "replace"] {
+        for write in 0.. {
+            let case = format!("{verb} before write {write}");
+            let store = scene.copy();
+            hit(&store, &pack, 100, run(&store, &pack));
+            let (other, options) = (scene.open(&store), scene.options());
+            let (first, second) = (scene.snapshots[0].0, scene.snapshots[1].0);
+            let job = move || match verb {
+                "backup" => drop(backup(&other, options, &Silent).unwrap()),
+                "forget" => drop(forget(&other, &[first], "test").unwrap()),
+                "replace" => drop(replace(&other, &[pack], &Silent).unwrap()),
+                _ => {
+                    let window = std::time::Duration::ZERO;
+                    let max_unused = if verb == "prune" { MaxUnused::Share(0.5) } else { MaxUnused::Bytes(0) };
+                    forget(&other, &[second], "test").unwrap();
+                    let options = PruneOptions { window, orphans: window, max_unused, ..PruneOptions::default() };
+                    drop(prune(&other, &options, &mut |_| {}, &Silent).unwrap());
+                }
+            };
+            let between = Arc::new(Between::new(store.clone(), At::Write(write), Box::new(job)));
+            let owner = Repository::open(between.clone(), &scene.owner, None).unwrap();
+            match replace(&owner, &[pack], &Silent) {
+                Ok(_) | Err(Error::Refused(_)) => {}
+                Err(error) => panic!("{case}: {error}"),
+            }
+            let after = scene.open(&store);
+            assert_eq!(check(&after, Read::All).damage, [], "{case}");
+            if after.state().standing.damage.contains_key(&pack) {
+                store.delete(&pack.object()).unwrap();
+            }
+            for snapshot in after.snapshots() {
+                let known = scene.snapshots.iter().find(|(id, ..)| *id == snapshot.record.id);
+                let Some((_, root, files)) = known else { continue };
+                assert!(files_of(&scene.open(&store), root) == *files, "{case}");
+            }
+            if !between.is_over() {
+                assert!(write >= 5, "{case}");
+                break;
+            }
+        }
     }
 }
 
