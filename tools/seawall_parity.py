@@ -73,7 +73,9 @@ class Layout:
         return short_hash(pack[start:end]) == self.hashes[16 * number : 16 * number + 16]
 
     def factor(self, parity: int, data: int) -> int:
-        return inverse(parity // self.groups ^ data // self.groups)
+        first = parity - (parity - self.data) // self.groups * self.groups
+        element = data // self.groups
+        return product(first // self.groups ^ element, inverse(parity // self.groups ^ element))
 
 
 def short_hash(data: bytes) -> bytes:

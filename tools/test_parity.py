@@ -42,7 +42,8 @@ def with_parity(pack, shard, groups, rows):
     for number in range(count, count + groups * rows):
         total = bytearray(shard)
         for other in range(number % groups, count, groups):
-            factor = INVERSES[number // groups ^ other // groups]
+            first = next(one for one in range(count, number + 1) if one % groups == number % groups)
+            factor = product(first // groups ^ other // groups, INVERSES[number // groups ^ other // groups])
             row = [product(factor, byte) for byte in range(256)]
             for at, byte in enumerate(shards[other]):
                 total[at] ^= row[byte]

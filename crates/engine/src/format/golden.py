@@ -169,10 +169,12 @@ def pack_with_parity(share_rows, shard, groups):
     for number in range(len(data), len(data) + groups * share_rows):
         total = bytearray(shard)
         for other in range(number % groups, len(data), groups):
+            first = next(one for one in range(len(data), number + 1) if one % groups == number % groups)
             element = number // groups ^ other // groups
             inverse = next(x for x in range(256) if product(element, x) == 1)
+            factor = product(first // groups ^ other // groups, inverse)
             for at, byte in enumerate(data[other]):
-                total[at] ^= product(inverse, byte)
+                total[at] ^= product(factor, byte)
         parity.append(bytes(total))
     table = b"".join(hash32(one)[:16] for one in data + parity)
     head = b"SWPARI01" + struct.pack("<6I", shard, len(data), groups, share_rows, footer, length) + hash32(table)[:16]

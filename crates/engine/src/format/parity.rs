@@ -15,7 +15,7 @@ pub mod mend;
 
 use std::ops::Range;
 
-use self::field::{Sums, inverse};
+use self::field::{Sums, inverse, multiply};
 use super::fixed::{bytes_at, u32_at};
 use crate::crypto::object_hash;
 use crate::units::{KIB, MIB, PACK_BYTES_MAX};
@@ -144,10 +144,12 @@ impl Layout {
         (first..self.data + self.parity()).step_by(self.groups)
     }
 
-    /// What a data shard is multiplied with in the sum that is the parity shard.
+    /// What a data shard is multiplied with in the sum that is the parity shard. Why the first parity shard's element: so
+    /// that this one is the plain sum, which takes a quarter of the time.
     fn factor(&self, parity: usize, data: usize) -> u8 {
+        let first = parity - (parity - self.data) / self.groups * self.groups;
         let element = |number: usize| u8::try_from(number / self.groups).expect("a group has at most 256 shards");
-        inverse(element(parity) ^ element(data))
+        multiply(element(first) ^ element(data), inverse(element(parity) ^ element(data)))
     }
 
     fn head(&self, table: &[u8]) -> [u8; HEAD_BYTES] {

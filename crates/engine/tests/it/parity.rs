@@ -89,6 +89,11 @@ impl Scene {
         self.store.names().iter().filter_map(|name| PackName::parse(name)).collect()
     }
 
+    /// The pack with the files' content: the longest.
+    pub fn data_pack(&self) -> PackName {
+        self.packs().into_iter().max_by_key(|pack| length(&self.store, pack)).unwrap()
+    }
+
     pub fn assert_restores(&self, case: &str, repository: &Repository) {
         for (id, root, files) in &self.snapshots {
             assert!(files_of(repository, root) == *files, "{case}: {id}");

@@ -3,8 +3,8 @@
 //! Bytes are polynomials over GF(2) modulo x^8 + x^4 + x^3 + x^2 + 1 (0x11d); addition is XOR. Single products come from
 //! a table of logarithms to the base x. Long sums of products, which is what encoding is, need no product at all: a
 //! factor is a sum of powers of x, so each piece of data is XORed into the sums of those powers ([`Sums`]), and the eight
-//! sums are put together at the end by Horner's rule. That is four XORs a byte and parity shard on average, in loops
-//! that the compiler turns into vector instructions.
+//! sums are put together at the end by Horner's rule. That is four XORs a byte and parity shard on average (one where the
+//! factor is 1), in loops that the compiler turns into vector instructions.
 //!
 //! Nothing here is secret: branches and tables may depend on the bytes.
 
