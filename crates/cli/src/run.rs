@@ -133,7 +133,8 @@ impl Run {
                 outcome.exit = Exit::Problems;
             }
         }
-        let told: u64 = self.mended.borrow().iter().map(|packs| tell_mended(packs, &mut |it| self.output.problem(&it))).sum();
+        let told: u64 =
+            self.mended.borrow().iter().map(|packs| tell_mended(packs, &mut |it| self.output.problem(&it))).sum();
         if told > 0 && outcome.exit == Exit::Done {
             outcome.exit = Exit::Problems;
         }

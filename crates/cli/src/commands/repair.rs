@@ -169,7 +169,8 @@ impl Arguments {
         run.output.report(format!("{paths} in {} can't be restored whole", counted(hit, "snapshot", "snapshots")))?;
         for Dropped { old, new, lost } in dropped {
             let without = counted(*lost, "path", "paths");
-            let stands = new.map_or_else(|| "nothing was left of it".to_owned(), |new| format!("{} stands for it", short(&new)));
+            let stands =
+                new.map_or_else(|| "nothing was left of it".to_owned(), |new| format!("{} stands for it", short(&new)));
             run.output.report(format!("  {} is forgotten, {stands} (without {without})", short(old)))?;
         }
         if dropped.is_empty() { run.output.report(ADVICE) } else { Ok(()) }

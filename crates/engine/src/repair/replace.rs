@@ -159,8 +159,7 @@ fn call_lost(repository: &Repository, packs: &[PackName], found: &[(ChunkId, Loc
             .filter(|(id, location)| !has_other(&state, &index, id, &location.pack))
             .map(|(_, location)| location.pack)
             .collect();
-        let lost: Vec<PackName> =
-            packs.iter().filter(|pack| is_left(pack) && !kept.contains(*pack)).copied().collect();
+        let lost: Vec<PackName> = packs.iter().filter(|pack| is_left(pack) && !kept.contains(*pack)).copied().collect();
         let done = packs.iter().filter(|pack| !is_left(pack) || !kept.contains(*pack)).count();
         if lost.is_empty() {
             return Ok(done);

@@ -423,8 +423,7 @@ fn whole_pack(data: &[u8]) {
 
 /// With little parity and with much, and the latter cut behind its first table.
 fn packs_with_parity() -> Vec<Vec<u8>> {
-    let mut packs: Vec<Vec<u8>> =
-        [0.02, 0.5].iter().map(|share| packed_with(Parity::of_share(*share)).0).collect();
+    let mut packs: Vec<Vec<u8>> = [0.02, 0.5].iter().map(|share| packed_with(Parity::of_share(*share)).0).collect();
     let parity_len = pack::check_pack(&PACK, &packs[1]).unwrap().parity_len as usize;
     packs.push(packs[1][..packs[1].len() - parity_len / 2].to_vec());
     packs
@@ -439,8 +438,12 @@ fn pack_parity(data: &[u8]) {
             assert!(mended.footer().end <= bytes.len() as u64);
             mended.apply(0, &mut bytes.clone());
         }
-        let heads: Vec<usize> = bytes.windows(8).enumerate().filter(|(_, at)| at == b"SWPARI01").map(|(at, _)| at).collect();
-        for head in heads.into_iter().filter(|head| round == 0 && head + 64 <= bytes.len()) {
+        if round == 1 {
+            return;
+        }
+        let found = bytes.windows(8).enumerate().filter(|(_, window)| window == b"SWPARI01");
+        let heads: Vec<usize> = found.map(|(place, _)| place).filter(|place| place + 64 <= bytes.len()).collect();
+        for head in heads {
             seal_head(&mut bytes, head);
         }
     }

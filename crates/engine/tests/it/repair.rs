@@ -16,9 +16,7 @@ use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::{MaxUnused, PruneOptions, prune};
-use seawall_engine::repair::{
-    Dropped, LOST_PATHS, Loss, REPAIRED_FROM, REPAIRED_PLACE, drop_lost, losses, replace,
-};
+use seawall_engine::repair::{Dropped, LOST_PATHS, Loss, REPAIRED_FROM, REPAIRED_PLACE, drop_lost, losses, replace};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
@@ -136,7 +134,7 @@ fn a_replacement_beside_others() {
                     let max_unused = if verb == "prune" { MaxUnused::Share(0.5) } else { MaxUnused::Bytes(0) };
                     forget(&other, &[second], "test").unwrap();
                     let options = PruneOptions { window, orphans: window, max_unused, ..PruneOptions::default() };
-                    drop(prune(&other, &options, &mut |_| {}, &Silent).unwrap());
+                    prune(&other, &options, &mut |_| {}, &Silent).unwrap();
                 }
             };
             let between = Arc::new(Between::new(store.clone(), At::Write(write), Box::new(job)));
@@ -195,11 +193,8 @@ fn what_is_lost_is_listed_and_dropped() {
         assert!(count > 0, "{pack}");
         let records: BTreeMap<SnapshotId, (SnapshotRecord, u64)> =
             owner.snapshots().into_iter().map(|it| (it.record.id, (it.record, it.number))).collect();
-        let left: BTreeMap<SnapshotId, Files> = scene
-            .snapshots
-            .iter()
-            .map(|(id, _, files)| (*id, readable(&owner, &records[id].0, files)))
-            .collect();
+        let left: BTreeMap<SnapshotId, Files> =
+            scene.snapshots.iter().map(|(id, _, files)| (*id, readable(&owner, &records[id].0, files))).collect();
         for (id, _, files) in &scene.snapshots {
             let lacks: BTreeSet<Option<PathBuf>> =
                 files.keys().filter(|path| !left[id].contains_key(*path)).cloned().map(Some).collect();
@@ -304,7 +299,8 @@ fn a_store_that_fails_is_no_loss() {
             let faults = operation..operation + 50;
             store.set_plan(faults.fold(Plan::default(), |plan, number| plan.operation(number, Fault::FailBefore)));
             let mut told = 0;
-            let outcome = losses(&owner, &Silent, &mut |_, loss| told += if let Loss::Part(_, n) = loss { n } else { 1 });
+            let outcome =
+                losses(&owner, &Silent, &mut |_, loss| told += if let Loss::Part(_, n) = loss { n } else { 1 });
             match outcome {
                 Ok(count) => assert_eq!(count, all, "{pack}, operation {operation}"),
                 Err(Error::Store(_)) => failed += 1,

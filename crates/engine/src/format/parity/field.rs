@@ -44,7 +44,8 @@ pub(super) fn multiply(left: u8, right: u8) -> u8 {
     if left == 0 || right == 0 {
         return 0;
     }
-    let exponent = usize::from(TABLES.logarithms[usize::from(left)]) + usize::from(TABLES.logarithms[usize::from(right)]);
+    let exponent =
+        usize::from(TABLES.logarithms[usize::from(left)]) + usize::from(TABLES.logarithms[usize::from(right)]);
     TABLES.powers[exponent]
 }
 
@@ -150,7 +151,8 @@ mod tests {
 
     #[test]
     fn sums_are_sums_of_products() {
-        let pieces: Vec<Vec<u8>> = (0..40u8).map(|n| (0..100 - n).map(|at| at.wrapping_mul(n ^ 0x5b)).collect()).collect();
+        let pieces: Vec<Vec<u8>> =
+            (0..40u8).map(|n| (0..100 - n).map(|at| at.wrapping_mul(n ^ 0x5b)).collect()).collect();
         let mut sums = Sums::new(3, 100);
         for round in 0..2 {
             for row in 0..3 {
@@ -173,10 +175,10 @@ mod tests {
             let cauchy = |row: u8| (0..size).map(|column| inverse((100 + row) ^ column)).collect::<Vec<u8>>();
             let matrix: Vec<Vec<u8>> = (0..size).map(cauchy).collect();
             let inverted = invert(matrix.clone()).unwrap();
-            for row in 0..usize::from(size) {
+            for (row, factors) in matrix.iter().enumerate() {
                 for column in 0..usize::from(size) {
-                    let sum = (0..usize::from(size)).fold(0, |sum, at| sum ^ multiply(matrix[row][at], inverted[at][column]));
-                    assert_eq!(sum, u8::from(row == column));
+                    let products = factors.iter().zip(&inverted).map(|(factor, row)| multiply(*factor, row[column]));
+                    assert_eq!(products.fold(0, |sum, product| sum ^ product), u8::from(row == column));
                 }
             }
         }

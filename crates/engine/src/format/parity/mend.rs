@@ -71,7 +71,8 @@ pub fn mend(name: &PackName, bytes: &[u8]) -> Result<Mended, Damaged> {
     }
     let Some((layout, table)) = find(bytes) else { return Err(damaged(0, "no parity was found in it")) };
     let hash_of = |number: usize| &table[number * HASH_BYTES..][..HASH_BYTES];
-    let is_sound = |number: usize| bytes.get(layout.place(number)).is_some_and(|shard| short_hash(shard) == *hash_of(number));
+    let is_sound =
+        |number: usize| bytes.get(layout.place(number)).is_some_and(|shard| short_hash(shard) == *hash_of(number));
     let mut mended = Mended { patches: Vec::new(), footer: layout.footer, damaged: 0 };
     for group in 0..layout.groups {
         let (sound, lost): (Vec<usize>, Vec<usize>) = layout.data_of(group).partition(|number| is_sound(*number));

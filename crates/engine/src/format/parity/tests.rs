@@ -104,7 +104,13 @@ fn a_pack_may_be_cut_behind_its_first_table() {
 /// more.
 #[test]
 fn runs_of_damage() {
-    let scenes = [(700, 0.02, 61), (20_000, 0.02, 509), (100_000, 0.1, 2_003), (1 << 20, 0.02, 8_191), (1_500_000, 0.05, 16_381)];
+    let scenes = [
+        (700, 0.02, 61),
+        (20_000, 0.02, 509),
+        (100_000, 0.1, 2_003),
+        (1 << 20, 0.02, 8_191),
+        (1_500_000, 0.05, 16_381),
+    ];
     for (protected, share, step) in scenes {
         let (whole, layout) = pack(protected, share);
         let longest = strength(&layout);
@@ -161,7 +167,9 @@ fn ranges_are_patched_where_they_overlap() {
     let mut damaged = whole.clone();
     [0, 5_000, 5_001, 49_999].iter().for_each(|&place: &usize| damaged[place] ^= 7);
     let mended = mend_to(&whole, &layout, &damaged).unwrap();
-    for (start, end) in [(0, 1), (0, 50_000), (4_000, 6_000), (5_000, 5_002), (5_001, 5_001), (8_192, 8_193), (45_000, 50_000)] {
+    for (start, end) in
+        [(0, 1), (0, 50_000), (4_000, 6_000), (5_000, 5_002), (5_001, 5_001), (8_192, 8_193), (45_000, 50_000)]
+    {
         let mut range = damaged[start..end].to_vec();
         mended.apply(start as u64, &mut range);
         assert!(range == whole[start..end], "{start}..{end}");
