@@ -316,8 +316,13 @@ class Check:
 
     def pack(self, name: str) -> None:
         data, blobs = self.store.read(name), self.blobs
+        end = int.from_bytes(data[-64:-60], "little")
         if blake3(data[:-32]).digest() != data[-32:]:
-            self.report.damage(name, "the checksum of the pack is wrong")
+            mended = blobs.mend(name)
+            if mended is None:
+                self.report.damage(name, "the checksum of the pack is wrong")
+            else:
+                data, (end, _) = mended
         session, counter, kind = bytes.fromhex(name.split("/")[1]), int(name.split("/")[2]), data[8]
         header = struct.pack("<8sB7x16sQ16s8x", b"SWPACK01", kind, session, counter, blobs.ring[2])
         if data[:64] != header or kind > 1:
@@ -331,7 +336,6 @@ class Check:
             except MALFORMED as error:
                 self.report.damage(f"{name} at {record[1]}", error)
             place = record[1] + 48 + record[2]
-        end = int.from_bytes(data[-64:-60], "little")
         need(place == end, "a footer that does not begin where the last blob ends")
 
     def blob(self, pack: str, blob: bytes, number: int, kind: int | None, record: tuple) -> None:
@@ -432,7 +436,10 @@ def main(arguments: list[str] | None = None) -> int:
         resource.RLIMIT_NOFILE, (hard, hard)
     )  # Why: one descriptor is open for each level of directories.
     try:
-        options.run(Repository(options, report), options)
+        repository = Repository(options, report)
+        options.run(repository, options)
+        for name, pieces in repository.blobs.mended.items():
+            report.problem(name, f"it is damaged ({pieces} of its pieces); its parity gave everything back")
         return report.code
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import seawall_parity
 from seawall_state import State
 
 DONE, FAILED, USAGE, PROBLEMS, NO_REPOSITORY, WRONG_KEY, DAMAGE = 0, 1, 2, 3, 10, 12, 13
@@ -468,6 +469,7 @@ class Blobs:
         self.ordinals: dict[str, int] = {}
         self.places: dict[bytes, bytes] = {}  # id -> 12 bytes a place: pack ordinal, offset, sealed length
         self.read_cached = functools.lru_cache(maxsize=16)(self.read)
+        self.mended: dict[str, int] = {}  # packs whose parity gave damaged bytes back: how many of their pieces
 
     def add(self, chunk: bytes, pack: str, offset: int, sealed: int) -> None:
         ordinal = self.ordinals.setdefault(pack, len(self.packs))
@@ -517,15 +519,37 @@ class Blobs:
         need(len(bytes_read) == length, f"{pack} is shorter than it was")
         return bytes_read
 
+    @functools.lru_cache(maxsize=4)
+    def mend(self, pack: str) -> tuple[bytes, tuple[int, int]] | None:
+        """What lies before the parity of a pack, damaged or not, and the footer's place in it (section 6.3)."""
+        found = seawall_parity.mend(self.store.read(pack))
+        if found is None:
+            return None
+        self.mended[pack] = found[2]
+        return found[:2]
+
     def read_footer(self, pack: str) -> list[tuple]:
         """Records (id, offset, sealed length, plain length, codec, base or None) in order of place."""
+        try:
+            return self.decode_footer(pack, self.footer(pack))
+        except Damage:
+            mended = self.mend(pack)
+            if mended is None:
+                raise
+            data, (offset, length) = mended
+            return self.decode_footer(pack, data[offset : offset + length])
+
+    def footer(self, pack: str) -> bytes:
         size = self.store.path(pack).stat().st_size
         need(size >= 128, "too short for a pack")
         trailer = self.pread(pack, size - 64, 64)
         offset, length, parity, _ = struct.unpack_from("<IIII", trailer)
         need(trailer[16:24] == b"SWPEND01", "no trailer")
         need(offset >= 64 and offset + length + parity + 64 == size, "a trailer with wrong places")
-        plain = open_envelope(self.ring[6], f"{pack}#footer", self.pread(pack, offset, length))
+        return self.pread(pack, offset, length)
+
+    def decode_footer(self, pack: str, footer: bytes) -> list[tuple]:
+        plain = open_envelope(self.ring[6], f"{pack}#footer", footer)
         count = int.from_bytes(plain[:4], "little")
         need(len(plain) >= 4 + 48 * count, "a short footer")
         records = list(struct.iter_unpack("<32sIIIB3x", plain[4 : 4 + 48 * count]))
@@ -583,6 +607,12 @@ class Blobs:
                 return self.decode(self.packs[ordinal], blob, chunk, as_base)
             except (*MALFORMED, OSError) as found:
                 error = Damage(f"{self.packs[ordinal]} at {offset}: {found}")
+        for ordinal, offset, sealed in struct.iter_unpack("<III", places):
+            try:
+                data, _ = self.mend(self.packs[ordinal]) or (b"", None)
+                return self.decode(self.packs[ordinal], data[offset : offset + 48 + sealed], chunk, as_base)
+            except (*MALFORMED, OSError):
+                continue
         raise error
 
     def has_place(self, chunk: bytes, pack: str, offset: int, sealed: int) -> bool:

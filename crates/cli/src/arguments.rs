@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cat, completions, diff, find, forget, hold, init, key, log, ls, man, protect, prune, restore, snapshots,
-    stats, undelete, verify,
+    backup, cat, completions, diff, find, forget, hold, init, key, log, ls, man, protect, prune, repair, restore,
+    snapshots, stats, undelete, verify,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -125,6 +125,7 @@ pub enum Command {
     Key(Box<key::Arguments>),
     Log(log::Arguments),
     Stats(stats::Arguments),
+    Repair(repair::Arguments),
     Prune(prune::Arguments),
     Undelete(undelete::Arguments),
     Completions(completions::Arguments),
@@ -149,6 +150,7 @@ impl Command {
             Self::Restore(_) => "restore",
             Self::Forget(_) => "forget",
             Self::Hold(_) => "hold",
+            Self::Repair(_) => "repair",
             Self::Prune(_) => "prune",
             Self::Undelete(_) => "undelete",
             Self::Key(_) => "key",

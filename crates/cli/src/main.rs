@@ -12,6 +12,7 @@ mod kit;
 mod location;
 mod moments;
 mod output;
+mod parity;
 mod progress;
 mod quantities;
 mod run;
@@ -21,7 +22,7 @@ mod snapshot_name;
 mod stop;
 mod stream;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -86,7 +87,8 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
     let settings = Settings::check(&arguments.global, &environment)?;
     let zone = jiff::tz::TimeZone::system();
     let rollback = OnceCell::new();
-    let run = Run { environment, settings, output: Arc::clone(output), stop, zone, rollback };
+    let mended = RefCell::default();
+    let run = Run { environment, settings, output: Arc::clone(output), stop, zone, rollback, mended };
     dispatch(arguments.command, &run).map(|outcome| run.concluded(outcome))
 }
 
@@ -105,6 +107,7 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Restore(arguments) => arguments.run(run),
         Command::Forget(arguments) => arguments.run(run),
         Command::Hold(arguments) => arguments.run(run),
+        Command::Repair(arguments) => arguments.run(run),
         Command::Prune(arguments) => arguments.run(run),
         Command::Undelete(arguments) => arguments.run(run),
         Command::Key(arguments) => arguments.run(run),

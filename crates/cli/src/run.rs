@@ -3,7 +3,7 @@
 //! A repository is found by what was named, else the one that `protect` made for this user. The key is what was named,
 //! else the key file that `protect` keeps for this repository id, else a password from a prompt.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use seawall_engine::format::names::MARKER;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::RepositoryId;
 use seawall_engine::monitor::Problem;
-use seawall_engine::repo::Repository;
+use seawall_engine::repo::{MendedPacks, Repository, tell_mended};
 use seawall_engine::store::local::LocalStore;
 use seawall_engine::store::{Store, StoreError};
 
@@ -46,6 +46,8 @@ pub struct Run {
     pub zone: TimeZone,
     /// How the repository's log went back, once it was opened and did.
     pub rollback: OnceCell<String>,
+    /// Packs that were read with the help of their parity and of which nobody has told yet, by opened repository.
+    pub mended: RefCell<Vec<MendedPacks>>,
 }
 
 /// How a command ended, if it ended without an error.
@@ -121,7 +123,8 @@ impl Run {
         Ok(repository)
     }
 
-    /// What the run as a whole adds to how its command ended: a log that went back is listed, and no run is good then.
+    /// What the run as a whole adds to how its command ended: a log that went back and packs that were read with the help
+    /// of their parity are listed, and no run is good then.
     #[must_use]
     pub fn concluded(&self, mut outcome: Outcome) -> Outcome {
         if let Some(what) = self.rollback.get() {
@@ -129,6 +132,11 @@ impl Run {
             if outcome.exit == Exit::Done {
                 outcome.exit = Exit::Problems;
             }
+        }
+        let told: u64 =
+            self.mended.borrow().iter().map(|packs| tell_mended(packs, &mut |it| self.output.problem(&it))).sum();
+        if told > 0 && outcome.exit == Exit::Done {
+            outcome.exit = Exit::Problems;
         }
         outcome
     }
@@ -181,11 +189,18 @@ impl Run {
             match Repository::open(Arc::clone(store), &unlock, self.settings.cache.clone()) {
                 Err(Error::WrongKey) => {}
                 Err(error @ Error::Shares(_)) => wrong = error,
-                Ok(repository) => return Ok(self.warn_if_revoked(repository)),
+                Ok(repository) => return Ok(self.prepare(repository)),
                 Err(other) => return Err(other),
             }
         }
         Err(wrong)
+    }
+
+    /// What every repository of this run gets, however it was opened or made.
+    #[must_use]
+    pub fn prepare(&self, repository: Repository) -> Repository {
+        self.mended.borrow_mut().push(repository.mended_packs());
+        self.warn_if_revoked(repository).with_parity(self.settings.parity)
     }
 
     fn warn_if_revoked(&self, repository: Repository) -> Repository {

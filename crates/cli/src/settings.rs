@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 
 use seawall_engine::error::{Error, Result};
+use seawall_engine::format::parity::Parity;
 use seawall_engine::units::MIB;
 
 use crate::arguments::GlobalArguments;
 use crate::environment::Environment;
 use crate::keys::KeySource;
-use crate::location;
+use crate::{location, parity};
 
 const MEMORY_MIN: u64 = 32 * MIB as u64;
 
@@ -28,6 +29,8 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes in flight at most.
     pub budget_bytes: usize,
+    /// Parity of new packs, unless a command says otherwise.
+    pub parity: Option<Parity>,
 }
 
 impl Settings {
@@ -47,6 +50,7 @@ impl Settings {
             cache: if arguments.no_cache { None } else { cache.or(environment.cache.as_ref()).cloned() },
             threads: arguments.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from),
             budget_bytes: usize::try_from(arguments.memory).unwrap_or(usize::MAX),
+            parity: parity::from_environment(environment.parity.as_deref())?,
         })
     }
 }
@@ -128,6 +132,17 @@ mod tests {
         assert_eq!(settings.repository, Some("/named".into()));
         assert_eq!(names(&settings), ["password command"]);
         assert_eq!((settings.cache, settings.threads), (None, 3));
+    }
+
+    #[test]
+    fn parity_comes_from_the_environment() {
+        let parity = |text: &str| {
+            let environment = Environment { parity: Some(text.into()), ..Environment::default() };
+            Settings::check(&arguments(), &environment).map(|settings| settings.parity)
+        };
+        assert_eq!(parity("5%").unwrap(), Parity::of_share(0.05));
+        assert_eq!(parity("0").unwrap(), None);
+        assert_eq!(parity("much").err().unwrap().code(), "usage");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use seawall_engine::clock::Timestamp;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::ids::SnapshotId;
+use seawall_engine::repair::REPAIRED_PLACE;
 use seawall_engine::repo::Snapshot;
 
 use crate::moments;
@@ -118,7 +119,7 @@ impl SnapshotPath {
                     host.as_ref().is_none_or(|host| *host == snapshot.record.host)
                         && source.as_ref().is_none_or(|source| holds(snapshot, source))
                 };
-                snapshots.iter().filter(fits).max_by_key(|snapshot| snapshot.number)
+                snapshots.iter().filter(fits).max_by_key(|snapshot| place(snapshot))
             }
             .ok_or_else(|| self.not_found(snapshots)),
             Name::Moment(moment) => snapshots
@@ -147,6 +148,14 @@ impl SnapshotPath {
         let why = if snapshots.is_empty() { "the repository holds none yet" } else { "none fits" };
         Error::NotFound(format!("no snapshot {}: {why}", self.written))
     }
+}
+
+/// Where a snapshot belongs among the others: a repaired one where the one was that it stands for. Whoever writes such a
+/// label can only put a snapshot of his own further back.
+fn place(snapshot: &Snapshot) -> (u64, u64) {
+    let label = snapshot.record.labels.iter().find(|(label, _)| label == REPAIRED_PLACE);
+    let place = label.and_then(|(_, place)| place.parse().ok()).unwrap_or(snapshot.number);
+    (place.min(snapshot.number), snapshot.number)
 }
 
 fn candidate(snapshot: &Snapshot) -> String {

@@ -1,7 +1,8 @@
 //! The command line, driven as a user drives it: the real binary, real directories, exit codes and output.
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
-//! (shapes that scripts rest on), `forget`, `prune` (freeing space), `roles` (keys and what they may), `flow` (back up,
+//! (shapes that scripts rest on), `forget`, `prune` (freeing space), `repair` (parity, and what is
+//! left to do about damage), `roles` (keys and what they may), `flow` (back up,
 //! look, restore), `protect` (the main job), `kill` (kill -9 at
 //! random instants). Nothing here looks inside the program; what needs that is tested beside the code.
 
@@ -23,6 +24,8 @@ mod kill;
 mod protect;
 #[path = "cli/prune.rs"]
 mod prune;
+#[path = "cli/repair.rs"]
+mod repair;
 #[path = "cli/roles.rs"]
 mod roles;
 #[path = "cli/world.rs"]

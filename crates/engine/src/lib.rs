@@ -17,6 +17,7 @@ pub mod forget;
 pub mod keys;
 pub mod prune;
 pub mod reindex;
+pub mod repair;
 pub mod restore;
 pub mod undelete;
 pub mod verify;

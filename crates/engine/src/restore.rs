@@ -31,7 +31,7 @@ use crate::entry::TreeKey;
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::{Monitor, Phase};
-use crate::repo::Repository;
+use crate::repo::{Repository, tell_mended};
 use crate::stages::target::Directory;
 pub use crate::stages::target::metadata::OwnerBy;
 use origin::{FromRepository, Origin};
@@ -159,7 +159,9 @@ pub fn restore(
     options: &RestoreOptions,
     monitor: &dyn Monitor,
 ) -> Result<RestoreReport> {
-    restore_from(&FromRepository::new(repository, root), options, monitor)
+    let mut report = restore_from(&FromRepository::new(repository, root), options, monitor)?;
+    report.problems += tell_mended(&repository.mended_packs(), &mut |problem| monitor.problem(problem));
+    Ok(report)
 }
 
 fn restore_from(origin: &dyn Origin, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<RestoreReport> {

@@ -15,6 +15,7 @@ mod compare;
 mod data;
 mod examine;
 mod findings;
+mod mended;
 mod reach;
 mod record;
 mod structure;
@@ -110,6 +111,8 @@ pub struct VerifyReport {
     pub deleted: u64,
     /// What is damaged.
     pub damage: Vec<Damage>,
+    /// Packs that are damaged and whose parity gives everything back: nothing is lost, but they should be replaced.
+    pub mended: Vec<Damage>,
     /// Objects that earlier checks found damaged already and by which no snapshot loses anything: all that live snapshots
     /// need of them can be read.
     pub harmless: Vec<Damage>,
@@ -219,11 +222,18 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Mo
     }
     record::recall(&check, &structure);
     examine::examine_suspects(&check)?;
-    let record = Record::gather(&check, &structure)?;
+    let mended = mended::gather(&check)?;
+    let mut record = Record::gather(&check, &structure)?;
+    record.spare(&mended);
     let (damage, harmless) = reach::reach(&check, &structure, &snapshots, &record)?;
     let mut report = report(&check, &structure, &snapshots);
-    (report.damage, report.harmless) = (damage, harmless);
+    let is_mended = |pack: Option<PackName>| pack.is_some_and(|pack| mended.contains(&pack));
+    (report.mended, report.damage) = damage
+        .into_iter()
+        .partition(|damage| damage.snapshots.is_empty() && is_mended(PackName::parse(&damage.object)));
+    report.harmless = harmless;
     report.undecided = count(check.findings.undecided_count());
+    mended::tell(&check, &report.mended);
     if options.record {
         record.tell(&check, &mut report);
     }

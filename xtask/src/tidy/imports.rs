@@ -17,7 +17,10 @@ const UNSAFE_ALLOWED: &str = "crates/engine/src/repo/map.rs";
 const ROWS: [(&str, &[&str]); 5] = [
     (
         "verbs",
-        &["backup", "restore", "verify", "forget", "keys", "audit", "prune", "undelete", "copy", "diff", "browse"],
+        &[
+            "backup", "restore", "verify", "forget", "keys", "audit", "prune", "repair", "undelete", "copy", "diff",
+            "browse",
+        ],
     ),
     ("repository", &["repo"]),
     ("stages", &["stages"]),

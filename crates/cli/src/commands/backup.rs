@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::overlap::{self, OwnPlace};
 use super::sources::{LabelArguments, SelectionArguments, absolute};
 use crate::failure::Exit;
+use crate::parity::ParityArguments;
 use crate::progress::Problems;
 use crate::quantities::{bytes, count, counted, duration, rate, ratio};
 use crate::run::{Outcome, Run};
@@ -25,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
     seawall backup -r /backup/repo /srv/models /etc
     seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
+    seawall backup /archive --parity 2%
     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
     seawall backup --command --stdin-name shop.sql -- pg_dump shop";
 
@@ -65,6 +67,10 @@ pub struct Arguments {
     #[command(flatten)]
     pub labels: LabelArguments,
 
+    /// How it is stored.
+    #[command(flatten)]
+    pub storage: ParityArguments,
+
     /// Read every file, whatever its times say
     #[arg(long)]
     pub force_read: bool,
@@ -86,7 +92,7 @@ impl Arguments {
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let location = run.location()?;
         let walk = self.walk(run, &location)?;
-        let repository = run.open_to_write(&location)?;
+        let repository = self.storage.apply(run.open_to_write(&location)?);
         let parent = self.parent(run, &repository)?;
         // Why only now: a command is not started for a repository that does not open.
         let (source, producer) = match walk {

@@ -75,7 +75,7 @@ impl Arguments {
 /// When there is one already or it can't be made.
 pub fn make_repository(run: &Run, location: &Path, slots: &[(Unlock, String)]) -> Result<Repository> {
     let store: Arc<dyn Store> = Arc::new(LocalStore::create(location)?);
-    Repository::init(store, slots, run.settings.cache.clone())
+    Ok(run.prepare(Repository::init(store, slots, run.settings.cache.clone())?))
 }
 
 fn new_slot(key: &KeySource, run: &Run) -> Result<(Unlock, String)> {

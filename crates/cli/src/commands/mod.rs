@@ -20,6 +20,7 @@ pub mod man;
 pub mod overlap;
 pub mod protect;
 pub mod prune;
+pub mod repair;
 pub mod restore;
 pub mod snapshots;
 pub mod sources;

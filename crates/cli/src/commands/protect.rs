@@ -28,6 +28,7 @@ use super::overlap::{self, OwnPlace};
 use super::sources::{LabelArguments, SelectionArguments, absolute};
 use super::verify::{VerifySummary, options as verify_options, show_damage};
 use crate::failure::Exit;
+use crate::parity::ParityArguments;
 use crate::progress::Display;
 use crate::quantities;
 use crate::run::{Outcome, Run};
@@ -90,6 +91,10 @@ pub struct Arguments {
     #[command(flatten)]
     pub labels: LabelArguments,
 
+    /// How it is stored.
+    #[command(flatten)]
+    pub storage: ParityArguments,
+
     /// Read every source file, whatever its times say
     #[arg(long)]
     pub force_read: bool,
@@ -116,7 +121,8 @@ impl Arguments {
         let left_out = overlap::leave_out(run, &own_places(run, &location, &scratch_parent), &sources)?;
         let excludes = self.selection.excludes(left_out)?;
         overlap::refuse(&location, &sources, &excludes, self.selection.one_file_system)?;
-        let opened = opening::open_or_make(run, &location, self.kit.as_deref())?;
+        let mut opened = opening::open_or_make(run, &location, self.kit.as_deref())?;
+        opened.repository = self.storage.apply(opened.repository);
         let display = run.display();
         let walk = WalkOptions { sources, excludes, one_file_system: self.selection.one_file_system };
         let options =

@@ -29,7 +29,8 @@ Examples:
 /// Without options the structure is checked: the signed log, the index, that every pack exists with the right length,
 /// and every snapshot's tree. `--read-data` also reads every stored byte, decrypts, decodes and compares it with its
 /// id; `--sample 5%` does so for a random part. For damage, the objects, the snapshots and the paths that are hit are
-/// listed and the exit code is 13; everything else still restores.
+/// listed and the exit code is 13; everything else still restores. A damaged pack whose parity gives everything back is a
+/// problem only (exit code 3).
 ///
 /// What could not be read for another reason than damage (a connection that broke, a key that may not) is listed as a
 /// problem, and the exit code is 3.
@@ -103,6 +104,7 @@ pub struct VerifySummary {
     orphans: u64,
     condemned_packs: u64,
     damage: u64,
+    mended_packs: u64,
     harmless_damage: u64,
     undecided: u64,
     log_entries_appended: u64,
@@ -121,6 +123,7 @@ impl From<&VerifyReport> for VerifySummary {
             orphans: report.orphans,
             condemned_packs: report.condemned,
             damage: report.damage.len() as u64,
+            mended_packs: report.mended.len() as u64,
             harmless_damage: report.harmless.len() as u64,
             undecided: report.undecided,
             log_entries_appended: report.entries_appended,
@@ -202,7 +205,12 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         run.output
             .report(format!("  {objects} could not be checked, see above: nothing is known of them; check again"))?;
     }
+    if !report.mended.is_empty() {
+        let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");
+        run.output.report(format!("  {packs} read with the help of parity; `seawall repair` stores them anew"))?;
+    }
     match report.damage.len() as u64 {
+        0 if !report.mended.is_empty() => run.output.report("  nothing is lost"),
         0 if report.harmless.is_empty() => run.output.report("  no damage found"),
         0 => run.output.report("  no new damage found; every snapshot restores as far as it was checked"),
         found => {

@@ -150,6 +150,41 @@ def pack():
     return out + hash32(out)
 
 
+def product(left, right):
+    """In GF(256) with 0x11d."""
+    result = 0
+    for bit in range(8):
+        result ^= (left << bit) * (right >> bit & 1)
+    for bit in range(14, 7, -1):
+        result ^= (0x11D << (bit - 8)) * (result >> bit & 1)
+    return result
+
+
+def pack_with_parity(share_rows, shard, groups):
+    """The same blobs; §6.3 step by step."""
+    footer, length = struct.unpack_from("<II", pack()[-64:])
+    protected = pack()[:footer + length]
+    data = [protected[at:at + shard] for at in range(0, len(protected), shard)]
+    parity = []
+    for number in range(len(data), len(data) + groups * share_rows):
+        total = bytearray(shard)
+        for other in range(number % groups, len(data), groups):
+            first = next(one for one in range(len(data), number + 1) if one % groups == number % groups)
+            element = number // groups ^ other // groups
+            inverse = next(x for x in range(256) if product(element, x) == 1)
+            factor = product(first // groups ^ other // groups, inverse)
+            for at, byte in enumerate(data[other]):
+                total[at] ^= product(factor, byte)
+        parity.append(bytes(total))
+    table = b"".join(hash32(one)[:16] for one in data + parity)
+    head = b"SWPARI01" + struct.pack("<6I", shard, len(data), groups, share_rows, footer, length) + hash32(table)[:16]
+    head += hash32(head)[:16]
+    out = protected + head + table
+    out += bytes(-len(out) % shard) + b"".join(parity) + table + head
+    out += u32(footer) + u32(length) + u32(len(out) - len(protected)) + u32(0) + b"SWPEND01" + fill(0, 8)
+    return out + hash32(out)
+
+
 def segment():
     """100 records over two packs; every tenth has a base; ids are hashes."""
     salts = [0x47b6137b, 0x44974d91, 0x8824ad5b, 0xa2b7289d, 0x705495c7, 0x2df1424b, 0x9efc4947, 0x5c6bfb31]
@@ -240,6 +275,8 @@ def main():
         "share": share(),
         "session": session_record(),
         "pack": pack(),
+        "pack-parity": pack_with_parity(2, 576, 1),
+        "pack-parity-groups": pack_with_parity(3, 64, 3),
         "segment": segment(),
         "log-init": init(),
         "log-commit": commit(),

@@ -12,6 +12,7 @@ use super::marker::Marker;
 use super::names::{PackName, SegmentName};
 use super::node::{self, Child, LeafWriter, Node};
 use super::pack::{self, BlobKind, BlobRecord, PackWriter};
+use super::parity::Parity;
 use super::segment::{SegmentBuilder, SegmentView};
 use super::session;
 use super::slot::{self, Contents, KeyRing, Role, SlotKind, Unlock};
@@ -45,7 +46,7 @@ pub(super) fn log_key() -> Secret32 {
     secret(4)
 }
 
-fn golden(name: &str) -> Vec<u8> {
+pub(super) fn golden(name: &str) -> Vec<u8> {
     let rows = include_str!("golden.txt").lines().map(|line| line.split_once(' ').unwrap());
     let rows: HashMap<_, _> = rows.collect();
     let digits = rows[name].as_bytes();
@@ -151,7 +152,11 @@ pub(super) fn pack_cipher() -> PackCipher {
 }
 
 pub(super) fn sealed_pack() -> (Vec<u8>, Vec<BlobRecord>) {
-    let mut writer = PackWriter::new(PACK, BlobKind::Data, REPOSITORY, pack_cipher(), 4096);
+    sealed_pack_with(None)
+}
+
+pub(super) fn sealed_pack_with(parity: Option<Parity>) -> (Vec<u8>, Vec<BlobRecord>) {
+    let mut writer = PackWriter::new(PACK, BlobKind::Data, REPOSITORY, pack_cipher(), 4096).with_parity(parity);
     let pushed: Vec<_> = bodies().iter().map(|(id, body)| writer.push(id, body)).collect();
     assert_eq!(writer.count(), pushed.len());
     let (bytes, records) = writer.finish_with_salt(&index_key(), &SALT);

@@ -14,6 +14,7 @@ pub mod marker;
 pub mod names;
 pub mod node;
 pub mod pack;
+pub mod parity;
 pub mod segment;
 pub mod session;
 pub mod slot;

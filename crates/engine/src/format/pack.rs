@@ -1,7 +1,8 @@
 //! Packs (docs/format.md §6): many sealed blobs in one object, with a sealed footer that lists them.
 //!
 //! A pack is written into one buffer, each blob encrypted where it lies. Reading goes the other way round: trailer,
-//! footer, then single blobs by range; [`check_pack`] proves a whole pack without any key.
+//! footer, then single blobs by range; [`check_pack`] proves a whole pack without any key. What parity gives back of a
+//! damaged one is for [`super::parity`].
 //!
 //! Invariants: blobs lie one directly after the other, numbered from 0; a blob is authenticated together with its
 //! header, so its id, kind and place in the pack's order can't be exchanged.
@@ -10,6 +11,7 @@ use std::ops::Range;
 
 use super::fixed::{bytes_at, u32_at, u64_at, zeros};
 use super::names::PackName;
+use super::parity::{self, Parity};
 use crate::crypto::blob::{BLOB_HEADER_BYTES, PackCipher};
 use crate::crypto::{Secret32, TAG_BYTES, envelope, object_hash, random};
 use crate::error::Damaged;
@@ -91,6 +93,7 @@ pub struct PackWriter {
     cipher: PackCipher,
     buffer: Vec<u8>,
     records: Vec<BlobRecord>,
+    parity: Option<Parity>,
 }
 
 impl PackWriter {
@@ -110,7 +113,13 @@ impl PackWriter {
         buffer.extend_from_slice(&name.counter.to_le_bytes());
         buffer.extend_from_slice(repository.as_bytes());
         buffer.extend_from_slice(&[0; 8]);
-        Self { name, kind, cipher, buffer, records: Vec::new() }
+        Self { name, kind, cipher, buffer, records: Vec::new(), parity: None }
+    }
+
+    /// The pack gets so much parity; without this it has none.
+    #[must_use]
+    pub fn with_parity(self, parity: Option<Parity>) -> Self {
+        Self { parity, ..self }
     }
 
     /// The pack's name.
@@ -154,7 +163,7 @@ impl PackWriter {
         record
     }
 
-    /// Bytes so far, without footer and trailer.
+    /// Bytes so far, without footer, parity and trailer.
     #[must_use]
     pub fn len(&self) -> usize {
         self.buffer.len()
@@ -172,7 +181,7 @@ impl PackWriter {
         self.records.len()
     }
 
-    /// Adds footer and trailer: the object's bytes and its blobs in order of place.
+    /// Adds footer, parity and trailer: the object's bytes and its blobs in order of place.
     #[must_use]
     pub fn finish(self, index_key: &Secret32) -> (Vec<u8>, Vec<BlobRecord>) {
         self.finish_with_salt(index_key, &random())
@@ -184,7 +193,9 @@ impl PackWriter {
         let footer = envelope::seal_with_salt(index_key, &self.name.footer(), &plain, salt);
         self.buffer.reserve_exact(footer.len() + TRAILER_BYTES);
         self.buffer.extend_from_slice(&footer);
-        for field in [length_field(footer_offset), length_field(footer.len()), 0, 0] {
+        let place = (length_field(footer_offset), length_field(footer.len()));
+        let parity_len = self.parity.map_or(0, |parity| parity::append(&mut self.buffer, place, parity));
+        for field in [place.0, place.1, parity_len, 0] {
             self.buffer.extend_from_slice(&field.to_le_bytes());
         }
         self.buffer.extend_from_slice(END_MAGIC);

@@ -13,6 +13,7 @@ mod leaning;
 pub mod log;
 mod map;
 pub(crate) mod marks;
+mod mend;
 pub(crate) mod merge;
 pub(crate) mod nodes;
 pub mod parent;
@@ -24,6 +25,7 @@ pub mod tree;
 pub(crate) mod tree_diff;
 
 pub(crate) use admit::Candidate;
+pub use mend::{MendedPacks, tell_mended};
 pub use reader::BlobReader;
 pub use repository::{Repository, Snapshot};
 pub use session::{Committed, Session};

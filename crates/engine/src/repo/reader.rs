@@ -1,5 +1,7 @@
 //! Reads blobs back: fetch, open, decode with its base, compare the id. Fail closed.
 //!
+//! A blob that can't be read as it is, nor any other copy of its chunk, is tried with what its pack's parity gives back.
+//!
 //! One reader per thread: it owns the decoder and a small cache of decoded bases. A base is never encoded with a base
 //! itself, so a read touches at most two blobs.
 
@@ -52,15 +54,37 @@ impl<'r> BlobReader<'r> {
         self.repository.refresh()?;
         self.repository.check_cached_segments();
         let places = self.repository.index().readable(id);
-        match first_good(places, |place| self.read_at(id, &place, out)) {
-            Some(outcome) => outcome.map_err(explain),
-            None => first.map_err(explain),
+        let outcome = first_good(&places, |place| self.read_at(id, place, out));
+        if let Some(Ok(())) = outcome {
+            return Ok(());
         }
+        for place in &places {
+            if self.read_mended(id, place, out, true)? {
+                return Ok(());
+            }
+        }
+        outcome.unwrap_or(first).map_err(explain)
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
         let mut blob = self.repository.fetch(location)?;
         self.decode(id, location, &mut blob, out)
+    }
+
+    /// Decodes a blob from what its pack's parity gives; false where that does not help. A store that fails is an error:
+    /// what it hides may well be there.
+    fn read_mended(
+        &mut self,
+        id: &ChunkId,
+        location: &Location,
+        out: &mut Vec<u8>,
+        base_allowed: bool,
+    ) -> Result<bool> {
+        let Some(mut blob) = self.repository.fetch_mended(location)? else { return Ok(false) };
+        match self.decode_at(id, location, &mut blob, out, base_allowed) {
+            Err(error @ Error::Store(_)) => Err(error),
+            decoded => Ok(decoded.is_ok()),
+        }
     }
 
     /// Decodes a blob, header and sealed bytes as they lie in the pack, into `out`. `blob` is changed.
@@ -79,7 +103,15 @@ impl<'r> BlobReader<'r> {
         blob: &mut [u8],
         out: &mut Vec<u8>,
     ) -> Result<Range<usize>> {
-        self.decode_at(id, location, blob, out, true)
+        let first = self.decode_at(id, location, blob, out, true);
+        let Err(Error::Damaged(_)) = &first else { return first };
+        match self.repository.fetch_mended(location)?.filter(|mended| mended.len() == blob.len()) {
+            Some(mended) => {
+                blob.copy_from_slice(&mended);
+                self.decode_at(id, location, blob, out, true)
+            }
+            None => first,
+        }
     }
 
     fn decode_at(
@@ -136,11 +168,20 @@ impl<'r> BlobReader<'r> {
         if copies.is_empty() {
             copies.push(first);
         }
-        let read = first_good(copies, |location| {
-            let (mut plain, mut blob) = (Vec::new(), self.repository.fetch(&location)?);
-            self.decode_at(id, &location, &mut blob, &mut plain, false).map(|_| plain)
+        let mut plain = Vec::new();
+        let outcome = first_good(&copies, |location| {
+            let mut blob = self.repository.fetch(location)?;
+            self.decode_at(id, location, &mut blob, &mut plain, false).map(drop)
         });
-        read.expect("there is at least one copy")
+        if let Some(Ok(())) = outcome {
+            return Ok(plain);
+        }
+        for location in &copies {
+            if self.read_mended(id, location, &mut plain, false)? {
+                return Ok(plain);
+            }
+        }
+        outcome.expect("there is at least one copy").map(|()| plain)
     }
 
     fn cipher(&mut self, pack: &PackName) -> Result<Arc<PackCipher>> {
@@ -158,7 +199,7 @@ impl<'r> BlobReader<'r> {
 
 /// What the first copy gives that can be read; else why none can. Why not just the first error: as long as one copy could
 /// not be looked at, nobody can tell that all are damaged.
-fn first_good<T>(copies: Vec<Location>, mut read: impl FnMut(Location) -> Result<T>) -> Option<Result<T>> {
+fn first_good<T>(copies: &[Location], mut read: impl FnMut(&Location) -> Result<T>) -> Option<Result<T>> {
     let mut failure: Option<Error> = None;
     for copy in copies {
         match read(copy) {

@@ -13,6 +13,7 @@ use crate::format::log::{Act, KeyChange, SegmentRecord};
 use crate::format::marker::Marker;
 use crate::format::names::{MARKER, SLOTS, parse_slot, slot_object};
 use crate::format::node::decode_extents;
+use crate::format::parity::Parity;
 use crate::format::segment::Location;
 use crate::format::slot::{self, KeyRing, Role, Share, SlotKind, Unlock};
 use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
@@ -21,6 +22,7 @@ use crate::repo::cache::Cache;
 use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_session_key};
 use crate::repo::index::Index;
 use crate::repo::log::{self, Log};
+use crate::repo::mend::Mends;
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
 use crate::repo::tree::TreeReader;
 use crate::rules::State;
@@ -44,6 +46,8 @@ pub struct Repository {
     pub(super) closed: Mutex<HashSet<ObjectHash>>,
     session_keys: RwLock<HashMap<SessionId, Secret32>>,
     data_keys: DataKeys,
+    parity: Option<Parity>,
+    mends: Mends,
 }
 
 impl Repository {
@@ -151,6 +155,8 @@ impl Repository {
             closed: Mutex::new(HashSet::new()),
             session_keys: RwLock::new(HashMap::new()),
             data_keys: DataKeys::default(),
+            parity: None,
+            mends: Mends::default(),
         };
         repository.open_new_segments();
         Ok(repository)
@@ -190,6 +196,20 @@ impl Repository {
     #[must_use]
     pub fn id_key(&self) -> &IdKey {
         &self.id_key
+    }
+
+    /// Packs that this process writes from now on get so much parity; without this they have none.
+    #[must_use]
+    pub fn with_parity(self, parity: Option<Parity>) -> Self {
+        Self { parity, ..self }
+    }
+
+    pub(crate) fn parity(&self) -> Option<Parity> {
+        self.parity
+    }
+
+    pub(crate) fn mends(&self) -> &Mends {
+        &self.mends
     }
 
     pub(crate) fn cache(&self) -> &Cache {

@@ -394,7 +394,8 @@ impl<'r> Session<'r> {
         let key = self.data_key()?;
         let name = PackName { session: self.id, counter: self.next_pack.fetch_add(1, Ordering::Relaxed) };
         let cipher = PackCipher::new(&key, &name);
-        Ok((name, PackWriter::new(name, kind, self.repository.id(), cipher, capacity)))
+        let writer = PackWriter::new(name, kind, self.repository.id(), cipher, capacity);
+        Ok((name, writer.with_parity(self.repository.parity())))
     }
 
     /// The session's data key; made, wrapped and stored when the first pack is begun.

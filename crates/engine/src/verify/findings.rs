@@ -149,6 +149,13 @@ impl Findings {
         self.lock().objects.contains_key(object)
     }
 
+    /// The packs that are damaged, each with the chunks that could not be read from it.
+    pub(super) fn packs(&self) -> Vec<(PackName, Vec<ChunkId>)> {
+        let inner = self.lock();
+        let packs = inner.objects.iter().filter_map(|(object, finding)| Some((PackName::parse(object)?, finding)));
+        packs.map(|(pack, finding)| (pack, finding.chunks.iter().copied().collect())).collect()
+    }
+
     /// The chunks that are lost by damage of packs.
     pub(super) fn chunks_in_packs(&self) -> Vec<ChunkId> {
         let inner = self.lock();

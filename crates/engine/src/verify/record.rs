@@ -86,6 +86,12 @@ impl Record {
         Ok(record)
     }
 
+    /// Packs whose parity makes everything good are not told of: nothing of them is lost.
+    pub(super) fn spare(&mut self, mended: &BTreeSet<PackName>) {
+        self.lost.retain(|pack| !mended.contains(pack));
+        self.damaged.retain(|(pack, _)| !mended.contains(pack));
+    }
+
     /// Tries every copy of every chunk that was found damaged, and of the bases without which it can't be read.
     fn find_blobs(&mut self, check: &Check<'_>, structure: &Structure) -> Result<()> {
         let index = check.repository.index();
@@ -152,7 +158,7 @@ impl Record {
     /// Appends what is new, and that all data was read and found whole. Where that can't be written, it is a problem only
     /// if somebody would have to know.
     pub(super) fn tell(&self, check: &Check<'_>, report: &mut VerifyReport) {
-        let is_clean = report.damage.is_empty() && report.harmless.is_empty();
+        let is_clean = report.damage.is_empty() && report.mended.is_empty() && report.harmless.is_empty();
         let is_proof = check.options.read == Read::All && is_clean && check.findings.undecided_count() == 0;
         let items = self.items();
         if items.is_empty() && !is_proof {

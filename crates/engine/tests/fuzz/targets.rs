@@ -20,6 +20,7 @@ use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::{self, PackName, SegmentName};
 use seawall_engine::format::node::{self, Child, LeafWriter, Node};
 use seawall_engine::format::pack::{self, BlobKind, PackWriter};
+use seawall_engine::format::parity::{Parity, mend};
 use seawall_engine::format::segment::{SegmentBuilder, SegmentView};
 use seawall_engine::format::slot::{self, KeyRing, Lock, Role, Share, SharedSecret, SlotInfo, SlotKind, Unlock};
 use seawall_engine::format::snapshot::SnapshotRecord;
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node", run: tree_node, seeds: nodes },
     Target { name: "pack", run: whole_pack, seeds: || vec![packed().0] },
     Target { name: "pack_footer", run: pack_footer, seeds: footers },
+    Target { name: "pack_parity", run: pack_parity, seeds: packs_with_parity },
     Target { name: "segment", run: index_segment, seeds: segments },
     Target { name: "session", run: session_record, seeds: || vec![session::encode(SESSION, 0, &[1; 32], &[2; 48])] },
     Target { name: "share_file", run: share_file, seeds: share_files },
@@ -398,8 +400,13 @@ fn extents(data: &[u8]) {
 
 /// A pack of some blobs, and the records of its footer.
 fn packed() -> (Vec<u8>, Vec<pack::BlobRecord>) {
+    packed_with(None)
+}
+
+fn packed_with(parity: Option<Parity>) -> (Vec<u8>, Vec<pack::BlobRecord>) {
     let cipher = PackCipher::new(&key(), &PACK);
-    let mut writer = PackWriter::new(PACK, BlobKind::Data, RepositoryId([1; 16]), cipher, 1 << 16);
+    let writer = PackWriter::new(PACK, BlobKind::Data, RepositoryId([1; 16]), cipher, 1 << 16);
+    let mut writer = writer.with_parity(parity);
     for (number, body) in bodies().iter().enumerate() {
         writer.push(&ChunkId([number as u8; 32]), body);
     }
@@ -412,6 +419,45 @@ fn whole_pack(data: &[u8]) {
     let Ok(trailer) = pack::check_pack(&PACK, data) else { return };
     let footer = trailer.footer();
     let _ = pack::decode_footer(&key(), &PACK, &data[footer.start as usize..footer.end as usize]);
+}
+
+/// With little parity and with much, and the latter cut behind its first table.
+fn packs_with_parity() -> Vec<Vec<u8>> {
+    let mut packs: Vec<Vec<u8>> = [0.02, 0.5].iter().map(|share| packed_with(Parity::of_share(*share)).0).collect();
+    let parity_len = pack::check_pack(&PACK, &packs[1]).unwrap().parity_len as usize;
+    packs.push(packs[1][..packs[1].len() - parity_len / 2].to_vec());
+    packs
+}
+
+/// As it is, and once more with the hashes of all heads made right, so that their numbers are looked at.
+fn pack_parity(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    for round in 0..2 {
+        if let Ok(mended) = mend(&PACK, &bytes) {
+            assert!(mended.held_bytes() <= bytes.len());
+            assert!(mended.footer().end <= bytes.len() as u64);
+            mended.apply(0, &mut bytes.clone());
+        }
+        if round == 1 {
+            return;
+        }
+        let found = bytes.windows(8).enumerate().filter(|(_, window)| window == b"SWPARI01");
+        let heads: Vec<usize> = found.map(|(place, _)| place).filter(|place| place + 64 <= bytes.len()).collect();
+        for head in heads {
+            seal_head(&mut bytes, head);
+        }
+    }
+}
+
+fn seal_head(bytes: &mut [u8], head: usize) {
+    let field = |at: usize| u32::from_le_bytes(bytes[head + at..head + at + 4].try_into().unwrap()) as usize;
+    let table = field(20).checked_mul(field(16)).and_then(|parity| parity.checked_add(field(12)));
+    let table = table.and_then(|shards| bytes.get(head + 64..(head + 64).checked_add(shards.checked_mul(16)?)?));
+    if let Some(hash) = table.map(object_hash) {
+        bytes[head + 32..head + 48].copy_from_slice(&hash.as_bytes()[..16]);
+    }
+    let hash = object_hash(&bytes[head..head + 48]);
+    bytes[head + 48..head + 64].copy_from_slice(&hash.as_bytes()[..16]);
 }
 
 fn footers() -> Vec<Vec<u8>> {

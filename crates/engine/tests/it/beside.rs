@@ -54,6 +54,11 @@ impl Between {
         Self { store, at, operations, writes, entries, job: Mutex::new(Some(job)) }
     }
 
+    /// True once the other operation has run.
+    pub fn is_over(&self) -> bool {
+        self.job.lock().unwrap().is_none()
+    }
+
     fn step(&self, write: bool, name: &str) {
         let next = |counter: &AtomicU64, counts: bool| counts.then(|| counter.fetch_add(1, Ordering::SeqCst));
         let numbers = [

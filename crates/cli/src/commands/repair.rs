@@ -1,0 +1,210 @@
+//! `seawall repair`: what is left to do about damage once the sources were backed up again.
+
+use seawall_engine::entry::TreeKey;
+use seawall_engine::format::names::PackName;
+use seawall_engine::format::slot::Role;
+use seawall_engine::repair::{Dropped, Loss, ReplaceReport, drop_lost, losses, replace};
+use seawall_engine::repo::{Repository, Snapshot};
+use seawall_engine::verify::{Read, VerifyOptions, verify};
+use serde::Serialize;
+
+use super::verify::options;
+use crate::failure::Exit;
+use crate::moments;
+use crate::output::printable;
+use crate::progress::Display;
+use crate::quantities::{bytes, counted};
+use crate::run::{Outcome, Run};
+use crate::snapshot_name::short;
+
+/// What to do before anything is dropped.
+const ADVICE: &str = "  back up the same sources again first: what they still have is then stored again, and snapshots \
+                      restore again. What stays lost after that, --drop takes out of the snapshots";
+
+const EXAMPLES: &str = "\
+Examples:
+    seawall repair                       store damaged packs anew that have parity; list what is lost
+    seawall repair --read-data           look at every stored byte first
+    seawall repair --dry-run             only tell
+    seawall repair --drop --yes          put snapshots without what is lost in the place of damaged ones";
+
+/// Mend what can be mended, and list what is lost for good
+///
+/// Checks the structure (with `--read-data` everything) and records damage, as `verify` does. Then it stores anew what
+/// lies in damaged packs that only their parity keeps readable; the next prune removes those. Then it lists, snapshot by
+/// snapshot, every path that can't be restored whole. While there is one the exit code is 13.
+///
+/// Back up the same sources again before you drop anything: that mends what they still have. `--drop` makes for each
+/// snapshot that lost something a new one without the files that are hit, with labels that say so, and forgets the old
+/// one, which `undelete` can bring back. If a snapshot that is hit is held, nothing is dropped. `latest` goes on meaning what
+/// it meant; retention counts the new snapshot from now. It needs an owner's key.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Arguments {
+    /// Read every stored byte first
+    #[arg(long)]
+    pub read_data: bool,
+
+    /// Put snapshots without what is lost in the place of those that lost something
+    #[arg(long, requires = "yes", conflicts_with = "dry_run")]
+    pub drop: bool,
+
+    /// Confirm --drop
+    #[arg(long, requires = "drop")]
+    pub yes: bool,
+
+    /// Only tell; change nothing, and record nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// What was repaired, in JSON. Sizes are bytes.
+#[derive(Serialize)]
+struct RepairSummary {
+    packs_mended_by_parity: usize,
+    packs_replaced: u64,
+    chunks_replaced: u64,
+    bytes_stored: u64,
+    snapshots_hit: u64,
+    paths_lost: u64,
+    dropped: Vec<DroppedLine>,
+}
+
+#[derive(Serialize)]
+struct DroppedLine {
+    old: String,
+    new: Option<String>,
+    paths_lost: u64,
+}
+
+/// One loss in JSON.
+#[derive(Serialize)]
+struct LostLine<'a> {
+    snapshot: String,
+    path: Option<&'a str>,
+    /// Entries of the tree; 1 for a file.
+    entries: u64,
+}
+
+impl Arguments {
+    /// Repairs.
+    ///
+    /// # Errors
+    /// When the check, or a repair, could not be carried out. What is lost is no error but a result.
+    pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
+        let repository = if self.dry_run { run.open()? } else { run.open_to_write(&run.location()?)? };
+        repository.refuse_unable_to_read()?;
+        let display = run.display();
+        let read = if self.read_data { Read::All } else { Read::Nothing };
+        let verify_options = VerifyOptions { record: !self.dry_run, ..options(run, read) };
+        let report = verify(&repository, &verify_options, &display)?;
+        let mended: Vec<PackName> = report.mended.iter().filter_map(|it| PackName::parse(&it.object)).collect();
+        let replaced = self.replace(run, &repository, &mended, &display)?;
+        let (hit, lost) = list(run, &repository, &display)?;
+        let dropped = if self.drop && lost > 0 {
+            drop_lost(&repository, concat!("seawall ", env!("CARGO_PKG_VERSION")), &display)?
+        } else {
+            Vec::new()
+        };
+        drop(display);
+        self.show(run, &replaced, (hit, lost), &dropped)?;
+        let exit = match () {
+            () if lost > 0 && dropped.is_empty() => Exit::Damage,
+            () if replaced.packs < mended.len() as u64 => Exit::Problems,
+            () => Exit::Done,
+        };
+        let dropped = dropped.iter().map(|it| DroppedLine {
+            old: it.old.to_string(),
+            new: it.new.map(|new| new.to_string()),
+            paths_lost: it.lost,
+        });
+        let summary = RepairSummary {
+            packs_mended_by_parity: mended.len(),
+            packs_replaced: replaced.packs,
+            chunks_replaced: replaced.chunks,
+            bytes_stored: replaced.bytes_stored,
+            snapshots_hit: hit,
+            paths_lost: lost,
+            dropped: dropped.collect(),
+        };
+        Outcome::with(exit, summary)
+    }
+
+    fn replace(
+        &self,
+        run: &Run,
+        repository: &Repository,
+        packs: &[PackName],
+        display: &Display,
+    ) -> anyhow::Result<ReplaceReport> {
+        if packs.is_empty() || self.dry_run {
+            return Ok(ReplaceReport::default());
+        }
+        if repository.role() != Role::Owner {
+            run.output.warn("damaged packs are stored anew with an owner's key only");
+            return Ok(ReplaceReport::default());
+        }
+        Ok(replace(repository, packs, display)?)
+    }
+
+    fn show(
+        &self,
+        run: &Run,
+        replaced: &ReplaceReport,
+        (hit, lost): (u64, u64),
+        dropped: &[Dropped],
+    ) -> std::io::Result<()> {
+        if replaced.packs > 0 {
+            run.output.report(format!(
+                "Stored anew: {} of {} that only parity kept readable, {} written",
+                counted(replaced.chunks, "chunk", "chunks"),
+                counted(replaced.packs, "pack", "packs"),
+                bytes(replaced.bytes_stored)
+            ))?;
+        }
+        if lost == 0 {
+            return run.output.report("Nothing is lost: every snapshot restores, as far as it was checked");
+        }
+        let paths = counted(lost, "path", "paths");
+        run.output.report(format!("{paths} in {} can't be restored whole", counted(hit, "snapshot", "snapshots")))?;
+        for Dropped { old, new, lost } in dropped {
+            let without = counted(*lost, "path", "paths");
+            let stands =
+                new.map_or_else(|| "nothing was left of it".to_owned(), |new| format!("{} stands for it", short(&new)));
+            run.output.report(format!("  {} is forgotten, {stands} (without {without})", short(old)))?;
+        }
+        if dropped.is_empty() { run.output.report(ADVICE) } else { Ok(()) }
+    }
+}
+
+/// Lists everything that is lost; gives the number of snapshots and of paths.
+fn list(run: &Run, repository: &Repository, display: &Display) -> anyhow::Result<(u64, u64)> {
+    let (mut hit, mut last, mut failure) = (0, None, None);
+    let lost = losses(repository, display, &mut |snapshot, loss| {
+        let is_next = last.replace(snapshot.record.id) != Some(snapshot.record.id);
+        hit += u64::from(is_next);
+        let told = display.above(|| tell(run, snapshot, is_next, loss));
+        failure = failure.take().or(told.err());
+    })?;
+    failure.map_or(Ok((hit, lost)), |error: std::io::Error| Err(error.into()))
+}
+
+fn tell(run: &Run, snapshot: &Snapshot, is_next: bool, loss: Loss<'_>) -> std::io::Result<()> {
+    let output = &run.output;
+    let id = &snapshot.record.id;
+    if is_next {
+        let time = moments::show(snapshot.record.time, &run.zone);
+        output.line(format!("Snapshot {} of {}, {time}:", short(id), printable(snapshot.record.host.as_bytes())))?;
+    }
+    let shown = |key: &TreeKey| key.to_path().to_string_lossy().into_owned();
+    let (path, entries) = match loss {
+        Loss::File(key) => (Some(shown(key)), 1),
+        Loss::Part(key, entries) => (key.map(shown), entries),
+    };
+    output.record("lost", LostLine { snapshot: id.to_string(), path: path.as_deref(), entries })?;
+    let from = printable(path.as_deref().unwrap_or("/").as_bytes());
+    match loss {
+        Loss::File(_) => output.line(format!("  lost: {from}")),
+        Loss::Part(..) => output.line(format!("  lost: {} from {from} on", counted(entries, "entry", "entries"))),
+    }
+}

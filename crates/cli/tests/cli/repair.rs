@@ -1,0 +1,128 @@
+//! Parity and repair: damage that is given back, damage that is dropped, and what is said of both.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::world::World;
+
+/// Bytes that do not compress.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Every pack, the longest first.
+fn packs(world: &World) -> Vec<PathBuf> {
+    let sessions = fs::read_dir(world.path("repo/pack")).unwrap().map(|item| item.unwrap().path());
+    let mut packs: Vec<PathBuf> =
+        sessions.flat_map(|session| fs::read_dir(session).unwrap().map(|item| item.unwrap().path())).collect();
+    packs.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
+    packs
+}
+
+fn damage(pack: &PathBuf, place: usize, length: usize) {
+    let mut bytes = fs::read(pack).unwrap();
+    bytes.iter_mut().skip(place).take(length).for_each(|byte| *byte ^= 0x5a);
+    let mut permissions = fs::metadata(pack).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+    fs::set_permissions(pack, permissions).unwrap();
+    fs::write(pack, bytes).unwrap();
+}
+
+fn number(summary: &Value, field: &str) -> u64 {
+    summary[field].as_u64().unwrap_or_else(|| panic!("{field} in {summary}"))
+}
+
+#[test]
+fn parity_gives_damage_back_and_repair_stores_it_anew() {
+    let world = World::with_repository();
+    world.write("data/big", &noise(3 << 20));
+    world.open_ok(["backup", "data", "--parity", "2%"]);
+    let hit = packs(&world);
+    hit.iter().for_each(|pack| damage(pack, 200, 300));
+
+    let verify = world.open(["verify", "--read-data"]).expect(3);
+    assert!(verify.stderr.contains("its parity gives everything back"), "{}", verify.stderr);
+    assert!(verify.stdout.contains("nothing is lost") && !verify.stdout.contains("DAMAGED"), "{}", verify.stdout);
+    let restore = world.open(["restore", "latest", "--target", "out"]).expect(3);
+    assert!(restore.stderr.contains("parity"), "{}", restore.stderr);
+    let restored = world.path("out").join(world.path("data/big").strip_prefix("/").unwrap());
+    assert!(fs::read(restored).unwrap() == noise(3 << 20));
+    // Any command that reads says so, once a pack.
+    let cat = world.open(["cat", &format!("latest:{}", world.path("data/hello.txt").display())]).expect(3);
+    assert_eq!(cat.stdout, "hello\n");
+    assert_eq!(cat.stderr.matches("problem: pack/").count(), 1, "{}", cat.stderr);
+
+    let dry = world.open(["repair", "--read-data", "--dry-run", "--json"]).expect(3).summary();
+    assert_eq!((number(&dry, "packs_mended_by_parity"), number(&dry, "packs_replaced")), (2, 0));
+    let repair = world.open(["repair", "--read-data", "--json"]).expect(0).summary();
+    assert_eq!((number(&repair, "packs_replaced"), number(&repair, "paths_lost")), (2, 0));
+    world.open_ok(["verify", "--read-data"]);
+    world.open_ok(["prune", "--window", "0"]);
+    assert!(hit.iter().all(|pack| !pack.exists()), "what was damaged is gone");
+    world.open_ok(["verify", "--read-data"]);
+    world.open_ok(["restore", "latest", "--target", "again"]);
+}
+
+#[test]
+fn parity_can_be_asked_for_in_the_environment() {
+    let world = World::with_repository();
+    let parity_of = |world: &World| {
+        let bytes = fs::read(&packs(world)[0]).unwrap();
+        bytes.windows(8).filter(|window| window == b"SWPARI01").count()
+    };
+    let backup = |value: &str, more: &[&str]| {
+        let arguments = ["-r", "repo", "--key-file", "seawall.key", "backup", "--force-read", "data"];
+        let mut command = world.command(arguments.iter().chain(more));
+        crate::world::ended(command.env("SEAWALL_PARITY", value).output().unwrap())
+    };
+    backup("2%", &["--parity", "0"]).expect(0);
+    assert_eq!(parity_of(&world), 0, "the option wins");
+    world.write("data/more", &noise(1 << 20));
+    backup("2%", &[]).expect(0);
+    assert_eq!(parity_of(&world), 2);
+    backup("90%", &[]).expect(2);
+    world.open(["backup", "data", "--parity", "0.1%"]).expect(2);
+}
+
+#[test]
+fn what_is_lost_is_listed_and_dropped_when_told_so() {
+    let world = World::with_repository();
+    world.write("data/big", &noise(3 << 20));
+    world.open_ok(["backup", "data"]);
+    world.write("data/hello.txt", b"hello again\n");
+    fs::remove_file(world.path("data/big")).unwrap();
+    world.open_ok(["backup", "data"]);
+    let newest = world.open(["snapshots", "--json"]).expect(0);
+    let lost = &packs(&world)[0];
+    fs::remove_file(lost).unwrap();
+    world.open(["verify"]).expect(13);
+    world.open_ok(["backup", "data"]);
+
+    let before = world.open(["log", "show", "--json"]).expect(0).json().len();
+    let dry = world.open(["repair", "--dry-run"]).expect(13);
+    assert!(dry.stdout.contains("lost: ") && dry.stdout.contains("data/big"), "{}", dry.stdout);
+    assert!(!dry.stdout.contains("hello.txt"), "{}", dry.stdout);
+    assert_eq!(world.open(["log", "show", "--json"]).expect(0).json().len(), before);
+    world.open(["repair", "--drop"]).expect(2);
+    let listed = world.open(["repair", "--json"]).expect(13);
+    let paths = listed.json().iter().filter(|line| line["type"] == "lost").count();
+    assert_eq!((paths as u64, number(&listed.summary(), "paths_lost")), (1, 1));
+
+    let dropped = world.open(["repair", "--drop", "--yes"]).expect(0);
+    assert!(dropped.stdout.contains("is forgotten") && dropped.stdout.contains("stands for it"), "{}", dropped.stdout);
+    world.open_ok(["repair"]);
+    world.open_ok(["verify", "--read-data"]);
+    // `latest` is still what was backed up last, and not what was repaired last.
+    let hello = format!("latest:{}", world.path("data/hello.txt").display());
+    assert_eq!(world.open_ok(["cat", &hello]), "hello again\n");
+    let now = world.open(["snapshots", "--json"]).expect(0);
+    assert_eq!(number(&now.summary(), "snapshots"), number(&newest.summary(), "snapshots") + 1);
+    assert!(world.open_ok(["snapshots", "--forgotten"]).lines().count() >= 1);
+}
