@@ -26,7 +26,7 @@ const ROWS: [(&str, &[&str]); 5] = [
         "pure",
         &[
             "format", "rules", "readers", "chunker", "codec", "crypto", "ids", "units", "clock", "error", "entry",
-            "monitor",
+            "monitor", "simulation",
         ],
     ),
 ];
