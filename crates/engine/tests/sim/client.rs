@@ -42,8 +42,8 @@ pub enum Verb {
     Backup { tag: String, time: Timestamp, force_read: bool },
     /// Keeps so many of all snapshots, the newest by the store's time.
     Forget { keep: usize },
-    /// Forgets one, whichever.
-    ForgetOne,
+    /// Forgets one: the newest, or whichever.
+    ForgetOne { newest: bool },
     Undelete,
     Prune { window: u64, orphans: u64, left: u64, batch: usize, time: Timestamp },
     Verify { record: bool },
@@ -58,7 +58,7 @@ impl Verb {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Backup { .. } => "backup",
-            Self::Forget { .. } | Self::ForgetOne => "forget",
+            Self::Forget { .. } | Self::ForgetOne { .. } => "forget",
             Self::Undelete => "undelete",
             Self::Prune { .. } => "prune",
             Self::Verify { .. } => "verify",
@@ -83,7 +83,7 @@ pub struct Job {
 /// What came of a verb.
 #[derive(Debug)]
 pub enum Outcome {
-    Done { committed: Option<SnapshotId>, asked_to_forget: Vec<SnapshotId>, read: Option<SnapshotId> },
+    Done { committed: Option<SnapshotId>, asked_to_forget: Vec<SnapshotId> },
     Failed { error: Error, asked_to_forget: Vec<SnapshotId>, read: Option<SnapshotId> },
     /// It gave something that is wrong, or panicked.
     Wrong(String),
@@ -164,7 +164,7 @@ impl Person {
             let outcome = match (done, wrong) {
                 (Err(panic), _) => Outcome::Wrong(format!("panic: {}", text_of(&*panic))),
                 (Ok(_), Some(wrong)) => Outcome::Wrong(wrong),
-                (Ok(Ok(())), None) => Outcome::Done { committed, asked_to_forget, read },
+                (Ok(Ok(())), None) => Outcome::Done { committed, asked_to_forget },
                 (Ok(Err(error)), None) => Outcome::Failed { error, asked_to_forget, read },
             };
             self.desk.end(Ended { client: self.identity.number, outcome });
@@ -196,10 +196,13 @@ impl Person {
                 Ok(())
             }
             Verb::Forget { keep } => self.forget_all_but(repository, *keep),
-            Verb::ForgetOne => {
-                let Some(snapshot) = choose(repository, job.seed) else { return Ok(()) };
-                self.note.asked_to_forget = vec![snapshot.0];
-                forget(repository, &[snapshot.0], "one").map(drop)
+            Verb::ForgetOne { newest } => {
+                repository.refresh()?;
+                let last = repository.snapshots().last().map(|snapshot| snapshot.record.id);
+                let any = || choose(repository, job.seed).map(|(id, ..)| id);
+                let Some(id) = last.filter(|_| *newest).or_else(any) else { return Ok(()) };
+                self.note.asked_to_forget = vec![id];
+                forget(repository, &[id], "one").map(drop)
             }
             Verb::Undelete => {
                 repository.refresh()?;

@@ -79,6 +79,13 @@ impl Desk {
         self.lock().dead.insert(life);
     }
 
+    /// Fails all calls that wait: their clients are dead, and nobody else answers them.
+    pub fn refuse_all(&self) {
+        for waiting in std::mem::take(&mut self.lock().waiting) {
+            let _ = waiting.answer.send(Err(failure("", "the run is over")));
+        }
+    }
+
     pub fn end(&self, ended: Ended) {
         self.lock().ended.push(ended);
         self.arrived.notify_all();

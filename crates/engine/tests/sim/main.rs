@@ -22,6 +22,7 @@ mod source;
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 
 use seawall_engine::simulation::{self, Rule};
 
@@ -43,7 +44,7 @@ fn nothing_is_lost_whatever_goes_wrong() {
     if skipped() {
         return;
     }
-    let _one = ONE.lock().unwrap();
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut total = campaign::Total::default();
     for seed in 1..=SEEDS {
         total.add(&play_or_panic(&setup(seed)));
@@ -57,7 +58,7 @@ fn the_same_seed_is_the_same_run() {
     if skipped() {
         return;
     }
-    let _one = ONE.lock().unwrap();
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut digests = BTreeMap::new();
     for seed in 10_001..10_031 {
         let first = play_or_panic(&setup(seed));
@@ -77,7 +78,7 @@ fn a_rule_that_is_left_out_is_found() {
     if skipped() {
         return;
     }
-    let _one = ONE.lock().unwrap();
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let rules = [
         Rule::Usable,
         Rule::LookAgain,
@@ -104,7 +105,7 @@ fn a_store_that_lies_is_found() {
     if skipped() {
         return;
     }
-    let _one = ONE.lock().unwrap();
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     for lie in [Lie::Forgets, Lie::Replaces] {
         let found = found(&|seed| Setup { lie: Some(lie), ..setup(seed) });
         let (seeds, what) = found.unwrap_or_else(|| panic!("within {PLANT_SEEDS} seeds {lie:?} costs nothing"));

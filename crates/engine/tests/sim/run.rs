@@ -97,6 +97,8 @@ pub struct Run {
     first_change: u64,
     backups: u64,
     lives: u64,
+    /// How often in 1000 steps another client goes on.
+    restlessness: u32,
 }
 
 fn key(seed: u64, number: usize) -> Unlock {
@@ -117,6 +119,9 @@ pub fn play(setup: &Setup) -> Result<Summary, String> {
     let mut run = Run::new(setup);
     let done = run.play();
     simulation::seed_chance(None);
+    // Why: after a failure verbs are still under way, and their threads have to end.
+    run.seats.iter().for_each(|seat| run.desk.kill(seat.life));
+    run.desk.refuse_all();
     let Run { summary, digest, seats, .. } = run;
     drop(seats);
     let _ = fs::remove_dir_all(&setup.place);
@@ -144,6 +149,7 @@ impl Run {
         let seats = identities.into_iter().map(seat).collect();
         Self {
             faults: Faults::new(&mut chance),
+            restlessness: chance.pick(&[50, 200, 500, 900]),
             accounts: Accounts::open(&world, &owner),
             first_change: world.change(),
             setup: setup.clone(),
@@ -170,7 +176,7 @@ impl Run {
         let mut last = 0;
         for _ in 0..self.setup.steps {
             self.surprise()?;
-            if !self.chance.happens(700) {
+            if self.chance.happens(self.restlessness) {
                 last = self.chance.below(self.seats.len());
             }
             self.step(last)?;
@@ -312,7 +318,7 @@ impl Run {
         }
         match chance.below(100) {
             0..15 => Verb::Forget { keep: 1 + chance.below(4) },
-            15..30 => Verb::ForgetOne,
+            15..30 => Verb::ForgetOne { newest: chance.happens(500) },
             30..38 => Verb::Undelete,
             38..72 => Verb::Prune {
                 window: chance.pick(&[0, 0, 0, 3_600, 604_800]),
@@ -369,7 +375,7 @@ impl Run {
         let counts = self.summary.verbs.entry(name).or_default();
         let text = match outcome {
             Outcome::Wrong(what) => return Err(format!("client {client}, {:?}: {what}", begun.verb)),
-            Outcome::Done { committed, asked_to_forget, .. } => {
+            Outcome::Done { committed, asked_to_forget } => {
                 counts.0 += 1;
                 self.accounts.asked_to_forget.extend(asked_to_forget);
                 if let Some(id) = committed.filter(|id| !self.accounts.has_committed(id)) {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,6 +15,10 @@ use super::chance::Chance;
 pub type Files = BTreeMap<PathBuf, Arc<[u8]>>;
 
 const FILES_MAX: usize = 12;
+/// Holes are whole pages.
+const PAGE: usize = 4096;
+/// Pieces of a file with holes.
+const TEETH: usize = 66;
 
 pub struct Source {
     root: PathBuf,
@@ -30,7 +35,8 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// Content for a file: of few kinds, so that sources share much.
 fn content(chance: &mut Chance) -> Vec<u8> {
-    match chance.below(10) {
+    match chance.below(12) {
+        11 => with_holes(chance.next()),
         // Lies in the entry itself.
         0 => noise(chance.next() % 4, 300),
         1..=3 => noise(10 + chance.next() % 6, 4_000),
@@ -48,19 +54,24 @@ fn content(chance: &mut Chance) -> Vec<u8> {
     }
 }
 
+/// More pieces between holes than an entry holds: the list of extents is a chunk, and what it names is taken over unseen.
+fn with_holes(seed: u64) -> Vec<u8> {
+    let teeth = [50, 51, 52].map(|tooth| noise(tooth + seed % 3 * 10, PAGE));
+    (0..TEETH).flat_map(|number| [teeth[number % 3].clone(), vec![0; PAGE]]).flatten().collect()
+}
+
 impl Source {
     pub fn new(root: PathBuf) -> Self {
         fs::create_dir_all(&root).unwrap();
         Self { root, files: Files::new(), versions: 0 }
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Changes some files.
     pub fn change(&mut self, chance: &mut Chance) {
-        let count = if self.files.is_empty() { 5 } else { chance.below(4) };
+        if self.versions == 0 {
+            self.write(self.root.join("a/long"), with_holes(chance.next()));
+        }
+        let count = if self.versions == 1 { 5 } else { chance.below(4) };
         for _ in 0..count {
             let number = chance.below(FILES_MAX);
             let path = self.root.join(["a", "b", "c"][number % 3]).join(number.to_string());
@@ -77,10 +88,14 @@ impl Source {
     fn write(&mut self, path: PathBuf, bytes: Vec<u8>) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let _ = fs::remove_file(&path);
-        fs::write(&path, &bytes).unwrap();
+        let file = File::create(&path).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        for (number, page) in (0..).zip(bytes.chunks(PAGE)).filter(|(_, page)| page.iter().any(|byte| *byte != 0)) {
+            file.write_all_at(page, number * PAGE as u64).unwrap();
+        }
         self.versions += 1;
         let time = UNIX_EPOCH + Duration::from_secs(1_000_000_000 + self.versions);
-        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        file.set_modified(time).unwrap();
         self.files.insert(path, bytes.into());
     }
 }
