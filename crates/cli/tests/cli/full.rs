@@ -74,18 +74,21 @@ fn fill_up(kind: &str, mount: fn(&Path, &Path) -> Option<Mounted>) {
     let mut host = yard.host("host", 0xf011);
     host.file_bytes_max = 200_000;
     let mut table = Table::default();
+    for _ in 0..3 {
+        assert_eq!(ended(host.verb(Verb::Backup).output().unwrap()).code, 0);
+    }
     let verbs = [Verb::Backup, Verb::Forget, Verb::Prune, Verb::Rotate];
     for round in 0..rounds().div_ceil(16).min(4) {
         for (left, verb) in LEFT_KIB.iter().flat_map(|left| verbs.map(|verb| (left, verb))) {
             let filler = fill(&place, (left + round) << 10);
-            let ended = ended(host.verb(verb).output().unwrap());
+            let run = ended(host.verb(verb).output().unwrap());
             std::fs::remove_file(filler).unwrap();
-            let is_told = ended.code == 0 || ended.stderr.contains("full") || ended.stderr.contains("space");
-            assert!(is_told, "{verb:?} with {left} KiB: {} {}", ended.code, ended.stderr);
-            table.note(verb, if ended.code == 0 { "fits" } else { "says that the disk is full" });
+            let is_told = run.code == 0 || run.stderr.contains("full") || run.stderr.contains("space");
+            assert!(is_told, "{verb:?} with {left} KiB: {} {}", run.code, run.stderr);
+            table.note(verb, if run.code == 0 { "fits" } else { "says that the disk is full" });
             yard.check();
             if verb == Verb::Backup {
-                assert_eq!(host.verb(verb).status().unwrap().code(), Some(0), "with room again");
+                assert_eq!(ended(host.verb(verb).output().unwrap()).code, 0, "with room again");
             }
         }
     }

@@ -23,7 +23,7 @@ use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::keys;
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::{MaxUnused, PruneOptions, prune};
-use seawall_engine::repo::Repository;
+use seawall_engine::repo::{BlobReader, Repository};
 use seawall_engine::restore::{RestoreOptions, restore};
 use seawall_engine::simulation;
 use seawall_engine::stages::walk::WalkOptions;
@@ -337,24 +337,45 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Every regular file in a tree.
 pub fn files_of(repository: &Repository, root: &ChunkId) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
-    let mut files = BTreeMap::new();
+    let (mut files, mut chunks) = (BTreeMap::new(), Chunks::new(repository));
     for entry in repository.tree(root).entries() {
         let (key, entry) = entry?;
         if let Kind::File(content) = &entry.kind {
-            files.insert(key.to_path(), bytes_of(repository, content)?);
+            files.insert(key.to_path(), bytes_of(repository, content, &mut chunks)?);
         }
     }
     Ok(files)
 }
 
-fn bytes_of(repository: &Repository, content: &Content) -> Result<Vec<u8>> {
+/// Reads each chunk once.
+struct Chunks<'r> {
+    reader: BlobReader<'r>,
+    known: BTreeMap<ChunkId, Vec<u8>>,
+}
+
+impl<'r> Chunks<'r> {
+    fn new(repository: &'r Repository) -> Self {
+        Self { reader: repository.blob_reader(), known: BTreeMap::new() }
+    }
+
+    fn read(&mut self, id: ChunkId) -> Result<&[u8]> {
+        if !self.known.contains_key(&id) {
+            let mut bytes = Vec::new();
+            self.reader.read(&id, &mut bytes)?;
+            self.known.insert(id, bytes);
+        }
+        Ok(&self.known[&id])
+    }
+}
+
+fn bytes_of(repository: &Repository, content: &Content, chunks: &mut Chunks<'_>) -> Result<Vec<u8>> {
     if let Content::Inline(bytes) = content {
         return Ok(bytes.clone());
     }
     let mut bytes = Vec::new();
     for extent in repository.extents(content) {
         match extent? {
-            Extent::Chunk { id, .. } => bytes.extend(repository.read_chunk(&id)?),
+            Extent::Chunk { id, .. } => bytes.extend_from_slice(chunks.read(id)?),
             Extent::Hole { length } => bytes.resize(bytes.len() + usize::try_from(length).unwrap(), 0),
         }
     }

@@ -57,7 +57,8 @@ fn content(chance: &mut Chance) -> Vec<u8> {
 /// More pieces between holes than an entry holds: the list of extents is a chunk, and what it names is taken over unseen.
 fn with_holes(seed: u64) -> Vec<u8> {
     let teeth = [50, 51, 52].map(|tooth| noise(tooth + seed % 3 * 10, PAGE));
-    (0..TEETH).flat_map(|number| [teeth[number % 3].clone(), vec![0; PAGE]]).flatten().collect()
+    let hole = vec![0; PAGE];
+    (0..TEETH).map(|number| [&teeth[number % 3][..], &hole].concat()).collect::<Vec<_>>().concat()
 }
 
 impl Source {
