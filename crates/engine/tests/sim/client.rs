@@ -8,6 +8,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use seawall_engine::forget::{forget, store_times};
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::keys;
-use seawall_engine::monitor::Silent;
+use seawall_engine::monitor::Monitor;
 use seawall_engine::prune::{MaxUnused, PruneOptions, prune};
 use seawall_engine::repo::{BlobReader, Repository};
 use seawall_engine::restore::{RestoreOptions, restore};
@@ -111,8 +112,25 @@ impl Identity {
     }
 }
 
+/// Tells a verb that its user wants it to end.
+#[derive(Default)]
+pub struct Bell(AtomicBool);
+
+impl Bell {
+    pub fn ring(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Monitor for Bell {
+    fn stopped(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 pub struct Client {
     pub identity: Identity,
+    pub bell: Arc<Bell>,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -120,9 +138,12 @@ pub struct Client {
 impl Client {
     pub fn start(identity: Identity, desk: Arc<Desk>, expected: Expected) -> Self {
         let (jobs, queue) = channel();
-        let person = Person { identity: identity.clone(), desk, expected, repository: None, note: Note::default() };
+        let bell = Arc::<Bell>::default();
+        let (repository, note) = (None, Note::default());
+        let person =
+            Person { identity: identity.clone(), desk, expected, bell: Arc::clone(&bell), repository, note };
         let thread = std::thread::spawn(move || person.work(&queue));
-        Self { identity, jobs: Some(jobs), thread: Some(thread) }
+        Self { identity, bell, jobs: Some(jobs), thread: Some(thread) }
     }
 
     pub fn begin(&self, job: Job) {
@@ -150,6 +171,7 @@ struct Person {
     identity: Identity,
     desk: Arc<Desk>,
     expected: Expected,
+    bell: Arc<Bell>,
     repository: Option<Repository>,
     note: Note,
 }
@@ -159,6 +181,7 @@ impl Person {
         for job in queue {
             simulation::seed_chance(Some(job.seed));
             self.note = Note::default();
+            self.bell.0.store(false, Ordering::SeqCst);
             let done = catch_unwind(AssertUnwindSafe(|| self.run(&job)));
             let Note { committed, asked_to_forget, read, wrong } = std::mem::take(&mut self.note);
             let outcome = match (done, wrong) {
@@ -189,9 +212,10 @@ impl Person {
     }
 
     fn perform(&mut self, repository: &Repository, job: &Job) -> Result<()> {
+        let bell = Arc::clone(&self.bell);
         match &job.verb {
             Verb::Backup { tag, time, force_read } => {
-                let report = backup(repository, self.backup_options(tag, *time, *force_read), &Silent)?;
+                let report = backup(repository, self.backup_options(tag, *time, *force_read), &*bell)?;
                 self.note.committed = report.snapshot.map(|snapshot| snapshot.id);
                 Ok(())
             }
@@ -208,7 +232,7 @@ impl Person {
                 repository.refresh()?;
                 let forgotten = repository.forgotten();
                 let Some(one) = forgotten.get(nth(job.seed, forgotten.len())) else { return Ok(()) };
-                undelete(repository, &[one.snapshot.record.id], &Silent).map(drop)
+                undelete(repository, &[one.snapshot.record.id], &*bell).map(drop)
             }
             Verb::Prune { window, orphans, left, batch, time } => {
                 let options = PruneOptions {
@@ -220,15 +244,15 @@ impl Person {
                     pack_bytes: 40_000,
                     ..PruneOptions::default()
                 };
-                prune(repository, &options, &mut |_| {}, &Silent).map(drop)
+                prune(repository, &options, &mut |_| {}, &*bell).map(drop)
             }
             Verb::Verify { record } => {
                 let options = VerifyOptions { read: Read::All, record: *record, threads: 1, budget_bytes: 16 * MIB };
-                verify(repository, &options, &Silent).map(drop)
+                verify(repository, &options, &*bell).map(drop)
             }
             Verb::Read => self.read(repository, job.seed),
             Verb::Restore => self.restore(repository, job.seed),
-            Verb::Rotate => keys::rotate(repository, false, true, &Silent).map(drop),
+            Verb::Rotate => keys::rotate(repository, false, true, &*bell).map(drop),
             Verb::AddKey(label) => {
                 let lock = Unlock::KeyFile(Secret32::random()).lock().unwrap();
                 keys::add(repository, Role::Reader, &lock, label).map(drop)
@@ -289,7 +313,8 @@ impl Person {
         let place = self.place_of(&tag);
         let from = TreeKey::from_path(&place).unwrap();
         let options = RestoreOptions { from, target: target.clone(), threads: 1, budget_bytes: 16 * MIB, ..Default::default() };
-        let report = restore(repository, &root, &options, &Silent)?;
+        let bell = Arc::clone(&self.bell);
+        let report = restore(repository, &root, &options, &*bell)?;
         if report.problems > 0 {
             return Err(Error::Refused(format!("{} problems in a restore", report.problems)));
         }

@@ -213,6 +213,15 @@ impl Run {
             self.note(&format!("late: {operation}"));
             self.apply(&operation, u64::MAX)?.ok();
         }
+        if self.faults.has_crashes() && self.chance.happens(4) {
+            let client = self.chance.below(self.seats.len());
+            if let Some(begun) = &mut self.seats[client].begun {
+                // Why here: all its threads wait, so each sees it at its next step.
+                begun.faults += 1;
+                self.seats[client].client.bell.ring();
+                self.note(&format!("client {client} is interrupted"));
+            }
+        }
         if self.faults.has_crashes() && self.chance.happens(6) {
             // One process, or the whole machine.
             let one = self.chance.below(self.seats.len());
@@ -372,6 +381,9 @@ impl Run {
     /// Whether a verb may end like that.
     fn judge(&mut self, client: usize, begun: &Begun, outcome: Outcome) -> Result<(), String> {
         let name = begun.verb.name();
+        if let (Outcome::Failed { .. }, Some(cache)) = (&outcome, self.seats[client].client.identity.cache()) {
+            drop_unfinished(&cache);
+        }
         let counts = self.summary.verbs.entry(name).or_default();
         let text = match outcome {
             Outcome::Wrong(what) => return Err(format!("client {client}, {:?}: {what}", begun.verb)),
@@ -530,6 +542,18 @@ fn admit(setup: &Setup, world: &Arc<World>, chance: &mut Chance) -> Vec<Identity
             Identity { number, role: role(number), unlock, directory, source, has_cache }
         })
         .collect()
+}
+
+/// Removes what failed backups noted of their sources. Why: how far they came with it depends on which of two threads
+/// noticed the end first, and a run has to be the same each time. It is only a hint.
+fn drop_unfinished(cache: &Path) {
+    for repository in fs::read_dir(cache).into_iter().flatten().flatten() {
+        for item in fs::read_dir(repository.path().join("entries")).into_iter().flatten().flatten() {
+            if item.path().extension().is_some_and(|extension| extension == "partial") {
+                let _ = fs::remove_file(item.path());
+            }
+        }
+    }
 }
 
 /// Cuts off the end of the cached logs.
