@@ -25,8 +25,19 @@ const ROWS: [(&str, &[&str]); 5] = [
     (
         "pure",
         &[
-            "format", "rules", "readers", "chunker", "codec", "crypto", "ids", "units", "clock", "error", "entry",
-            "monitor", "simulation",
+            "format",
+            "rules",
+            "readers",
+            "chunker",
+            "codec",
+            "crypto",
+            "ids",
+            "units",
+            "clock",
+            "error",
+            "entry",
+            "monitor",
+            "simulation",
         ],
     ),
 ];

@@ -164,6 +164,8 @@ fn a_run_that_stands_still_while_others_prune_loses_nothing() {
         sleeper.finish(Verb::Backup);
     }
     let snapshots = yard.check();
-    table.print(&format!("{rounds} rounds of SIGSTOP, then backup, forget, prune --window 0 --orphans 0 twice, SIGCONT:"));
+    table.print(&format!(
+        "{rounds} rounds of SIGSTOP, then backup, forget, prune --window 0 --orphans 0 twice, SIGCONT:"
+    ));
     println!("{snapshots} snapshots restore");
 }

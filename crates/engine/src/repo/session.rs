@@ -386,16 +386,18 @@ impl<'r> Session<'r> {
     }
 
     fn new_pack(&self, kind: BlobKind, capacity: usize) -> Result<(PackName, PackWriter)> {
-        let key = self.data_key()?;
+        // Why under one lock: of two threads that wait for the key, the first gets the first name, in every run.
+        let mut mark = lock(&self.mark);
+        let key = self.data_key(&mut mark)?;
         let name = PackName { session: self.id, counter: self.next_pack.fetch_add(1, Ordering::Relaxed) };
+        drop(mark);
         let cipher = PackCipher::new(&key, &name);
         Ok((name, PackWriter::new(name, kind, self.repository.id(), cipher, capacity)))
     }
 
-    /// The session's data key; made, wrapped and stored when the first pack is begun.
-    fn data_key(&self) -> Result<Secret32> {
-        // Invariant: the mark's lock is held meanwhile, so only one thread makes the key.
-        let mut mark = lock(&self.mark);
+    /// The session's data key; made, wrapped and stored when the first pack is begun. The mark's lock is held meanwhile, so
+    /// only one thread makes the key.
+    fn data_key(&self, mark: &mut Option<SessionMark>) -> Result<Secret32> {
         if let Some(key) = self.key.get() {
             return Ok(key.clone());
         }

@@ -158,9 +158,9 @@ impl Accounts {
         let copies = |id: &ChunkId| self.copies.get(id).map(Vec::as_slice).unwrap_or_default();
         copies(chunk).iter().any(|copy| {
             is_sound(&copy.pack)
-                && copy.base.is_none_or(|base| {
-                    copies(&base).iter().any(|alone| alone.base.is_none() && is_sound(&alone.pack))
-                })
+                && copy
+                    .base
+                    .is_none_or(|base| copies(&base).iter().any(|alone| alone.base.is_none() && is_sound(&alone.pack)))
         })
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -40,14 +40,30 @@ pub type Expected = Arc<Mutex<BTreeMap<String, Files>>>;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
-    Backup { tag: String, time: Timestamp, force_read: bool },
+    Backup {
+        tag: String,
+        time: Timestamp,
+        force_read: bool,
+    },
     /// Keeps so many of all snapshots, the newest by the store's time.
-    Forget { keep: usize },
+    Forget {
+        keep: usize,
+    },
     /// Forgets one: the newest, or whichever.
-    ForgetOne { newest: bool },
+    ForgetOne {
+        newest: bool,
+    },
     Undelete,
-    Prune { window: u64, orphans: u64, left: u64, batch: usize, time: Timestamp },
-    Verify { record: bool },
+    Prune {
+        window: u64,
+        orphans: u64,
+        left: u64,
+        batch: usize,
+        time: Timestamp,
+    },
+    Verify {
+        record: bool,
+    },
     Read,
     Restore,
     Rotate,
@@ -84,8 +100,15 @@ pub struct Job {
 /// What came of a verb.
 #[derive(Debug)]
 pub enum Outcome {
-    Done { committed: Option<SnapshotId>, asked_to_forget: Vec<SnapshotId> },
-    Failed { error: Error, asked_to_forget: Vec<SnapshotId>, read: Option<SnapshotId> },
+    Done {
+        committed: Option<SnapshotId>,
+        asked_to_forget: Vec<SnapshotId>,
+    },
+    Failed {
+        error: Error,
+        asked_to_forget: Vec<SnapshotId>,
+        read: Option<SnapshotId>,
+    },
     /// It gave something that is wrong, or panicked.
     Wrong(String),
 }
@@ -140,8 +163,7 @@ impl Client {
         let (jobs, queue) = channel();
         let bell = Arc::<Bell>::default();
         let (repository, note) = (None, Note::default());
-        let person =
-            Person { identity: identity.clone(), desk, expected, bell: Arc::clone(&bell), repository, note };
+        let person = Person { identity: identity.clone(), desk, expected, bell: Arc::clone(&bell), repository, note };
         let thread = std::thread::spawn(move || person.work(&queue));
         Self { identity, bell, jobs: Some(jobs), thread: Some(thread) }
     }
@@ -312,7 +334,8 @@ impl Person {
         let _ = fs::remove_dir_all(&target);
         let place = self.place_of(&tag);
         let from = TreeKey::from_path(&place).unwrap();
-        let options = RestoreOptions { from, target: target.clone(), threads: 1, budget_bytes: 16 * MIB, ..Default::default() };
+        let options =
+            RestoreOptions { from, target: target.clone(), threads: 1, budget_bytes: 16 * MIB, ..Default::default() };
         let bell = Arc::clone(&self.bell);
         let report = restore(repository, &root, &options, &*bell)?;
         if report.problems > 0 {

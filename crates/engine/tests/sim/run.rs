@@ -298,7 +298,11 @@ impl Run {
     }
 
     /// The store does it, and the accounts are looked at.
-    fn apply(&mut self, operation: &Operation, as_of: u64) -> Result<Result<Answer, seawall_engine::store::StoreError>, String> {
+    fn apply(
+        &mut self,
+        operation: &Operation,
+        as_of: u64,
+    ) -> Result<Result<Answer, seawall_engine::store::StoreError>, String> {
         let (answer, changed) = self.world.apply(operation, as_of);
         if changed {
             let name = operation.name();
@@ -342,7 +346,7 @@ impl Run {
             90..95 => Verb::Rotate,
             number => {
                 let spare = &mut self.seats[client].spare_keys;
-                if number < 98 || spare.is_empty() {
+                if number < 97 || spare.is_empty() {
                     let label = format!("spare {client}-{}", self.lives * 1000 + spare.len() as u64);
                     spare.push(label.clone());
                     Verb::AddKey(label)
@@ -520,7 +524,11 @@ fn set_instant(chance: &mut Chance) {
     simulation::set_instant(None);
     let now = seawall_engine::clock::monotonic();
     let far = std::time::Duration::from_secs(1_000);
-    simulation::set_instant(if chance.happens(500) { now.checked_sub(far).or(Some(now)) } else { now.checked_add(far) });
+    simulation::set_instant(if chance.happens(500) {
+        now.checked_sub(far).or(Some(now))
+    } else {
+        now.checked_add(far)
+    });
 }
 
 /// Makes the repository and a key for each client: the first is an owner's, one may be a member's.
