@@ -101,7 +101,8 @@ pub struct Session<'r> {
     wrapped_for: AtomicU32,
     mark: Mutex<Option<SessionMark>>,
     pack_bytes: usize,
-    next_pack: AtomicU64,
+    /// The next counters of data packs, which are even, and of tree packs, which are odd.
+    next_packs: [AtomicU64; 2],
     next_segment: AtomicU64,
     open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
     claimed: Mutex<HashSet<ChunkId>>,
@@ -162,7 +163,7 @@ impl<'r> Session<'r> {
             wrapped_for: AtomicU32::new(0),
             mark: Mutex::new(None),
             pack_bytes: pack_bytes.min(usize::try_from(PACK_BYTES_MAX / 2).unwrap_or(usize::MAX)),
-            next_pack: AtomicU64::new(0),
+            next_packs: [AtomicU64::new(0), AtomicU64::new(1)],
             next_segment: AtomicU64::new(0),
             open_packs: [Mutex::new(None), Mutex::new(None)],
             claimed: Mutex::new(HashSet::new()),
@@ -386,18 +387,18 @@ impl<'r> Session<'r> {
     }
 
     fn new_pack(&self, kind: BlobKind, capacity: usize) -> Result<(PackName, PackWriter)> {
-        // Why under one lock: of two threads that wait for the key, the first gets the first name, in every run.
-        let mut mark = lock(&self.mark);
-        let key = self.data_key(&mut mark)?;
-        let name = PackName { session: self.id, counter: self.next_pack.fetch_add(1, Ordering::Relaxed) };
-        drop(mark);
+        let key = self.data_key()?;
+        // Why by kind: names do not tell which of two threads was first, so a run can be repeated exactly.
+        let next = &self.next_packs[usize::from(kind == BlobKind::Tree)];
+        let name = PackName { session: self.id, counter: next.fetch_add(2, Ordering::Relaxed) };
         let cipher = PackCipher::new(&key, &name);
         Ok((name, PackWriter::new(name, kind, self.repository.id(), cipher, capacity)))
     }
 
-    /// The session's data key; made, wrapped and stored when the first pack is begun. The mark's lock is held meanwhile, so
-    /// only one thread makes the key.
-    fn data_key(&self, mark: &mut Option<SessionMark>) -> Result<Secret32> {
+    /// The session's data key; made, wrapped and stored when the first pack is begun.
+    fn data_key(&self) -> Result<Secret32> {
+        // Invariant: the mark's lock is held meanwhile, so only one thread makes the key.
+        let mut mark = lock(&self.mark);
         if let Some(key) = self.key.get() {
             return Ok(key.clone());
         }

@@ -346,7 +346,7 @@ impl Run {
             90..95 => Verb::Rotate,
             number => {
                 let spare = &mut self.seats[client].spare_keys;
-                if number < 97 || spare.is_empty() {
+                if number < 96 || spare.is_empty() {
                     let label = format!("spare {client}-{}", self.lives * 1000 + spare.len() as u64);
                     spare.push(label.clone());
                     Verb::AddKey(label)
