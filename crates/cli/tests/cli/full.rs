@@ -73,6 +73,8 @@ fn fill_up(kind: &str, mount: fn(&Path, &Path) -> Option<Mounted>) {
     yard.init();
     let mut host = yard.host("host", 0xf011);
     host.file_bytes_max = 200_000;
+    // Why so many: each backup has something to store.
+    host.contents = u64::MAX;
     let mut table = Table::default();
     for _ in 0..3 {
         assert_eq!(ended(host.verb(Verb::Backup).output().unwrap()).code, 0);

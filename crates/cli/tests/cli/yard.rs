@@ -67,7 +67,7 @@ impl Yard {
     }
 
     pub fn host(&self, name: &str, seed: u64) -> Host<'_> {
-        Host { yard: self, name: name.to_owned(), random: Random(seed | 1), file_bytes_max: 300_000 }
+        Host { yard: self, name: name.to_owned(), random: Random(seed | 1), file_bytes_max: 300_000, contents: 8 }
     }
 
     fn open<'a>(&'a self, arguments: impl IntoIterator<Item = &'a str>) -> super::world::Ended {
@@ -100,6 +100,8 @@ pub struct Host<'y> {
     pub random: Random,
     /// No file of its source is longer.
     pub file_bytes_max: u64,
+    /// How many different contents files of one length have.
+    pub contents: u64,
 }
 
 impl Host<'_> {
@@ -131,7 +133,8 @@ impl Host<'_> {
         for _ in 0..6 {
             let name = format!("{source}/{}/{}", self.random.below(3), self.random.below(20));
             let length = [100, 5_000, self.file_bytes_max / 10, self.file_bytes_max][self.random.below(4) as usize];
-            let bytes = self.random.bytes(length);
+            // Why so few: hosts share content, and what one has forgotten another wants again.
+            let bytes = Random(1 + self.random.below(self.contents)).bytes(length);
             self.yard.world.write(&name, &bytes);
         }
         let path = self.yard.world.path(&source);
