@@ -33,7 +33,7 @@ cargo xtask COMMAND
   model [--deep]          search the model of the protocol for a way to lose data, then leave out each rule and print the
                           shortest way that this opens; --deep searches further (minutes, some GiB of memory)
   sim [OPTIONS]           play the simulation (docs/testing.md); a seed is a run, each time the same
-      --seed N            the first seed (1)
+      --seed N, --from N  the first seed (1)
       --seeds K           how many (1)
       --steps M           decisions in each run (500)
       --jobs J            processes (1)

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// Options with a number, and the variable that hands it to the simulation.
-const NUMBERS: [(&str, &str); 5] = [
+const NUMBERS: [(&str, &str); 6] = [
     ("--seed", "SEAWALL_SIM_SEED"),
+    ("--from", "SEAWALL_SIM_SEED"),
     ("--seeds", "SEAWALL_SIM_SEEDS"),
     ("--steps", "SEAWALL_SIM_STEPS"),
     ("--jobs", "SEAWALL_SIM_JOBS"),

@@ -110,8 +110,9 @@ fn key(seed: u64, number: usize) -> Unlock {
 
 /// Plays one seed; what is wrong, in words.
 pub fn play(setup: &Setup) -> Result<Summary, String> {
-    // Why a lock: another process that plays wants the same names.
-    let lock = fs::File::create(setup.place.with_extension("lock")).unwrap();
+    // Why a lock: another process that plays wants the same names. It stays, and may be another user's.
+    let lock = setup.place.with_extension("lock");
+    let lock = fs::File::open(&lock).or_else(|_| fs::File::create(&lock)).unwrap();
     lock.lock().unwrap();
     let _ = fs::remove_dir_all(&setup.place);
     fs::create_dir_all(&setup.place).unwrap();
