@@ -42,4 +42,5 @@ pub mod format;
 pub mod ids;
 pub mod monitor;
 pub mod rules;
+pub mod simulation;
 pub mod units;

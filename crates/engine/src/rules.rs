@@ -13,6 +13,7 @@ pub use state::{DataKey, Forgotten, Member, PackDamage, Snapshot, Standing, Stat
 
 use crate::format::names::PackName;
 use crate::ids::{ChunkId, ObjectHash, SessionId, SnapshotId};
+use crate::simulation::{Rule, is_left_out};
 
 /// A copy of a chunk, as a published segment lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct Copy {
 /// True if a new snapshot may lean on what lies in this pack: nobody condemned it, and nobody found it lost.
 #[must_use]
 pub fn is_usable(standing: &Standing, pack: &PackName) -> bool {
-    !standing.condemned.contains_key(pack)
+    (!standing.condemned.contains_key(pack) || is_left_out(Rule::Usable))
         && !standing.deleted.contains_key(pack)
         && !standing.said_of(pack).any(|damage| damage.lost)
 }
@@ -95,7 +96,7 @@ pub fn obstacle(state: &State, draft: &Draft) -> Option<Obstacle> {
             return Some(Obstacle::Published(*session));
         }
     }
-    let parent = draft.parent?;
+    let parent = draft.parent.filter(|_| !is_left_out(Rule::ParentIsLive))?;
     if state.snapshot(&parent).is_none() {
         return Some(Obstacle::ParentForgotten(parent));
     }
@@ -115,6 +116,9 @@ pub fn may_rest_on(state: &State, parent: &SnapshotId) -> bool {
 /// A chunk that has no copy to lean on any more is stored again before the commit.
 #[must_use]
 pub fn is_doubtful(state: &State, since: u64, segment: &ObjectHash, pack: &PackName) -> bool {
+    if is_left_out(Rule::LookAgain) {
+        return false;
+    }
     !state.is_published(segment)
         || state.standing.condemned.get(pack).is_some_and(|number| *number >= since)
         || state.standing.said_of(pack).any(|damage| damage.number >= since)
@@ -155,7 +159,9 @@ pub fn stays<'c>(
     leaves: &dyn Fn(&PackName) -> bool,
     base_left: &dyn Fn(&ChunkId) -> BaseLeft,
 ) -> Option<Chosen<'c>> {
-    let is_there = |copy: &Copy| !leaves(&copy.pack) && !standing.condemned.contains_key(&copy.pack);
+    let is_there = |copy: &Copy| {
+        (!leaves(&copy.pack) || is_left_out(Rule::WhatStays)) && !standing.condemned.contains_key(&copy.pack)
+    };
     best(standing, chunk, copies, alone, &is_there, base_left, &|_| 0)
 }
 
@@ -265,7 +271,7 @@ pub fn may_remove(state: &State, pack: &PackName) -> bool {
 /// Why the key too waits for a FENCE: a collector that was published already goes on storing packs under the same key.
 #[must_use]
 pub fn may_remove_orphan(state: &State, session: &SessionId, is_listed: bool) -> bool {
-    state.fenced.contains(session) && !is_listed
+    (state.fenced.contains(session) || is_left_out(Rule::FenceFirst)) && !is_listed
 }
 
 /// Rule U1: the copy of `chunk` on which an UNDELETE of a forgotten snapshot rests, of those that published segments list;

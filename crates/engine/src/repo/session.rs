@@ -105,7 +105,8 @@ pub struct Session<'r> {
     wrapped_for: AtomicU32,
     mark: Mutex<Option<SessionMark>>,
     pack_bytes: usize,
-    next_pack: AtomicU64,
+    /// The next counters of data packs, which are even, and of tree packs, which are odd.
+    next_packs: [AtomicU64; 2],
     next_segment: AtomicU64,
     open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
     claimed: Mutex<HashSet<ChunkId>>,
@@ -166,7 +167,7 @@ impl<'r> Session<'r> {
             wrapped_for: AtomicU32::new(0),
             mark: Mutex::new(None),
             pack_bytes: pack_bytes.min(usize::try_from(PACK_BYTES_MAX / 2).unwrap_or(usize::MAX)),
-            next_pack: AtomicU64::new(0),
+            next_packs: [AtomicU64::new(0), AtomicU64::new(1)],
             next_segment: AtomicU64::new(0),
             open_packs: [Mutex::new(None), Mutex::new(None)],
             claimed: Mutex::new(HashSet::new()),
@@ -392,7 +393,9 @@ impl<'r> Session<'r> {
 
     fn new_pack(&self, kind: BlobKind, capacity: usize) -> Result<(PackName, PackWriter)> {
         let key = self.data_key()?;
-        let name = PackName { session: self.id, counter: self.next_pack.fetch_add(1, Ordering::Relaxed) };
+        // Why by kind: names do not tell which of two threads was first, so a run can be repeated exactly.
+        let next = &self.next_packs[usize::from(kind == BlobKind::Tree)];
+        let name = PackName { session: self.id, counter: next.fetch_add(2, Ordering::Relaxed) };
         let cipher = PackCipher::new(&key, &name);
         let writer = PackWriter::new(name, kind, self.repository.id(), cipher, capacity);
         Ok((name, writer.with_parity(self.repository.parity())))

@@ -15,6 +15,7 @@ use crate::format::log::{Act, BlobDamage, Grant, KeyChange, LogEntry, MemberReco
 use crate::format::names::{PackName, SegmentName};
 use crate::format::slot::Role;
 use crate::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SnapshotId};
+use crate::simulation::{Rule, is_left_out};
 
 /// Void entries whose reasons are kept.
 const VOIDS_MAX: usize = 1_000;
@@ -313,6 +314,7 @@ impl State {
                     standing.condemned.entry(*pack).or_insert(entry.number);
                 }
             }
+            Act::Fence { .. } if is_left_out(Rule::FenceFirst) => {}
             Act::Fence { sessions } => self.fenced.extend(sessions.iter().copied()),
             Act::Remap { session, segments, retired, gone } => {
                 self.publish(segments);
@@ -401,7 +403,7 @@ impl State {
 
     fn undelete(&mut self, snapshots: &[SnapshotId], packs: &[PackName]) {
         let standing = self.standing_mut();
-        for pack in packs {
+        for pack in packs.iter().filter(|_| !is_left_out(Rule::PacksComeBack)) {
             standing.condemned.remove(pack);
         }
         for id in snapshots {
