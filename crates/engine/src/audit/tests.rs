@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::format::log::LogEntry;
 use crate::crypto::Secret32;
 use crate::crypto::sign::SigningKey;
 use crate::format::log::KeyChange;
@@ -35,7 +36,7 @@ impl Scene {
 
     fn follow(&self, with_cache: bool) -> (Vec<Line>, Report) {
         let cache = with_cache.then(|| self.cache.path());
-        let trail = Trail::open(&*self.store, &self.owner, cache).unwrap();
+        let trail = Trail::open(&*self.store, &self.owner, cache, None).unwrap();
         let mut lines = Vec::new();
         let report = trail.follow(&Silent, &mut |line| {
             lines.push(line);
@@ -56,7 +57,7 @@ impl Scene {
         let entry = LogEntry {
             number,
             previous: Some(object_hash(&last)),
-            repository: lines[0].entry.repository,
+            repository: lines[0].frame.as_ref().unwrap().repository,
             member: ring.member,
             time_ms,
             act,
@@ -92,7 +93,7 @@ fn a_sound_log_is_told_entry_by_entry() {
     let scene = Scene::new();
     let (lines, report) = scene.follow(true);
     assert_eq!((report.entries, report.void, report.findings), (4, 0, Vec::new()));
-    let told: Vec<_> = lines.iter().map(|line| (line.entry.act.name(), details(&line.entry.act))).collect();
+    let told: Vec<_> = lines.iter().map(|line| line.act.as_ref().unwrap()).map(|act| (act.name(), details(act))).collect();
     assert_eq!(told[0], ("INIT", "first owner first".to_owned()));
     assert!(told[3].0 == "KEY" && told[3].1.starts_with("member c admitted ("), "{told:?}");
     assert!(lines.iter().all(|line| line.signer == Some(("first".into(), Role::Owner))));
