@@ -286,7 +286,9 @@ def everything(writer: Writer):
     return writer.tree(sorted(entries.items())), contents
 
 
-class Rescue(unittest.TestCase):
+class Scene(unittest.TestCase):
+    """A repository that a Writer makes, and the reader run on it."""
+
     def setUp(self):
         self.scratch = Path(tempfile.mkdtemp(prefix="rescue"))
         self.addCleanup(self.clean, self.scratch)
@@ -325,6 +327,8 @@ class Rescue(unittest.TestCase):
         for name, content in self.contents.items():
             self.assertTrue((self.target / "s" / name).read_bytes() == content, name)
 
+
+class Rescue(Scene):
     def test_restores_content_and_metadata(self):
         self.write_everything()
         self.assert_restored(0)

@@ -198,7 +198,9 @@ pub fn find<'k>(keys: &'k [Key], name: &str) -> Result<&'k Key> {
 pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
     refuse_others(repository)?;
     repository.refresh()?;
-    if key.role() == Some(Role::Owner) && key.revoked().is_none() && !is_owner_left(&list(repository)?, key) {
+    // Why not of every owner's: one without a slot is no way in, and nothing is lost with it.
+    let is_way_in = key.role() == Some(Role::Owner) && (key.is_usable() || key.is_own);
+    if is_way_in && key.revoked().is_none() && !is_owner_left(&list(repository)?, key) {
         return Err(Error::Refused("it is the last owner's key: nobody could change anything any more".into()));
     }
     let mut number = None;

@@ -625,11 +625,50 @@ pub(super) mod tests {
         assert!(SharedSecret::generate(0, 5).is_none() && SharedSecret::generate(6, 5).is_none());
     }
 
+    /// Who holds one share would choose what the others open.
     #[test]
-    fn a_slot_for_a_public_key_is_bound_to_its_name() {
-        let (ring, unlock) = (KeyRing::generate(REPOSITORY), identity(1));
-        let sealed = seal(&ring, &unlock.lock().unwrap(), &SLOT, "", 1, SMALL_COST).unwrap();
-        assert_eq!(open(&sealed, &SlotId([0x41; 16]), &unlock, &REPOSITORY).unwrap(), None);
+    fn a_slot_that_asks_for_fewer_shares_is_not_theirs() {
+        let (_, shares) = SharedSecret::generate(3, 5).unwrap();
+        for needed in [1, 2] {
+            let secret = shares[0].value.clone();
+            let lock = Lock::Shares(SharedSecret { set: shares[0].set, needed, count: 5, secret });
+            let sealed = seal(&KeyRing::generate(REPOSITORY), &lock, &SLOT, "", 1, SMALL_COST).unwrap();
+            for given in [&shares[..1], &shares[..3], &shares[..]] {
+                let unlock = Unlock::Shares(given.to_vec());
+                assert_eq!(open(&sealed, &SLOT, &unlock, &REPOSITORY).unwrap(), None, "{needed} needed");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_without_a_secret_of_their_own_are_bound_to_their_place() {
+        let (shared, shares) = SharedSecret::generate(2, 3).unwrap();
+        let ring = KeyRing::generate(REPOSITORY);
+        let other = RepositoryId([9; 16]);
+        for (lock, unlock) in
+            [(identity(1).lock().unwrap(), identity(1)), (Lock::Shares(shared), Unlock::Shares(shares))]
+        {
+            let sealed = seal(&ring, &lock, &SLOT, "", 1, SMALL_COST).unwrap();
+            assert!(open(&sealed, &SLOT, &unlock, &REPOSITORY).unwrap().is_some());
+            assert_eq!(open(&sealed, &SlotId([0x41; 16]), &unlock, &REPOSITORY).unwrap(), None, "another slot");
+            assert_eq!(open(&sealed, &SLOT, &unlock, &other).unwrap(), None, "another repository");
+            // The last field of shares is how many were handed out; the one before, how many are needed.
+            if let Unlock::Shares(_) = unlock {
+                let mut more = sealed;
+                *more.last_mut().unwrap() += 1;
+                assert_eq!(open(&more, &SLOT, &unlock, &REPOSITORY).unwrap(), None, "another count");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_that_would_make_a_slot_too_long_is_refused() {
+        let lock = Unlock::KeyFile(secret(1)).lock().unwrap();
+        let label = |length| "x".repeat(length);
+        let sealed = seal(&ring(Role::Owner), &lock, &SLOT, &label(LABEL_BYTES_MAX), 1, SMALL_COST).unwrap();
+        assert!(sealed.len() as u64 <= SLOT_BYTES_MAX);
+        let refused = seal(&ring(Role::Owner), &lock, &SLOT, &label(LABEL_BYTES_MAX + 1), 1, SMALL_COST);
+        assert!(matches!(refused, Err(Error::Usage(_))));
     }
 
     #[test]

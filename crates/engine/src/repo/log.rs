@@ -87,9 +87,14 @@ impl Log {
         self.is_known
     }
 
-    /// This log is not the one that was expected: it is read, and not written.
+    /// This log is not the one that was expected: it is read, and neither written nor remembered as seen.
     pub(crate) fn distrust(&mut self, what: String) {
-        self.rollback.get_or_insert(what);
+        if self.rollback.is_none() {
+            self.rollback = Some(what);
+            let path = self.cache.log_path().filter(|_| !self.is_known);
+            // Why: what this opening itself has put there must not make the log a known one.
+            let _ = path.map(fs::remove_file);
+        }
     }
 
     /// Refuses to go on where the log went back: whoever wrote now would build on what somebody put in its place.
@@ -403,3 +408,6 @@ pub fn initialise(
         Created::AlreadyThere => Err(Error::RepositoryExists(store.location())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,11 +83,12 @@ fn digits(text: &str) -> Vec<u8> {
 
 #[test]
 fn each_entry_is_judged_as_the_independent_reader_judges_it() {
+    let fifth = before();
     let (mut counts, mut voids, mut stops) = (0, 0, 0);
     for line in include_str!("../../../../../../testdata/entries/entries.txt").lines() {
         let [name, verdict, head, plain] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        let (mut state, plain) = (before(), digits(plain));
-        let opened = log::open(5, &garbage(&state, &plain), &log_key()).unwrap();
+        let (mut state, plain) = (fifth.clone(), digits(plain));
+        let (opened, before) = (log::open(5, &garbage(&state, &plain), &log_key()).unwrap(), state.clone());
         let taken = state.take(&opened, object_hash(&plain), OpenedEntry::verify);
         let (found, count) = match &taken {
             Ok(None) => ("counts", &mut counts),
@@ -98,7 +99,7 @@ fn each_entry_is_judged_as_the_independent_reader_judges_it() {
         assert_eq!(found, verdict, "{name}: {taken:?}");
         *count += 1;
         match found {
-            "stops" => assert_eq!(state, before(), "{name}"),
+            "stops" => assert_eq!(state, before, "{name}"),
             _ => assert_eq!((state.next, state.head), (6, ObjectHash::from_slice(&digits(head))), "{name}"),
         }
     }
@@ -131,7 +132,8 @@ fn the_log_goes_on_after_whatever_somebody_put_there() {
 /// A store that saw two continuations of one log can't put the end of one behind the beginning of the other.
 #[test]
 fn the_end_of_another_past_does_not_follow_a_void_entry() {
-    let (mut first, mut second) = (before(), before());
+    let mut first = before();
+    let mut second = first.clone();
     let fence = |number| Act::Fence { sessions: vec![SessionId([number; 16])] };
     let stored: Vec<Vec<u8>> = [fence(1), fence(2), fence(3)]
         .into_iter()
@@ -148,7 +150,8 @@ fn the_end_of_another_past_does_not_follow_a_void_entry() {
     }
     assert!(!second.fenced.contains(&SessionId([3; 16])));
     // The same with something between them that nobody signed.
-    let (mut first, mut second) = (before(), before());
+    let mut first = before();
+    let mut second = first.clone();
     let stored = sealed(&next(&second, OWNER, fence(9)));
     take(&mut second, &stored).unwrap();
     let stored = sealed(&next(&first, OWNER, fence(1)));
