@@ -131,8 +131,14 @@ mod tests {
         let text = kit.text();
         assert_eq!(slot::parse_key_file(&text).unwrap().as_bytes(), key.as_bytes());
         assert!(text.lines().skip(2).all(|line| line.starts_with('#')), "{text}");
-        for part in ["07070707070707070707070707070707", &"ab".repeat(32), "web1", "2026-11-", r"-r '/backup/it'\''s here?'", "rescue.py"]
-        {
+        for part in [
+            "07070707070707070707070707070707",
+            &"ab".repeat(32),
+            "web1",
+            "2026-11-",
+            r"-r '/backup/it'\''s here?'",
+            "rescue.py",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -181,7 +181,8 @@ fn no_other_repository_is_opened_than_the_expected_one() {
     let world = World::with_repository();
     world.open_ok(["backup", "data"]);
     // Made by somebody else, as it were; the same key opens it.
-    let other = world.run(["--no-cache", "init", "-r", "other", "--key-file", "seawall.key", "--json"]).expect(0).summary();
+    let other =
+        world.run(["--no-cache", "init", "-r", "other", "--key-file", "seawall.key", "--json"]).expect(0).summary();
     let public = world.ok(["key", "generate", "anna.identity"]);
     let add = ["key", "add", "--role", "owner", "--label", "anna", "--recipient", public.trim(), "--json"];
     let added = world.open(add).expect(0).summary();

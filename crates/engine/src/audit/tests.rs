@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::format::log::LogEntry;
 use crate::crypto::Secret32;
 use crate::crypto::sign::SigningKey;
 use crate::format::log::KeyChange;
+use crate::format::log::LogEntry;
 use crate::ids::SnapshotId;
 use crate::monitor::Silent;
 use crate::repo::Candidate;
@@ -93,7 +93,8 @@ fn a_sound_log_is_told_entry_by_entry() {
     let scene = Scene::new();
     let (lines, report) = scene.follow(true);
     assert_eq!((report.entries, report.void, report.findings), (4, 0, Vec::new()));
-    let told: Vec<_> = lines.iter().map(|line| line.act.as_ref().unwrap()).map(|act| (act.name(), details(act))).collect();
+    let told: Vec<_> =
+        lines.iter().map(|line| line.act.as_ref().unwrap()).map(|act| (act.name(), details(act))).collect();
     assert_eq!(told[0], ("INIT", "first owner first".to_owned()));
     assert!(told[3].0 == "KEY" && told[3].1.starts_with("member c admitted ("), "{told:?}");
     assert!(lines.iter().all(|line| line.signer == Some(("first".into(), Role::Owner))));

@@ -291,7 +291,10 @@ fn a_damaged_slot_never_gives_other_keys() {
         let bytes = [bytes, time].concat();
         !matches!(slot::open(&bytes, &SLOT, &unlock, &REPOSITORY), Ok(Some(_)))
     });
-    assert!(slot::open(&sealed, &crate::ids::SlotId([0; 16]), &unlock, &REPOSITORY).unwrap().is_none(), "another slot's name");
+    assert!(
+        slot::open(&sealed, &crate::ids::SlotId([0; 16]), &unlock, &REPOSITORY).unwrap().is_none(),
+        "another slot's name"
+    );
 }
 
 #[test]

@@ -398,8 +398,7 @@ fn reveal(kind: &SlotKind, slot: &SlotId, unlock: &Unlock) -> Option<Zeroizing<V
 /// The shares of a set of which so many are needed, each number once. Why what they need counts: whoever has one share can
 /// make a slot that asks for that one alone, and would choose what the others open with it.
 fn distinct<'s>(shares: &'s [Share], set: &[u8; 16], needed: u8) -> Vec<&'s Share> {
-    let mut fitting: Vec<&Share> =
-        shares.iter().filter(|share| share.set == *set && share.needed == needed).collect();
+    let mut fitting: Vec<&Share> = shares.iter().filter(|share| share.set == *set && share.needed == needed).collect();
     fitting.sort_by_key(|share| share.number);
     fitting.dedup_by_key(|share| share.number);
     fitting
@@ -455,12 +454,7 @@ impl Contents<'_> {
 ///
 /// # Errors
 /// [`Error::Damaged`] where it is not a slot, [`Error::Unsupported`] for a passphrase cost beyond the limits.
-pub fn open(
-    bytes: &[u8],
-    slot: &SlotId,
-    unlock: &Unlock,
-    repository: &RepositoryId,
-) -> Result<Option<KeyRing>, Error> {
+pub fn open(bytes: &[u8], slot: &SlotId, unlock: &Unlock, repository: &RepositoryId) -> Result<Option<KeyRing>, Error> {
     let name = slot_object(slot);
     let stored = Stored::decode(&name, bytes)?;
     let Some(secret) = reveal(&stored.info.kind, slot, unlock) else { return Ok(None) };

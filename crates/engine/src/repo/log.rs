@@ -191,7 +191,10 @@ impl Log {
         }
         let bytes = entries::seal(&entry, &ring.log_key, &signer);
         if bytes.len() as u64 > ENTRY_BYTES_MAX {
-            return Err(Error::Refused(format!("this {} would be too long for one entry of the log", entry.act.name())));
+            return Err(Error::Refused(format!(
+                "this {} would be too long for one entry of the log",
+                entry.act.name()
+            )));
         }
         let ours = self.create(store, number, &bytes)?;
         if ours {

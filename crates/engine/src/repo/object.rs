@@ -16,5 +16,6 @@ pub(crate) fn read_object(store: &dyn Store, object: &str, bytes_max: u64) -> Re
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= bytes_max) {
         return Ok(bytes);
     }
-    Err(Damaged::new(object, bytes_max, format!("it is longer than the {bytes_max} bytes that any such object has")).into())
+    Err(Damaged::new(object, bytes_max, format!("it is longer than the {bytes_max} bytes that any such object has"))
+        .into())
 }

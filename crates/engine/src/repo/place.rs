@@ -30,8 +30,8 @@ impl Place {
     /// The place of the store at this location. `base` is the directory for all of this user's caches.
     pub(crate) fn new(base: Option<&Path>, location: &str) -> Self {
         let directory = base.map(|base| base.join("places"));
-        let made = directory
-            .filter(|directory| DirBuilder::new().recursive(true).mode(0o700).create(directory).is_ok());
+        let made =
+            directory.filter(|directory| DirBuilder::new().recursive(true).mode(0o700).create(directory).is_ok());
         Self { file: made.map(|directory| directory.join(object_hash(location.as_bytes()).to_string())) }
     }
 

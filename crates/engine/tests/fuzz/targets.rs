@@ -490,7 +490,11 @@ fn identity() -> DataSecretKey {
 
 fn identity_files() -> Vec<Vec<u8>> {
     let text = slot::identity_text(&identity());
-    vec![slot::public_key_text(&identity().public()).into(), format!("{}# a remark\n", *text).into(), text.as_bytes().into()]
+    vec![
+        slot::public_key_text(&identity().public()).into(),
+        format!("{}# a remark\n", *text).into(),
+        text.as_bytes().into(),
+    ]
 }
 
 fn identity_file(data: &[u8]) {

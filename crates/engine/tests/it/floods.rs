@@ -39,7 +39,8 @@ impl Evil {
     fn acts(&self) -> Vec<Act> {
         let lost = vec![PackName { session: SessionId([0xEE; 16]), counter: 0 }];
         let audit = Act::Audit { depth: 0, bytes: 0, lost, damaged: Vec::new(), sound: Vec::new() };
-        let snapshot = self.snapshot.as_ref().map(|record| SnapshotRecord { id: SnapshotId(random()), ..record.clone() });
+        let snapshot =
+            self.snapshot.as_ref().map(|record| SnapshotRecord { id: SnapshotId(random()), ..record.clone() });
         let commit = snapshot.map(|snapshot| Act::Commit {
             session: SessionId(random()),
             segments: Vec::new(),
@@ -53,8 +54,7 @@ impl Evil {
         for act in self.acts() {
             let last = objects.get(&log_object(number - 1), None).unwrap();
             let (repository, member) = (self.ring.repository, self.ring.member);
-            let entry =
-                LogEntry { number, previous: Some(object_hash(&last)), repository, member, time_ms: 0, act };
+            let entry = LogEntry { number, previous: Some(object_hash(&last)), repository, member, time_ms: 0, act };
             let signer = SigningKey::from_seed(&self.ring.signing_seed);
             objects.put(&log_object(number), &log::seal(&entry, &self.ring.log_key, &signer)).unwrap();
             number += 1;
@@ -108,11 +108,8 @@ fn who_floods_the_log_does_not_keep_another_busy_for_ever() {
         let source = directory.path().join("source");
         fs::create_dir(&source).unwrap();
         fs::write(source.join("file"), b"content").unwrap();
-        let store = Arc::new(FloodedStore {
-            objects: MemoryStore::new(),
-            evil: Mutex::new(None),
-            attempts: AtomicU64::new(0),
-        });
+        let store =
+            Arc::new(FloodedStore { objects: MemoryStore::new(), evil: Mutex::new(None), attempts: AtomicU64::new(0) });
         let (owner, member) = (Unlock::KeyFile(Secret32::random()), Unlock::KeyFile(Secret32::random()));
         let repository = Repository::init(store.clone(), &[(owner, "owner".into())], None).unwrap();
         keys::add(&repository, Role::Member, &member.lock().unwrap(), "evil").unwrap();
