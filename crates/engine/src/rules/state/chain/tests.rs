@@ -106,14 +106,17 @@ fn each_entry_is_judged_as_the_independent_reader_judges_it() {
     assert!(counts > 40 && voids > 40 && stops > 40, "{counts} {voids} {stops}");
 }
 
+/// What somebody puts at the next number of a log.
+type Spoil = fn(&State) -> Vec<u8>;
+
 /// One entry of whoever has the log key, and everybody would be kept from the rest.
 #[test]
 fn the_log_goes_on_after_whatever_somebody_put_there() {
-    let spoil: [(&str, &dyn Fn(&State) -> Vec<u8>); 4] = [
-        ("nothing", &|state| garbage(state, b"")),
-        ("no entry", &|state| garbage(state, &[0x88; 200])),
-        ("unchained", &|state| sealed(&LogEntry { previous: None, ..next(state, OWNER, commit()) })),
-        ("revoked", &|state| sealed(&next(state, REVOKED, init()))),
+    let spoil: [(&str, Spoil); 4] = [
+        ("nothing", |state| garbage(state, b"")),
+        ("no entry", |state| garbage(state, &[0x88; 200])),
+        ("unchained", |state| sealed(&LogEntry { previous: None, ..next(state, OWNER, commit()) })),
+        ("revoked", |state| sealed(&next(state, REVOKED, init()))),
     ];
     for (name, bytes) in spoil {
         let mut state = before();
