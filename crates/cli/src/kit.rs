@@ -130,7 +130,7 @@ mod tests {
         };
         let text = kit.text();
         assert_eq!(slot::parse_key_file(&text).unwrap().as_bytes(), key.as_bytes());
-        assert!(text.lines().skip(2).all(|line| line.starts_with('#')), "{text}");
+        assert!(text.lines().skip(2).all(|line| line.starts_with('#')), "{}", *text);
         for part in [
             "07070707070707070707070707070707",
             &"ab".repeat(32),
@@ -139,7 +139,7 @@ mod tests {
             r"-r '/backup/it'\''s here?'",
             "rescue.py",
         ] {
-            assert!(text.contains(part), "{part} is not in\n{text}");
+            assert!(text.contains(part), "{part} is not in\n{}", *text);
         }
     }
 }

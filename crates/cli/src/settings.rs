@@ -47,7 +47,7 @@ impl Settings {
         Ok(Self {
             repository: repository.map(|text| location::parse(text)).transpose()?,
             keys: keys(arguments, environment),
-            expected: arguments.expect.as_ref().or(environment.expect.as_ref()).map(fingerprint).transpose()?,
+            expected: arguments.expect.as_deref().or(environment.expect.as_deref()).map(fingerprint).transpose()?,
             cache: if arguments.no_cache { None } else { cache.or(environment.cache.as_ref()).cloned() },
             threads: arguments.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from),
             budget_bytes: usize::try_from(arguments.memory).unwrap_or(usize::MAX),
@@ -55,7 +55,7 @@ impl Settings {
     }
 }
 
-fn fingerprint(text: &String) -> Result<ObjectHash> {
+fn fingerprint(text: &str) -> Result<ObjectHash> {
     let wrong = |_| Error::Usage("--expect takes a repository's fingerprint: 64 hexadecimal digits".to_owned());
     ObjectHash::from_hex(text.trim()).map_err(wrong)
 }
