@@ -57,6 +57,9 @@ pub enum Error {
     /// The store shows an older or different log than the one seen before.
     #[error("rollback: {0}")]
     Rollback(String),
+    /// The store shows another repository than the one that is wanted.
+    #[error("substituted: {0}")]
+    Substituted(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -110,6 +113,7 @@ impl Error {
             Self::Refused(_) => "refused",
             Self::Damaged(_) => "damaged",
             Self::Rollback(_) => "rollback",
+            Self::Substituted(_) => "substituted",
             Self::Store(error) => error.code(),
             Self::File { .. } => "file",
             Self::NotFound(_) => "not-found",

@@ -42,7 +42,8 @@ impl Options {
     pub fn parse(root: &Path, arguments: &[String]) -> Result<Self> {
         let data = root.join("target/bench");
         let (only, without) = (Vec::new(), Vec::new());
-        let mut options = Self { quick: false, prepare: false, publish: false, resume: false, rounds: 0, only, without, data };
+        let mut options =
+            Self { quick: false, prepare: false, publish: false, resume: false, rounds: 0, only, without, data };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));

@@ -118,11 +118,8 @@ impl Segment {
         let metadata = file.metadata().ok()?;
         let bytes = SegmentBytes::map(&file, CHECKSUM_BYTES).ok()?;
         let records = SegmentView::parse(&bytes).ok()?.len();
-        let cached = Cached {
-            path: path.to_path_buf(),
-            inode: (metadata.dev(), metadata.ino()),
-            is_whole: OnceLock::new(),
-        };
+        let cached =
+            Cached { path: path.to_path_buf(), inode: (metadata.dev(), metadata.ino()), is_whole: OnceLock::new() };
         (u64::try_from(records) == Ok(record.records)).then(|| Self {
             record: record.clone(),
             bytes,

@@ -4,7 +4,7 @@
 //! list them in the next segment. Nothing is visible to readers before [`Session::commit`]; everything before it may be
 //! abandoned, or adopted by a later session.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::format::segment::{Location, SegmentBuilder, SegmentView};
 use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::repo::adopt::{Adopted, adopt};
 use crate::repo::cache::SessionMark;
-use crate::repo::data_keys::{newest_public, read_wrapped, store_session_key};
+use crate::repo::data_keys::{is_there, newest_public, read_session_key, read_wrapped, store_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
@@ -34,6 +34,8 @@ use crate::units::{MIB, PACK_BYTES_MAX};
 const SEGMENT_SECONDS: u64 = 30;
 const SEGMENT_BYTES: u64 = 512 * MIB as u64;
 const SEGMENT_RECORDS: usize = 200_000;
+/// A commit that finds another entry at its number so often does not meet other writers but somebody who floods the log.
+const COMMIT_ATTEMPTS_MAX: u32 = 1_000;
 /// Tree packs stay smaller: a listing reads them whole.
 const TREE_PACK_BYTES_MAX: usize = 16 * MIB;
 /// Length of a blob's frame: its header and the tag.
@@ -446,6 +448,34 @@ impl<'r> Session<'r> {
         Ok(())
     }
 
+    /// As [`Self::follow_rotation`], for the sessions whose packs this one adopted: a rotation that LIST did not show their
+    /// keys left them behind, and no later one looks after a session that is finished. False where one of them can't
+    /// follow, because its key can't be read with this key ring.
+    fn adopted_follow_rotation(&self, state: &State) -> Result<bool> {
+        let (generation, public) = newest_public(state)?;
+        if generation == 0 || self.adopted().is_empty() {
+            return Ok(true);
+        }
+        for session in self.adopted_owners() {
+            if is_there(self.repository.store(), &session_object(&session, generation))? {
+                continue;
+            }
+            match read_session_key(self.repository, &session) {
+                Ok(key) => drop(store_session_key(self.repository, &session, (generation, &public), &key)?),
+                Err(Error::NotAllowed(_) | Error::Damaged(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The sessions that wrote the packs of the adopted segments.
+    fn adopted_owners(&self) -> BTreeSet<SessionId> {
+        let own = self.own_index();
+        let views = own.segments().iter().take(self.adopted_segments).filter_map(|segment| segment.view());
+        views.flat_map(|view| view.packs().map(|pack| pack.session).collect::<Vec<_>>()).collect()
+    }
+
     fn send(&self, kind: BlobKind, pack: Option<(PackName, PackWriter)>) {
         if let Some((name, writer)) = pack {
             *lock(&self.in_flight.0) += 1;
@@ -608,7 +638,7 @@ impl<'r> Session<'r> {
     /// published.
     pub fn commit(&self, finish: &mut dyn FnMut(SessionTotals) -> SnapshotRecord) -> Result<Committed> {
         self.flush()?;
-        loop {
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
             let (state, index) = self.repository.current()?;
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
@@ -623,6 +653,10 @@ impl<'r> Session<'r> {
                          nothing was committed, run again"
                     )));
                 }
+            }
+            if !self.adopted_follow_rotation(&state)? {
+                self.give_up_adopted();
+                return Ok(self.look_anew());
             }
             if !self.store_lost(&state, &index)? {
                 return Ok(self.look_anew());
@@ -640,6 +674,10 @@ impl<'r> Session<'r> {
                 return Ok(Committed::Done(state.next, Box::new(snapshot)));
             }
         }
+        Err(Error::Refused(format!(
+            "others wrote into the log before each of {COMMIT_ATTEMPTS_MAX} attempts to commit; `log show` tells who; \
+             nothing was committed, run again"
+        )))
     }
 
     fn draft(&self) -> Draft {

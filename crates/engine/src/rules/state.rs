@@ -1,12 +1,15 @@
 //! What the log says: the state after its entries, and how the next entry changes it.
 //!
-//! Pure: the caller reads, opens and chains entries ([`crate::repo`] does); this decides whether an entry counts. An entry
-//! that its signer was not allowed to write, or that contradicts what is there, is **void**: it keeps its number in the
-//! chain and changes nothing, so that a member who turned evil can't make the log unreadable for others. Void entries are
-//! remembered with the reason, for the audit trail.
+//! Pure: the caller reads and opens entries ([`crate::repo`] does); this decides whether an entry counts. An entry that
+//! its signer was not allowed to write, or that contradicts what is there, or that nobody can have signed, is **void**: it
+//! keeps its number in the chain and changes nothing, so that nobody who has the log key can make the log unreadable for
+//! others. Void entries are remembered with the reason, for the audit trail. How stored bytes are taken as entries, and
+//! what the next one has to name as the one before, is in `chain`.
 //!
 //! Invariants: a condemned pack becomes usable again only by UNDELETE, a deleted one never; a fenced session never commits;
 //! a held snapshot is not forgotten; numbers only rise.
+
+mod chain;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -135,8 +138,10 @@ pub struct State {
     pub repository: RepositoryId,
     /// Number of the next entry.
     pub next: u64,
-    /// Hash of the newest entry.
+    /// What the next entry has to name as the one before it.
     pub head: Option<ObjectHash>,
+    /// Hash of entry 0, which tells this repository from every other.
+    pub fingerprint: Option<ObjectHash>,
     /// BLAKE3 of the marker, from INIT.
     pub marker: Option<ObjectHash>,
     /// Everybody who was ever admitted.
@@ -175,6 +180,7 @@ impl State {
             repository,
             next: 0,
             head: None,
+            fingerprint: None,
             marker: None,
             members: HashMap::new(),
             last_entries: HashMap::new(),
@@ -205,14 +211,19 @@ impl State {
             self.perform(entry);
             self.last_entries.insert(entry.member, (entry.number, entry.time_ms));
         }
-        self.head = Some(hash);
-        self.next += 1;
-        if let Err(why) = &applied
+        self.advance(hash, applied.as_ref().err());
+        applied
+    }
+
+    /// The next entry is behind us, with the head that follows from it.
+    fn advance(&mut self, head: ObjectHash, void: Option<&String>) {
+        if let Some(why) = void
             && self.voids.len() < VOIDS_MAX
         {
-            self.voids.push((entry.number, why.clone()));
+            self.voids.push((self.next, why.clone()));
         }
-        applied
+        self.head = Some(head);
+        self.next += 1;
     }
 
     /// Why the log would not take this entry from its member, if it would not.
@@ -227,14 +238,20 @@ impl State {
             let first = self.next == 0 && member.id == entry.member && is_signed_by(&member.public_key);
             return if first { Ok(()) } else { Err("an INIT that does not begin the log") };
         }
-        let member = self.members.get(&entry.member).ok_or("signed by somebody who is not a member")?;
+        let role = self.signer(&entry.member, is_signed_by)?;
+        if may(role, &entry.act) { Ok(()) } else { Err("the signer's role does not allow it") }
+    }
+
+    /// The role of who signed, if it is a member who may still sign.
+    fn signer(&self, id: &MemberId, is_signed_by: impl FnOnce(&[u8; 32]) -> bool) -> Result<Role, &'static str> {
+        let member = self.members.get(id).ok_or("signed by somebody who is not a member")?;
         if !is_signed_by(&member.record.public_key) {
             return Err("the signature is wrong");
         }
         if member.revoked.is_some() {
             return Err("signed by a member who was revoked");
         }
-        if may(member.record.role, &entry.act) { Ok(()) } else { Err("the signer's role does not allow it") }
+        Ok(member.record.role)
     }
 
     /// Whether the act fits to what is there.
@@ -275,7 +292,7 @@ impl State {
             }
             Act::Key(KeyChange::Revoke(id)) if !self.members.contains_key(id) => Err("it revokes nobody"),
             Act::Key(KeyChange::Revoke(id)) if self.is_last_owner(id) => Err("the last owner can't be revoked"),
-            Act::Key(KeyChange::Rotate { generation, .. }) if *generation != self.generation() + 1 => {
+            Act::Key(KeyChange::Rotate { generation, .. }) if Some(*generation) != self.generation().checked_add(1) => {
                 Err("it is not the next generation of the data key")
             }
             _ => Ok(()),

@@ -60,7 +60,8 @@ fn spoil(path: &PathBuf, way: usize) -> bool {
     let mut bytes = fs::read(path).unwrap();
     let length = bytes.len();
     // Header, packs' names, records, filter, checksum.
-    let places = [64..length, 64..88, 88..200, length / 2..length / 2 + 1, length - 64..length - 32, length - 32..length];
+    let places =
+        [64..length, 64..88, 88..200, length / 2..length / 2 + 1, length - 64..length - 32, length - 32..length];
     let Some(place) = places.get(way) else { return false };
     let is_flip = place.len() == 1;
     bytes[place.clone()].iter_mut().for_each(|byte| *byte = if is_flip { *byte ^ 0x40 } else { 0 });
@@ -118,7 +119,8 @@ fn a_lost_entry_is_not_taken_for_the_end_of_the_log() {
         if let Some(snapshot) = repository.snapshots().first() {
             refused(forget(&repository, &[snapshot.record.id], "test").unwrap_err());
         }
-        let packs = |names: &[String]| names.iter().filter(|name| name.starts_with("pack/")).cloned().collect::<Vec<_>>();
+        let packs =
+            |names: &[String]| names.iter().filter(|name| name.starts_with("pack/")).cloned().collect::<Vec<_>>();
         assert_eq!(packs(&holed.names()), packs(&before), "{lost:?}");
         refused(backup(&repository, scene.small(), &Silent).unwrap_err());
         let lost_nothing = before.iter().all(|name| holed.names().contains(name));
@@ -179,7 +181,10 @@ fn while_needed_chunks_are_in_no_list_nothing_is_removed() {
     let record = scene.open().segments().pop().unwrap();
     scene.store.delete(&record.name.object()).unwrap();
     let mut packs = Vec::new();
-    scene.store.list(&format!("pack/{}/", record.name.session), &mut |info| packs.push((info.length, info.name))).unwrap();
+    scene
+        .store
+        .list(&format!("pack/{}/", record.name.session), &mut |info| packs.push((info.length, info.name)))
+        .unwrap();
     let (_, largest) = packs.into_iter().max().unwrap();
     scene.store.delete(&largest).unwrap();
     reindex(&scene.open(), false, &Silent).unwrap();

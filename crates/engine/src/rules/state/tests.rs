@@ -31,7 +31,8 @@ fn segment(owner: u8, counter: u64) -> SegmentRecord {
     SegmentRecord { name: SegmentName { session: session(owner), counter }, hash, records: 1, bytes: 1 }
 }
 
-fn record(id: SnapshotId) -> SnapshotRecord {
+/// A snapshot that says nothing but its id.
+pub(in crate::rules) fn record(id: SnapshotId) -> SnapshotRecord {
     SnapshotRecord {
         id,
         time: Timestamp { seconds: 0, nanos: 0 },
@@ -277,6 +278,9 @@ fn generations_of_the_data_key_follow_one_another() {
     let generations: Vec<_> = state.data_keys.iter().map(|key| (key.generation, key.public)).collect();
     assert_eq!(generations, [(0, [1; 32]), (1, [1; 32]), (2, [2; 32])]);
     assert_eq!(State::new(RepositoryId([0; 16])).generation(), 0);
+    // After the last number there is no next one, and no first one again.
+    state.data_keys.last_mut().unwrap().generation = u32::MAX;
+    assert!(apply(&mut state, OWNER, rotate(0)).is_err() && apply(&mut state, OWNER, rotate(u32::MAX)).is_err());
 }
 
 #[test]
