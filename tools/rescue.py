@@ -15,9 +15,11 @@ Needs Python 3.9.2 and the packages of tools/requirements.txt. Memory: about 200
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import fcntl
 import getpass
+import io
 import os
 import resource
 import stat
@@ -29,7 +31,7 @@ from typing import Iterator
 from blake3 import blake3
 
 import seawall_reader as reader
-from seawall_reader import DAMAGE, FAILED, MALFORMED, USAGE, Blobs, Damage, Failure, Key, Log, Report, Store
+from seawall_reader import FAILED, MALFORMED, USAGE, Blobs, Damage, Failure, Key, Log, Report, Store
 from seawall_reader import extents, need, show, split, walk
 
 FILE, DIRECTORY, SYMLINK, FIFO, SOCKET, CHARACTER, BLOCK = range(7)
@@ -248,18 +250,33 @@ def write_at(file: int, place: int, data: bytes) -> None:
 class Repository:
     def __init__(self, options: argparse.Namespace, report: Report):
         self.store, self.report = Store(options.repository), report
-        marker = reader.read_marker(self.store)
-        self.ring = reader.open_ring(self.store, read_key(options), report)
-        if self.ring[2].hex() != marker.get("repository"):
-            raise Failure(DAMAGE, "the marker is of another repository than the key ring")
-        self.log = Log(self.store, self.ring, report)
+        marker = reader.read_marker(self.store, report)
+        repository = marker.get("repository") or reader.repository_of_packs(self.store)
+        rings = reader.open_rings(self.store, read_key(options), report, repository)
+        self.ring, self.log = self.choose(rings)
+        wanted, found = options.expect, (self.log.fingerprint or b"").hex()
+        if wanted and wanted.strip().lower() != found:
+            raise Failure(FAILED, f"substituted: the repository here has the fingerprint {found or 'that is lost'}")
         self.blobs = Blobs(self.store, self.ring, self.log.data_secrets())
+
+    def choose(self, rings: list[dict]) -> tuple[dict, Log]:
+        """The first ring whose member the log knows. What is wrong with the log is reported once."""
+        for ring in rings if len(rings) > 1 else []:
+            with contextlib.redirect_stderr(io.StringIO()):
+                log = Log(self.store, ring, Report())
+            if log.knows(ring[3]):
+                rings = [ring]
+                break
+        log = Log(self.store, rings[0], self.report)
+        if not log.knows(rings[0][3]):
+            self.report.damage("key", "the key opens a slot whose member is not in the log")
+        return rings[0], log
 
     def load(self, without_index: bool, check_filter: bool = False) -> None:
         if without_index:
             self.blobs.scan_packs(self.report)
             return
-        for name, digest in self.log.segments.items():
+        for digest, name in self.log.segments.items():
             try:
                 self.blobs.load_segment(name, digest, check_filter)
             except MALFORMED as error:
@@ -410,6 +427,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-r", "--repository", required=True, metavar="DIRECTORY", help="where the repository is")
     parser.add_argument("--key-file", metavar="FILE", help="the key file or identity file; without it a passphrase is asked for")
     parser.add_argument("--share", metavar="FILE", action="append", help="a recovery share; once for each")
+    parser.add_argument(
+        "--expect", metavar="FINGERPRINT", default=os.environ.get("SEAWALL_EXPECT"), help="open no other repository"
+    )
     parser.add_argument(
         "--password-file", metavar="FILE", help="read the passphrase from here (or from SEAWALL_PASSWORD)"
     )

@@ -28,11 +28,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import seawall_parity
-from seawall_state import State
+from seawall_entry import Malformed
+from seawall_state import Lost, Newer, State
 
 DONE, FAILED, USAGE, PROBLEMS, NO_REPOSITORY, WRONG_KEY, DAMAGE = 0, 1, 2, 3, 10, 12, 13
 CHUNK_MAX = 8 << 20
 CODECS_WITH_BASE = (2, 4, 6)
+# No such object is longer (section 1).
+MARKER_MAX, SLOT_MAX, SESSION_MAX, ENTRY_MAX = 64 << 10, 64 << 10, 4 << 10, 64 << 20
 
 
 class Failure(Exception):
@@ -48,7 +51,7 @@ class Damage(Exception):
 
 
 # What reading damaged bytes can raise.
-MALFORMED = (Damage, KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
+MALFORMED = (Damage, Malformed, KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
 
 
 class Report:
@@ -162,11 +165,15 @@ class Store:
         assert re.fullmatch(r"[a-z0-9]+(/[a-z0-9]+)*", name), name
         return self.root / name
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """An object's bytes; of one of which a store must not choose the length, at most so many."""
         try:
-            return self.path(name).read_bytes()
+            with open(self.path(name), "rb") as file:
+                stored = file.read() if most is None else file.read(most + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise Damage(f"{name} is missing") from None
+        need(most is None or len(stored) <= most, f"{name} is longer than {most} bytes")
+        return stored
 
     def exists(self, name: str) -> bool:
         return self.path(name).is_file()
@@ -181,7 +188,8 @@ class Store:
 
 
 class Key:
-    """What the user knows: a passphrase, the bytes of a key file or an identity, or shares by their set."""
+    """What the user knows: a passphrase, the bytes of a key file or an identity, or shares by their set and how many of
+    it are needed."""
 
     def __init__(self, kind: int, secret: bytes, shares: dict[bytes, dict[int, bytes]] | None = None):
         self.kind, self.secret, self.shares = kind, secret, shares or {}
@@ -208,10 +216,10 @@ class Key:
                 need(blake3(b"seawall v1 share" + whole).digest()[:8] == bytes.fromhex(checksum), "a wrong digit")
             except MALFORMED as error:
                 raise Failure(USAGE, f"{path} is not a share: {error}") from None
-            shares.setdefault(whole[:16], {})[number] = whole[18:]
+            shares.setdefault(whole[:17], {})[number] = whole[18:]
         return cls(3, b"", shares)
 
-    def purpose_key(self, name: str, slot: dict) -> bytes | None:
+    def purpose_key(self, name: str, slot: dict, repository: bytes) -> bytes | None:
         """The key of a slot's envelope; none where this key is not of that slot."""
         salt = slot[3]
         if self.kind == 1:
@@ -221,14 +229,18 @@ class Key:
                 secret = open_hpke(self.secret, slot[9], slot[10], b"seawall v1 slot", bytes.fromhex(name[4:]))
             except Damage:
                 return None
-            return hkdf(secret, salt, b"seawall v1 public key slot")
+            return hkdf(secret, salt, b"seawall v1 public key slot" + repository)
         if self.kind == 3:
-            shares, needed = self.shares.get(slot[11], {}), slot[12]
+            needed, place = slot[12], slot[11] + bytes([slot[12], slot[13]])
+            need(1 <= needed <= slot[13], "numbers of shares that make no sense")
+            # Only shares that say themselves that so many are needed.
+            shares = self.shares.get(place[:17], {})
             if 0 < len(shares) < needed:
                 print(f"{len(shares)} of {slot[13]} shares given, {needed - len(shares)} more needed", file=sys.stderr)
             if len(shares) < needed:
                 return None
-            return hkdf(combine_shares(dict(sorted(shares.items())[:needed])), salt, b"seawall v1 shares slot")
+            secret = combine_shares(dict(sorted(shares.items())[:needed]))
+            return hkdf(secret, salt, b"seawall v1 shares slot" + place + repository)
         return self.from_passphrase(salt, slot[4])
 
     def from_passphrase(self, salt: bytes, cost: list) -> bytes:
@@ -284,39 +296,74 @@ def derive_elsewhere(secret: bytes, salt: bytes, memory_kib: int, passes: int, l
     return hash_secret_raw(secret, salt, passes, memory_kib, lanes, 32, Type.ID, 0x13)
 
 
-def open_ring(store: Store, key: Key, report: Report) -> dict:
-    """The key ring of the first slot that the key opens."""
+def open_rings(store: Store, key: Key, report: Report, repository: str | None) -> list[dict]:
+    """The key rings of this repository (any, where its id is not known) that the key opens; those first that open the log.
+
+    Anybody can make a slot for a public key, so one that opens may hold somebody else's keys.
+    """
+    rings = []
     for name in store.names("key"):
         try:
-            slot = from_cbor(store.read(name), dict)
-            if slot.get(0) != 1 or slot.get(1) != key.kind:
-                continue
-            purpose = key.purpose_key(name, slot)
+            ring = open_slot(store, key, name, report, repository)
         except MALFORMED as error:
             report.damage(name, error)
             continue
-        if purpose is None:
-            continue
+        if ring is not None and (repository is None or ring[2].hex() == repository):
+            rings.append(ring)
+    if not rings:
+        raise Failure(WRONG_KEY, "the key does not open this repository")
+    return sorted(rings, key=lambda ring: not opens_log(store, ring))
+
+
+def open_slot(store: Store, key: Key, name: str, report: Report, repository: str | None) -> dict | None:
+    slot = from_cbor(store.read(name, SLOT_MAX), dict)
+    if slot.get(0) != 1 or slot.get(1) != key.kind:
+        return None
+    purpose = key.purpose_key(name, slot, bytes.fromhex(repository or ""))
+    if purpose is None:
+        return None
+    try:
+        ring = from_cbor(open_envelope(purpose, name, slot.get(5, b"")), dict)
+    except Damage:
+        return None
+    if ring.get(1) != slot.get(2):
+        report.damage(name, "the role is not that of the ring")
+    if ring.get(0) != 1:
+        raise Failure(FAILED, f"{name}: this key ring needs a newer reader")
+    return ring
+
+
+def opens_log(store: Store, ring: dict) -> bool:
+    """True if the log key opens some entry."""
+    for name in store.names("log"):
         try:
-            ring = from_cbor(open_envelope(purpose, name, slot.get(5, b"")), dict)
-        except Damage:
+            open_envelope(ring[7], name, store.read(name, ENTRY_MAX))
+            return True
+        except MALFORMED:
             continue
-        if ring.get(1) != slot.get(2):
-            report.damage(name, "the role is not that of the ring")
-        if ring.get(0) != 1:
-            raise Failure(FAILED, f"{name}: this key ring needs a newer reader")
-        return ring
-    raise Failure(WRONG_KEY, "the key does not open this repository")
+    return False
 
 
-def read_marker(store: Store) -> dict:
-    if not store.exists("seawall"):
+def repository_of_packs(store: Store) -> str | None:
+    """The repository's id as the first pack says that has a header (section 6)."""
+    for name in store.names("pack"):
+        with open(store.path(name), "rb") as file:
+            header = file.read(64)
+        if len(header) == 64 and header[:8] == b"SWPACK01":
+            return header[40:56].hex()
+    return None
+
+
+def read_marker(store: Store, report: Report) -> dict:
+    """The marker; where it is lost or damaged that is reported, and the rest still reads."""
+    if not (store.exists("seawall") or store.names("key")):
         raise Failure(NO_REPOSITORY, f"no repository at {store.root}")
     try:
-        marker = json.loads(store.read("seawall"))
-        form, required = marker["format"], marker["required"]
-    except (ValueError, KeyError, TypeError):
-        raise Failure(DAMAGE, "the marker is damaged") from None
+        marker = json.loads(store.read("seawall", MARKER_MAX))
+        form, required, _ = marker["format"], marker["required"], bytes.fromhex(marker["repository"])
+    except (Damage, ValueError, KeyError, TypeError) as error:
+        report.damage("seawall", f"the marker is damaged: {error}")
+        return {}
     if form != 1 or required:
         raise Failure(FAILED, f"format {form} with features {required} needs a newer reader")
     return marker
@@ -326,70 +373,74 @@ def read_marker(store: Store) -> dict:
 
 
 class Log(State):
-    """Reads and proves the log. An entry that its signer may not write, or that contradicts what is there, changes nothing."""
+    """Reads and proves the log. An entry that its signer may not write, or that contradicts what is there, or that nobody
+    can have signed, changes nothing."""
 
     def __init__(self, store: Store, ring: dict, report: Report):
-        super().__init__()
+        super().__init__(ring[2])
         self.store, self.ring, self.report = store, ring, report
-        previous, numbers = b"", [int(name[4:]) for name in store.names("log")]
+        self.fingerprint: bytes | None = None
+        numbers = [int(name[4:]) for name in store.names("log")]
         for number in range(max(numbers, default=0) + 1):
             name = f"log/{number:020}"
             try:
-                stored = store.read(name)
-                self.read_entry(number, name, stored, previous)
-            except MALFORMED as error:
+                stored = store.read(name, ENTRY_MAX)
+                self.fingerprint = blake3(stored).digest() if number == 0 else self.fingerprint
+                self.read_entry(number, name, stored)
+            except (*MALFORMED, Lost) as error:
                 report.damage(name, error)
-                stored = b""
-            previous = blake3(stored).digest() if stored else None
+                self.lose(number)
+        if self.init_lost:
+            report.damage(f"log/{0:020}", "without it nothing proves who may sign: what strangers wrote counts")
 
-    def read_entry(self, number: int, name: str, stored: bytes, previous: bytes | None) -> None:
+    def read_entry(self, number: int, name: str, stored: bytes) -> None:
         plain = open_envelope(self.ring[7], name, stored)
-        entry = from_cbor(plain, list)
-        need(plain[0] == 0x88 and plain[-66:-64] == b"\x58\x40" and len(entry) == 8, "not an entry of eight fields")
-        need(entry[0] == number and entry[2] == self.ring[2], "an entry of another place")
-        # After a damaged entry the chain can't be proved; the signature below still can.
-        need(previous is None or entry[1] == previous, "the hash chain is broken")
-        member, act, fields = entry[3], entry[5], entry[6]
-        if act not in range(12) or act == 9:
-            raise Failure(FAILED, f"{name}: act {act} needs a newer reader")
-        if act == 0:
-            need(number == 0, "a second INIT")
-            need(fields[0] == blake3(self.store.read("seawall")).digest(), "the marker was changed")
-            need(fields[1][0] == member, "a first owner who did not sign")
-        # Where the first entry is lost nobody is known, and what the others say is all there is.
-        why = self.void(member, act, fields) if act != 0 and self.members else None
-        if why is None and (act == 0 or self.members):
-            # The array of the first seven is the array of eight without the signature's 66 bytes, under another head.
-            public = fields[1][1] if act == 0 else self.members[member][0]
-            why = self.wrong(public, b"seawall v1 log \x87" + plain[1:-66], entry[7])
+        try:
+            why = self.take(number, plain, blake3(stored).digest(), self.is_signed)
+        except Newer as what:
+            raise Failure(FAILED, f"{name}: {what} needs a newer reader") from None
         if why is not None:
-            need(number > 0, why)
             self.report.problem(name, f"it counts for nothing: {why}")
-            return
-        self.perform(number, act, fields)
+
+    def perform(self, number: int, act: int, fields: dict) -> None:
+        super().perform(number, act, fields)
+        if act == 0:
+            marker = self.store.path("seawall")
+            if not marker.is_file() or blake3(self.store.read("seawall", MARKER_MAX)).digest() != fields[0]:
+                self.report.damage("seawall", "the marker was changed")
+
+    def is_signed(self, public: bytes, entry) -> bool:
+        try:
+            signed = b"seawall v1 log " + entry.signed
+            Ed25519PublicKey.from_public_bytes(public).verify(entry.signature, signed)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def knows(self, member: bytes) -> bool:
+        """True if this member was ever admitted; where entry 0 is lost nobody can tell."""
+        return self.init_lost or member in self.members or member in self.revoked
 
     def data_secrets(self) -> dict[int, bytes]:
         """The data secret keys that this key ring has, newest first (sections 4 and 8)."""
         ring, secrets = self.ring, {}
+        if 9 in ring and self.init_lost:
+            self.data_keys.setdefault(ring[11], (ring[8], []))
         pair = hkdf(ring[10], b"", b"seawall v1 member wrap")
         for generation, (public, grants) in sorted(self.data_keys.items(), reverse=True):
             found = [ring[9]] if generation == ring[11] and 9 in ring else []
             for member, encapsulated, sealed in grants:
                 if member == ring[3] and ring[1] != 2:
                     associated = ring[2] + member + generation.to_bytes(4, "little")
-                    found.append(open_hpke(pair, encapsulated, sealed, b"seawall v1 grant", associated))
+                    try:
+                        found.append(open_hpke(pair, encapsulated, sealed, b"seawall v1 grant", associated))
+                    except MALFORMED as error:
+                        self.report.problem(f"the grant of data key generation {generation}", error)
             for secret in found:
                 raw = X25519PrivateKey.from_private_bytes(secret).public_key()
                 if raw.public_bytes(Encoding.Raw, PublicFormat.Raw) == public:
                     secrets[generation] = secret
         return secrets
-
-    def wrong(self, public: bytes, signed: bytes, signature: bytes) -> str | None:
-        try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
-        except InvalidSignature:
-            return "the signature is wrong"
-        return None
 
     def find(self, wanted: str) -> dict:
         """A snapshot by the beginning of its id, a forgotten one too, or the newest."""
@@ -573,21 +624,33 @@ class Blobs:
             place += 48 + sealed
 
     @functools.lru_cache(maxsize=64)
-    def pack_key(self, pack: str) -> bytes:
-        return hkdf(self.session_key(pack.split("/")[1]), b"", b"seawall v1 pack " + pack.encode())
+    def pack_keys(self, pack: str) -> list[bytes]:
+        keys = self.session_keys(pack.split("/")[1])
+        return [hkdf(key, b"", b"seawall v1 pack " + pack.encode()) for key in keys]
 
     @functools.lru_cache(maxsize=64)
-    def session_key(self, session: str) -> bytes:
+    def session_keys(self, session: str) -> list[bytes]:
+        """The keys that are stored for a session, of the newest generation first. There is one; but anybody who may write can
+        have put another beside it, and then only the blobs tell which is right."""
         if 9 not in self.ring:
             raise Failure(FAILED, "this key may add to the repository, but not read data back")
-        there = (g for g in self.secrets if self.store.exists(f"session/{session}/{g:010}"))
-        generation = next(there, self.ring[11])
-        need(generation in self.secrets, "the log has no data key of this key ring's generation")
-        secret = self.secrets[generation]
-        record = from_cbor(self.store.read(f"session/{session}/{generation:010}"), dict)
+        keys, error = [], Damage("the session's key is missing, or of a generation that this key ring does not have")
+        for generation in self.secrets:
+            if self.store.exists(f"session/{session}/{generation:010}"):
+                try:
+                    keys.append(self.session_key(session, generation))
+                except MALFORMED as found:
+                    error = Damage(f"the session's key: {found}")
+        if not keys:
+            raise error
+        return keys
+
+    def session_key(self, session: str, generation: int) -> bytes:
+        record = from_cbor(self.store.read(f"session/{session}/{generation:010}", SESSION_MAX), dict)
         need(record.get(0) == 1 and record.get(3) == 1, "a session record for a newer reader")
         need(record.get(1) == bytes.fromhex(session) and record.get(2) == generation, "another session's record")
         associated = self.ring[2] + record[1] + generation.to_bytes(4, "little")
+        secret = self.secrets[generation]
         return open_hpke(secret, record.get(4, b""), record.get(5, b""), b"seawall v1 session", associated)
 
     def open_blob(self, pack: str, blob: bytes) -> bytes:
@@ -596,7 +659,13 @@ class Blobs:
         need(len(blob) <= 48 + CHUNK_MAX + 1024, "a blob that is too long")
         sealed, number = struct.unpack_from("<II", blob, 4)
         need(len(blob) == 48 + sealed, "a blob of another length")
-        return open_aead(self.pack_key(pack), nonce(number), blob[48:], blob[:48])
+        error = Damage("the session has no key")
+        for key in self.pack_keys(pack):
+            try:
+                return open_aead(key, nonce(number), blob[48:], blob[:48])
+            except Damage as found:
+                error = found
+        raise error
 
     def read(self, chunk: bytes, as_base: bool = False) -> bytes:
         """The plain bytes of a chunk, from the first of its places that gives them; for a base, that has none itself."""

@@ -1,50 +1,123 @@
 """What a repository's log says: the state after its entries, and which entries count for nothing (docs/format.md, section 8).
 
-Pure: reading, opening and proving entries is the business of seawall_reader.py.
+Pure: reading and opening entries is the business of seawall_reader.py, what their bytes say that of seawall_entry.py.
 """
 
 from __future__ import annotations
+
+from typing import Callable
+
+from blake3 import blake3
+
+from seawall_entry import Entry, Malformed
 
 OWNER = 0
 # What members of any role may write; a HOLD, but not lift one.
 FOR_ALL = (1, 3, 4)
 
 
+class Newer(Exception):
+    """An owner signed what this reader does not understand."""
+
+
+class Lost(Exception):
+    """Entry 0 does not begin the log."""
+
+
 class State:
     """What the log says after its entries (section 8). Packs and segments go by their object's names."""
 
-    def __init__(self):
+    def __init__(self, repository: bytes):
+        self.repository = repository
+        self.head: bytes | None = b""  # what the next entry must name as the one before; None where an entry is lost
+        self.init_lost = False  # then nobody knows who the first owner was, and what it wrote can't be proved
         self.snapshots: list[dict] = []  # those that count, in log order
         self.forgotten: dict[bytes, tuple[dict, int]] = {}  # with the number of the entry that forgot each
         self.holds: dict[bytes, set[str]] = {}
-        self.segments: dict[str, bytes] = {}  # the published ones, with the hash of each
+        self.segments: dict[bytes, str] = {}  # the published ones by the hash of each, in log order
+        self.published: dict[bytes, str] = {}  # under which name
         self.members: dict[bytes, tuple[bytes, int]] = {}  # public key and role of those who may sign
-        self.revoked: set[bytes] = set()
+        self.revoked: dict[bytes, bytes] = {}  # public key of those who may not any more
         self.fenced: set[bytes] = set()
         self.condemned: dict[str, int] = {}  # packs that nothing may need any more, with the number of the entry
         self.deleted: set[str] = set()  # those of them whose objects are being removed
-        self.generation = 0
+        self.generation: int | None = None
         self.data_keys: dict[int, tuple[bytes, list]] = {}  # public key of each generation, with its grants
         self.order: dict[bytes, int] = {}  # number of each snapshot's commit
 
-    def void(self, member: bytes, act: int, fields: dict) -> str | None:
-        """Why an entry of this member counts for nothing, if it does."""
-        if member not in self.members:
-            return "signed by a member who was revoked" if member in self.revoked else "signed by nobody known"
-        if self.members[member][1] != OWNER and (act not in FOR_ALL or act == 3 and fields[2]):
+    def take(self, number: int, plain: bytes, digest: bytes, is_signed: Callable[[bytes, Entry], bool]) -> str | None:
+        """Takes the unsealed entry at this number, whose stored bytes have that hash; says why it counts for nothing."""
+        try:
+            entry = Entry(number, plain)
+            if entry.repository != self.repository:
+                raise Malformed("it is an entry of another repository")
+            # After a lost entry the chain can't be proved; the signature below still can.
+            if self.head is not None and entry.previous != self.head:
+                raise Malformed("it does not follow the entry before it")
+        except Malformed as why:
+            if number == 0:
+                raise Lost(str(why)) from None
+            if self.head is not None:
+                self.head = blake3(b"seawall v1 void " + self.head + digest).digest()
+            return str(why)
+        self.head = digest
+        why = self.void(number, entry, is_signed)
+        if why is None:
+            self.perform(number, entry.act, entry.fields)
+        elif number == 0:
+            raise Lost(why)
+        return why
+
+    def lose(self, number: int) -> None:
+        """The entry at this number can't be had."""
+        self.head = None
+        self.init_lost |= number == 0
+
+    def void(self, number: int, entry: Entry, is_signed: Callable[[bytes, Entry], bool]) -> str | None:
+        """Why an entry counts for nothing, if it does."""
+        if entry.act == 0:
+            member = entry.fields[1]
+            first = number == 0 and member[0] == entry.member and is_signed(member[1], entry)
+            return None if first else "an INIT that does not begin the log"
+        role, why = self.signer(entry, is_signed)
+        if why is not None:
+            return why
+        if entry.unread is not None:
+            if role == OWNER:
+                raise Newer(entry.unread)
+            return f"{entry.unread}, which only an owner may write"
+        if role != OWNER and (entry.act not in FOR_ALL or entry.act == 3 and entry.fields[2]):
             return "the signer's role does not allow it"
+        return self.contradicts(entry.act, entry.fields)
+
+    def signer(self, entry: Entry, is_signed: Callable[[bytes, Entry], bool]) -> tuple[int, str | None]:
+        """The role of who signed, and why it may not sign."""
+        if entry.member in self.revoked:
+            wrong = not is_signed(self.revoked[entry.member], entry)
+            return OWNER, "the signature is wrong" if wrong else "signed by a member who was revoked"
+        if entry.member not in self.members:
+            # Where the first entry is lost, what strangers say is all there is; but nobody need understand them.
+            why = "signed by somebody who is not a member"
+            return OWNER, None if self.init_lost and entry.unread is None else why
+        public, role = self.members[entry.member]
+        return role, None if is_signed(public, entry) else "the signature is wrong"
+
+    def contradicts(self, act: int, fields: dict) -> str | None:
+        """Why an act does not fit to what is there."""
         if act == 1:
             own = {fields[0], *fields[3]}
             known = [snapshot[0] for snapshot in self.snapshots] + list(self.forgotten)
             if own & self.fenced:
-                return "its session was fenced"
+                return "the session was fenced"
             if any(segment[0] not in own for segment in fields[1]):
                 return "it publishes another session's segments"
-            return "a snapshot of that id is there" if fields[2].get(0) in known else None
+            if any(self.published.get(it[2], segment_name(it)) != segment_name(it) for it in fields[1]):
+                return "it publishes a segment that is published under another name"
+            return "a snapshot of that id is there already" if fields[2][0] in known else None
         if act in (5, 7):
             session, segments = (fields.get(1), fields[2]) if act == 5 else (fields.get(0), fields[1])
             if session in self.fenced:
-                return "its session was fenced"
+                return "the collector's session was fenced"
             others = any(segment[0] != session for segment in segments)
             return "it publishes another session's segments" if others else None
         if act == 10 and any(pack_name(pack) in self.deleted for pack in fields[1]):
@@ -54,13 +127,13 @@ class State:
     def void_key(self, fields: dict) -> str | None:
         if 0 in fields and (fields[0][0] in self.members or fields[0][0] in self.revoked):
             return "a member of that id was admitted before"
-        if 1 in fields:
+        if 1 in fields and not self.init_lost:
             owners = {member for member, (_, role) in self.members.items() if role == OWNER}
             if fields[1] not in self.members and fields[1] not in self.revoked:
                 return "it revokes nobody"
             if owners <= {fields[1]}:
                 return "the last owner can't be revoked"
-        skips = 3 in fields and fields[3] != self.generation + 1
+        skips = 3 in fields and self.generation is not None and fields[3] != self.generation + 1
         return "it is not the next generation of the data key" if skips else None
 
     def perform(self, number: int, act: int, fields: dict) -> None:
@@ -86,8 +159,9 @@ class State:
             self.fenced.update(fields[0])
         elif act == 7:
             self.publish(fields[1])
-            for segment in fields[2]:
-                self.segments.pop(segment_name(segment), None)
+            retired = set(map(segment_name, fields[2]))
+            for digest in [digest for digest, name in self.segments.items() if name in retired]:
+                del self.segments[digest], self.published[digest]
             for pack in map(pack_name, fields[3]):
                 self.condemned.pop(pack, None)
                 self.deleted.discard(pack)
@@ -106,7 +180,9 @@ class State:
 
     def publish(self, segments: list) -> None:
         for segment in segments:
-            self.segments[segment_name(segment)] = segment[2]
+            if segment[2] not in self.published:
+                self.segments[segment[2]] = segment_name(segment)
+            self.published[segment[2]] = segment_name(segment)
 
     def hold(self, snapshots: list[bytes], label: str, release: bool) -> None:
         for snapshot in snapshots:
@@ -121,9 +197,9 @@ class State:
         if 0 in fields:
             self.admit(fields[0])
         if 1 in fields:
-            self.members.pop(fields[1], None)
-            self.revoked.add(fields[1])
-        if 2 in fields:
+            public, _ = self.members.pop(fields[1], (self.revoked.get(fields[1], b""), OWNER))
+            self.revoked[fields[1]] = public
+        if 3 in fields:
             self.generation = fields[3]
             self.data_keys[fields[3]] = fields[2], fields.get(4, [])
 

@@ -3,6 +3,8 @@
 //!     cargo xtask test     format, lints, tidy, all tests, the independent reader
 //!     cargo xtask tidy     the house rules that a compiler does not check
 //!     cargo xtask model    the model of the protocol, with its counts and traces
+//!     cargo xtask sim      the real verbs over a simulated store, interleaved and disturbed by a seed
+//!     cargo xtask crash    kills, stops and full disks for real, on the built binary
 //!     cargo xtask bench    side by side with restic, rustic and borg on data that anybody can have
 //!
 //! It imports no crate of the product: what it measures and checks, it runs as a user would.
@@ -10,8 +12,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bench;
+mod crash;
 mod model;
 mod process;
+mod sim;
 mod surroundings;
 mod test;
 mod tidy;
@@ -28,6 +32,15 @@ cargo xtask COMMAND
   tidy                    only the house rules: lengths, headers, imports, words, links, licences, the format page
   model [--deep]          search the model of the protocol for a way to lose data, then leave out each rule and print the
                           shortest way that this opens; --deep searches further (minutes, some GiB of memory)
+  sim [OPTIONS]           play the simulation (docs/testing.md); a seed is a run, each time the same
+      --seed N, --from N  the first seed (1)
+      --seeds K           how many (1)
+      --steps M           decisions in each run (500)
+      --jobs J            processes (1)
+      --job J             play as this one of several did: the names of files are part of a run
+      --trace             show each call
+      --release           build with optimisation, for many seeds
+  crash [--rounds N]      kill, stop and fill the disk under the built binary, with others at work; 200 rounds of kills
   bench [OPTIONS]         compare with restic, rustic and borg; see docs/benchmarks.md
       --quick             small data, one round: shows that everything runs, not a measurement
       --rounds N          rounds (3); the order of the tools rotates from round to round
@@ -35,6 +48,7 @@ cargo xtask COMMAND
       --data DIR          where data, tools and repositories are kept (target/bench)
       --without TOOL      leave a tool out: seawall, restic, rustic or borg (may be repeated)
       --prepare           only make the data and install the rivals
+      --resume            go on where an interrupted run of the same build ended: workloads with all rounds are kept
       --publish           write the tables and raw rows to docs/benchmarks.md and docs/benchmarks.json
 ";
 
@@ -58,6 +72,8 @@ fn run(arguments: &[String]) -> Result<bool> {
         Some(("tidy", [])) => tidy::run(&root),
         Some(("model", [])) => model::run(&root, false),
         Some(("model", [deep])) if deep == "--deep" => model::run(&root, true),
+        Some(("sim", rest)) => sim::run(&root, rest),
+        Some(("crash", rest)) => crash::run(&root, rest),
         Some(("bench", rest)) => bench::run(&root, &bench::Options::parse(&root, rest)?),
         Some(("help" | "--help" | "-h", _)) | None => {
             print!("{HELP}");

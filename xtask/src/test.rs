@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands, in the order in which trouble is cheap to find.
 //!
-//!     packages -> format -> lints -> tidy -> tests -> doc tests -> independent reader
+//!     packages -> format -> lints -> tidy -> tests -> doc tests -> simulation -> independent reader
 //!
 //! All steps run even when one failed, so that one run shows all trouble. A step that cannot run says why; with CI=true
 //! that is a failure. The last line counts the tests that really ran. Seeded fuzzing of every decoder is one of the
@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::surroundings::{find_program, is_ci, now};
-use crate::{process, tidy};
+use crate::{process, sim, tidy};
 
 mod counts;
 mod needs;
@@ -39,7 +39,7 @@ impl Outcome {
 
 type Step = (&'static str, fn(&Path, &mut Counts) -> Result<Outcome>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("packages", |_, _| needs::install()),
     ("format", |root, _| check(cargo(root).args(["fmt", "--all", "--check"]))),
     ("lints", |root, _| {
@@ -49,6 +49,8 @@ const STEPS: [Step; 7] = [
             "--workspace",
             "--all-targets",
             "--locked",
+            "--features",
+            "seawall-engine/simulation",
             "--",
             "-D",
             "warnings",
@@ -57,6 +59,7 @@ const STEPS: [Step; 7] = [
     ("tidy", |root, _| tidy::run(root).map(Outcome::of)),
     ("tests", tests),
     ("doc tests", doc_tests),
+    ("simulation", |root, counts| watch(sim::tests(root, false).args(["--", "--nocapture"]), counts)),
     ("independent reader", rescue::run),
 ];
 

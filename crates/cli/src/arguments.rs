@@ -78,6 +78,10 @@ pub struct GlobalArguments {
     #[arg(long, global = true, value_name = "FILE")]
     pub share: Vec<PathBuf>,
 
+    /// Open it only if it has this fingerprint, 64 digits that `init` and `key add` print [SEAWALL_EXPECT]
+    #[arg(long, global = true, value_name = "FINGERPRINT")]
+    pub expect: Option<String>,
+
     /// One JSON object a line: progress, problems, results, and a final `summary`
     #[arg(long, global = true)]
     pub json: bool,

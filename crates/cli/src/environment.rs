@@ -33,6 +33,8 @@ pub struct Environment {
     pub share_files: Vec<PathBuf>,
     /// `SEAWALL_PARITY`.
     pub parity: Option<OsString>,
+    /// `SEAWALL_EXPECT`.
+    pub expect: Option<String>,
     /// `SEAWALL_CACHE_DIR`.
     pub cache_directory: Option<PathBuf>,
     /// Where embedded repositories lie; `None` where no home directory is known.
@@ -66,6 +68,7 @@ impl Environment {
             identity_file: text("SEAWALL_IDENTITY_FILE").map(PathBuf::from),
             share_files: text("SEAWALL_SHARE_FILES").map(|list| env::split_paths(&list).collect()).unwrap_or_default(),
             parity: text("SEAWALL_PARITY"),
+            expect: text("SEAWALL_EXPECT").map(|text| text.to_string_lossy().into_owned()),
             cache_directory: text("SEAWALL_CACHE_DIR").map(PathBuf::from),
             data: under("XDG_DATA_HOME", ".local/share"),
             config: under("XDG_CONFIG_HOME", ".config"),

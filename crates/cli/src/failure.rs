@@ -125,8 +125,12 @@ fn hint(code: &str) -> Option<&'static str> {
              everything else still restores"
         }
         "rollback" => {
-            "somebody put an older or another copy of the repository in its place. If that was you, open it \
-             with --no-cache; if not, keep this copy and find out who did. Commands that only read show what is there"
+            "somebody put an older or another copy of the repository, or another repository, in its place. If that was \
+             you, open it with --no-cache or --expect FINGERPRINT; if not, keep this copy and find out who did. Commands that only read show what is there"
+        }
+        "substituted" => {
+            "compare with the recovery kit, or with what `seawall key add` printed for you; if somebody put another \
+             repository in its place, find out who did"
         }
         "store-full" => {
             "free space where the repository lies, then run this again: what was stored is kept and adopted"
@@ -162,6 +166,7 @@ mod tests {
             (Error::Refused("x".into()), "refused", Exit::Refused),
             (Damaged::new("pack/x", 7, "x").into(), "damaged", Exit::Damage),
             (Error::Rollback("x".into()), "rollback", Exit::Failed),
+            (Error::Substituted("x".into()), "substituted", Exit::Failed),
             (StoreError::Missing("pack/x".into()).into(), "missing", Exit::Damage),
             (StoreError::from_io("x", io::ErrorKind::StorageFull.into()).into(), "store-full", Exit::Failed),
             (StoreError::from_io("x", io::ErrorKind::PermissionDenied.into()).into(), "store-denied", Exit::Failed),

@@ -8,7 +8,8 @@ use std::path::Path;
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::format::slot;
-use seawall_engine::ids::RepositoryId;
+use seawall_engine::ids::{ObjectHash, RepositoryId};
+use zeroize::Zeroizing;
 
 use crate::moments;
 
@@ -16,6 +17,8 @@ use crate::moments;
 pub struct Kit<'k> {
     /// Which repository.
     pub repository: RepositoryId,
+    /// What tells it from every other.
+    pub fingerprint: ObjectHash,
     /// Where it lies now.
     pub location: &'k Path,
     /// On which machine.
@@ -29,31 +32,33 @@ pub struct Kit<'k> {
 impl Kit<'_> {
     /// The kit as a text file.
     #[must_use]
-    pub fn text(&self) -> String {
-        let location = self.location.display().to_string().replace(char::is_control, "?");
-        let mut text = slot::key_file_text(self.key);
-        if !text.ends_with('\n') {
-            text.push('\n');
-        }
-        for line in body(&self.repository.to_string(), &location, self.host, &moments::rfc3339(self.made)).lines() {
+    pub fn text(&self) -> Zeroizing<String> {
+        let body = self.body();
+        let key = slot::key_file_text(self.key);
+        // Why so much room: a text that grows leaves copies of the key behind.
+        let mut text = Zeroizing::new(String::with_capacity(key.len() + 2 * body.len()));
+        text.push_str(&key);
+        for line in body.lines() {
             text.push_str(if line.is_empty() { "#" } else { "# " });
             text.push_str(line);
             text.push('\n');
         }
         text
     }
-}
 
-fn body(repository: &str, location: &str, host: &str, made: &str) -> String {
-    let shown = shell_quoted(location);
-    format!(
-        "
+    fn body(&self) -> String {
+        let location = self.location.display().to_string().replace(char::is_control, "?");
+        let (repository, fingerprint, host) = (self.repository, self.fingerprint, self.host);
+        let (made, shown) = (moments::rfc3339(self.made), shell_quoted(&location));
+        format!(
+            "
 SEAWALL RECOVERY KIT
 
 Whoever has this file and the repository can read everything that is in it.
 Without this file, a copy of its first two lines or another key, nobody can, not even you.
 
     repository   {repository}
+    fingerprint  {fingerprint}
     location     {location}
     machine      {host}
     made         {made}
@@ -68,6 +73,12 @@ WHAT ELSE OPENS THE REPOSITORY
  `seawall key list` shows it. This kit stays good when keys are added or the data key is renewed (`key rotate`), until its
  own key is removed. If this file alone is too much power in one place: `seawall key add --shares 3-of-5` hands out
  shares, of which any three open the repository; then remove this key.
+
+IS IT THE RIGHT REPOSITORY?
+ With the fingerprint above, no command opens another repository than this one. It matters most where somebody else
+ keeps the copy:
+        export SEAWALL_EXPECT={fingerprint}
+ Whether the copy is the newest it does not tell: look at the time of the newest snapshot.
 
 TO RECOVER WITH SEAWALL
  1. Bring the repository and this file to any Linux machine. If the repository lies elsewhere there, put that place
@@ -87,7 +98,8 @@ TO RECOVER WITHOUT SEAWALL
         rescue/bin/python tools/rescue.py -r {shown} --key-file seawall-kit.txt restore latest --target /recovered
  docs/format.md of the source describes every stored byte.
 "
-    )
+        )
+    }
 }
 
 /// A path as a POSIX shell takes it.
@@ -110,6 +122,7 @@ mod tests {
         let key = Secret32::random();
         let kit = Kit {
             repository: RepositoryId([7; 16]),
+            fingerprint: ObjectHash([0xAB; 32]),
             location: Path::new("/backup/it's here\n"),
             host: "web1",
             made: Timestamp { seconds: 1_795_000_000, nanos: 0 },
@@ -117,10 +130,16 @@ mod tests {
         };
         let text = kit.text();
         assert_eq!(slot::parse_key_file(&text).unwrap().as_bytes(), key.as_bytes());
-        assert!(text.lines().skip(2).all(|line| line.starts_with('#')), "{text}");
-        for part in ["07070707070707070707070707070707", "web1", "2026-11-", r"-r '/backup/it'\''s here?'", "rescue.py"]
-        {
-            assert!(text.contains(part), "{part} is not in\n{text}");
+        assert!(text.lines().skip(2).all(|line| line.starts_with('#')), "{}", *text);
+        for part in [
+            "07070707070707070707070707070707",
+            &"ab".repeat(32),
+            "web1",
+            "2026-11-",
+            r"-r '/backup/it'\''s here?'",
+            "rescue.py",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{}", *text);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use seawall_engine::crypto::object_hash;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::format::marker::Marker;
+use seawall_engine::format::marker::{MARKER_BYTES_MAX, Marker};
 use seawall_engine::format::names::MARKER;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::RepositoryId;
@@ -29,8 +29,9 @@ use crate::settings::Settings;
 use crate::stop::Stop;
 
 /// What a reader is told when the log went back.
-const ROLLBACK_ADVICE: &str = "Somebody put an older or another copy of the repository in its place; this shows what \
-    lies there now, and nothing is written to it. If that was you, use --no-cache";
+const ROLLBACK_ADVICE: &str = "Somebody put an older or another copy of the repository, or another repository, in its \
+    place; this shows what lies there now, and nothing is written to it. If that was you, use --no-cache, or --expect with \
+    the fingerprint of the repository that you want";
 
 /// Everything that a command gets.
 pub struct Run {
@@ -186,7 +187,8 @@ impl Run {
         let mut wrong = Error::WrongKey;
         for key in keys {
             let unlock = key.unlock(&self.output)?;
-            match Repository::open(Arc::clone(store), &unlock, self.settings.cache.clone()) {
+            let (cache, expected) = (self.settings.cache.clone(), self.settings.expected);
+            match Repository::open_expected(Arc::clone(store), &unlock, cache, expected) {
                 Err(Error::WrongKey) => {}
                 Err(error @ Error::Shares(_)) => wrong = error,
                 Ok(repository) => return Ok(self.prepare(repository)),
@@ -253,7 +255,7 @@ pub fn open_store(location: &Path) -> Result<Arc<dyn Store>> {
 /// # Errors
 /// [`Error::NoRepository`] if it holds none.
 pub fn repository_id(store: &dyn Store) -> Result<RepositoryId> {
-    match store.get(MARKER, None) {
+    match store.get(MARKER, Some(0..MARKER_BYTES_MAX)) {
         Ok(bytes) => Ok(Marker::decode(&bytes)?.repository),
         Err(StoreError::Missing(_)) => Err(Error::NoRepository(store.location())),
         Err(error) => Err(error.into()),

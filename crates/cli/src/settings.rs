@@ -8,6 +8,7 @@ use std::thread::available_parallelism;
 
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::parity::Parity;
+use seawall_engine::ids::ObjectHash;
 use seawall_engine::units::MIB;
 
 use crate::arguments::GlobalArguments;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub repository: Option<PathBuf>,
     /// The ways in that somebody named, in the order to try them.
     pub keys: Vec<KeySource>,
+    /// The fingerprint that the repository must have, if one is known.
+    pub expected: Option<ObjectHash>,
     /// Where caches lie; `None` for none.
     pub cache: Option<PathBuf>,
     /// Threads that compute.
@@ -47,12 +50,18 @@ impl Settings {
         Ok(Self {
             repository: repository.map(|text| location::parse(text)).transpose()?,
             keys: keys(arguments, environment),
+            expected: arguments.expect.as_deref().or(environment.expect.as_deref()).map(fingerprint).transpose()?,
             cache: if arguments.no_cache { None } else { cache.or(environment.cache.as_ref()).cloned() },
             threads: arguments.threads.map_or_else(|| available_parallelism().map_or(1, usize::from), usize::from),
             budget_bytes: usize::try_from(arguments.memory).unwrap_or(usize::MAX),
             parity: parity::from_environment(environment.parity.as_deref())?,
         })
     }
+}
+
+fn fingerprint(text: &str) -> Result<ObjectHash> {
+    let wrong = |_| Error::Usage("--expect takes a repository's fingerprint: 64 hexadecimal digits".to_owned());
+    ObjectHash::from_hex(text.trim()).map_err(wrong)
 }
 
 fn keys(arguments: &GlobalArguments, environment: &Environment) -> Vec<KeySource> {
@@ -143,6 +152,18 @@ mod tests {
         assert_eq!(parity("5%").unwrap(), Parity::of_share(0.05));
         assert_eq!(parity("0").unwrap(), None);
         assert_eq!(parity("much").err().unwrap().code(), "usage");
+    }
+
+    #[test]
+    fn a_fingerprint_is_64_digits() {
+        let expecting = |text: &str| GlobalArguments { expect: Some(text.to_owned()), ..arguments() };
+        let environment = Environment { expect: Some("0B".repeat(32)), ..Environment::default() };
+        let settings = Settings::check(&expecting(&"0a".repeat(32)), &environment).unwrap();
+        assert_eq!(settings.expected, Some(ObjectHash([10; 32])));
+        assert_eq!(Settings::check(&arguments(), &environment).unwrap().expected, Some(ObjectHash([11; 32])));
+        for wrong in ["", "0a", &"0g".repeat(32), &"0a".repeat(33)] {
+            assert_eq!(Settings::check(&expecting(wrong), &environment).err().unwrap().code(), "usage", "{wrong}");
+        }
     }
 
     #[test]

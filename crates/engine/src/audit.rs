@@ -3,21 +3,25 @@
 //! Every entry is read from the store, never from the cache, and held against the chain, its signature and the rules, as
 //! at opening; here what an entry says is handed on, also where it is void, and what is wrong is named: an entry that is
 //! `missing`, was `substituted`, is `damaged`, or a log that went back (`rollback`) since this user's cache last saw it.
-//! Times that run ahead of the store's or backwards are `time` remarks: they are claims, and nothing rests on them.
+//! What somebody with the log key put there that is no entry, or no entry of this log, is `malformed`: it is void and
+//! harms nobody, but somebody did it. An entry that needs a newer version of this program is `unsupported`. Times that run
+//! ahead of the store's or backwards are `time` remarks: they are claims, and nothing rests on them.
 //!
 //! It needs the key ring only, so it also tells what is wrong with a repository that does not open any more.
 
 use crate::clock::Timestamp;
 use crate::crypto::object_hash;
 use crate::error::{Damaged, Error, Result};
-use crate::format::log::{self as entries, Act, LogEntry};
+use crate::format::log::{self as entries, Act, ENTRY_BYTES_MAX, Frame, Opened, OpenedEntry};
+use crate::format::marker::MARKER_BYTES_MAX;
 use crate::format::names::{LOG, MARKER, log_object, parse_log};
 use crate::format::slot::{KeyRing, Role, Unlock};
-use crate::ids::MemberId;
+use crate::ids::{MemberId, ObjectHash};
 use crate::monitor::Monitor;
 use crate::repo::Repository;
 use crate::repo::cache::Cache;
 use crate::repo::log::{Seen, seen_before};
+use crate::repo::object::read_object;
 use crate::rules::State;
 use crate::store::{Store, StoreError};
 
@@ -27,11 +31,15 @@ const AHEAD_MS: i64 = 5 * 60 * 1000;
 /// One entry, as a trail shows it.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// What it says.
-    pub entry: LogEntry,
+    /// Its number.
+    pub number: u64,
+    /// Who wrote it and when, as it claims; none where it is no entry at all.
+    pub frame: Option<Frame>,
+    /// What it says, where that is understood.
+    pub act: Option<Act>,
     /// When the store says that it was written.
     pub stored: Timestamp,
-    /// Label and role of the member who signed it, if the log knows that member at that point.
+    /// Label and role of the member whom it names as its writer, if the log knows that member at that point.
     pub signer: Option<(String, Role)>,
     /// Why it counts for nothing, if it does.
     pub void: Option<String>,
@@ -40,7 +48,7 @@ pub struct Line {
 /// What is wrong with the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// `missing`, `substituted`, `damaged`, `rollback`, or `time`.
+    /// `missing`, `substituted`, `damaged`, `rollback`, `unsupported`, `malformed`, or `time`.
     pub kind: &'static str,
     /// The object.
     pub object: String,
@@ -53,10 +61,10 @@ impl Finding {
         Self { kind, object, why: why.into() }
     }
 
-    /// True for what breaks the proof; a `time` remark does not.
+    /// True for what breaks the proof; a `time` remark does not, nor does what is `malformed`, as it counts for nothing.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        self.kind != "time"
+        !matches!(self.kind, "time" | "malformed")
     }
 }
 
@@ -76,17 +84,24 @@ pub struct Trail<'s> {
     store: &'s dyn Store,
     ring: KeyRing,
     cache: Cache,
+    expected: Option<ObjectHash>,
 }
 
 impl<'s> Trail<'s> {
-    /// Finds the key ring that `unlock` opens. `cache` is the directory for all of this user's caches.
+    /// Finds the key ring that `unlock` opens. `cache` is the directory for all of this user's caches; `expected` is the
+    /// fingerprint that the repository must have, if one is known.
     ///
     /// # Errors
     /// As [`Repository::open`], but for what is wrong with the log.
-    pub fn open(store: &'s dyn Store, unlock: &Unlock, cache: Option<&std::path::Path>) -> Result<Self> {
+    pub fn open(
+        store: &'s dyn Store,
+        unlock: &Unlock,
+        cache: Option<&std::path::Path>,
+        expected: Option<ObjectHash>,
+    ) -> Result<Self> {
         let ring = Repository::open_ring(store, unlock)?;
         let cache = Cache::new(cache, &ring.repository);
-        Ok(Self { store, ring, cache })
+        Ok(Self { store, ring, cache, expected })
     }
 
     /// Reads every entry in order and gives it to `each`, which may end the reading with false.
@@ -96,7 +111,11 @@ impl<'s> Trail<'s> {
     pub fn follow(&self, monitor: &dyn Monitor, each: &mut dyn FnMut(Line) -> bool) -> Result<Report> {
         let mut replay =
             Replay { state: State::new(self.ring.repository), report: Report::default(), newest: i64::MIN };
-        let seen = seen_before(&self.cache, self.ring.repository, &self.ring);
+        let seen = seen_before(&self.cache, self.ring.repository, &self.ring).unwrap_or_else(|why| {
+            let why = format!("it is not the log that was seen before: {why}");
+            replay.report.findings.push(Finding::new("substituted", log_object(0), why));
+            None
+        });
         loop {
             if monitor.stopped() {
                 return Err(Error::Interrupted);
@@ -118,25 +137,29 @@ impl<'s> Trail<'s> {
     /// The next entry; none at the end, or where the log can't be followed any further.
     fn next(&self, replay: &mut Replay) -> Result<Option<Line>> {
         let object = log_object(replay.state.next);
-        let sealed = match self.store.get(&object, None) {
-            Ok(sealed) => sealed,
-            Err(StoreError::Missing(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let taken = match read_object(self.store, &object, ENTRY_BYTES_MAX) {
+            Ok(sealed) => replay.take(&sealed, &self.ring, self.store.head(&object)?.modified),
+            Err(Error::Store(StoreError::Missing(_))) => return Ok(None),
+            Err(error) => Err(error),
         };
-        let stored = self.store.head(&object)?.modified;
-        match replay.apply(&sealed, &self.ring) {
-            Ok((entry, signer, void)) => Ok(Some(Line { entry, stored, signer, void })),
-            Err((kind, why)) => {
-                replay.report.findings.push(Finding::new(kind, object, why));
-                Ok(None)
+        let (kind, why) = match taken {
+            Ok(line) if line.number == 0 && self.expected.is_some_and(|it| replay.state.fingerprint != Some(it)) => {
+                ("substituted", "the repository has another fingerprint than the expected one".to_owned())
             }
-        }
+            Ok(line) => return Ok(Some(line)),
+            Err(Error::Damaged(Damaged { why, .. })) => ("damaged", why),
+            Err(Error::Unsupported(why)) => ("unsupported", why),
+            Err(error) => return Err(error),
+        };
+        replay.report.findings.push(Finding::new(kind, object, why));
+        Ok(None)
     }
 
     /// What the end of the log says: entries beyond it, what was seen before, the marker.
     fn conclude(&self, replay: &mut Replay, seen: Option<&Seen>) -> Result<()> {
         let next = replay.state.next;
-        let broken = replay.report.findings.iter().any(Finding::is_damage);
+        // Why by the object: what is void does not end the log.
+        let broken = replay.report.findings.iter().any(|finding| finding.object == log_object(next));
         let mut beyond = false;
         self.store.list(LOG, &mut |info| beyond |= parse_log(&info.name).is_some_and(|number| number > next))?;
         let findings = &mut replay.report.findings;
@@ -149,10 +172,10 @@ impl<'s> Trail<'s> {
             let why = format!("the log ends before {}, which was seen before", log_object(seen.next - 1));
             findings.push(Finding::new("rollback", log_object(next), why));
         }
-        let marker = match self.store.get(MARKER, None) {
+        let marker = match read_object(self.store, MARKER, MARKER_BYTES_MAX) {
             Ok(bytes) => Some(object_hash(&bytes)),
-            Err(StoreError::Missing(_)) => None,
-            Err(error) => return Err(error.into()),
+            Err(Error::Damaged(_) | Error::Store(StoreError::Missing(_))) => None,
+            Err(error) => return Err(error),
         };
         if next > 0 && marker != replay.state.marker {
             findings.push(Finding::new("substituted", MARKER.to_owned(), "it is not the marker that INIT names"));
@@ -170,32 +193,37 @@ struct Replay {
 }
 
 impl Replay {
-    /// Applies the next entry: it, who signed it, and why it is void. The error has the finding's kind and text.
-    #[expect(clippy::type_complexity, reason = "the parts of one line")]
-    fn apply(
-        &mut self,
-        sealed: &[u8],
-        ring: &KeyRing,
-    ) -> Result<(LogEntry, Option<(String, Role)>, Option<String>), (&'static str, String)> {
+    /// Takes the next entry.
+    fn take(&mut self, sealed: &[u8], ring: &KeyRing, stored: Timestamp) -> Result<Line> {
         let number = self.state.next;
-        let opened = entries::open(number, sealed, &ring.log_key).map_err(|error| match error {
-            Error::Damaged(Damaged { why, .. }) => ("damaged", why),
-            other => ("damaged", other.to_string()),
-        })?;
-        let entry = &opened.entry;
-        if entry.repository != self.state.repository {
-            return Err(("substituted", "it is an entry of another repository".to_owned()));
-        }
-        if entry.previous != self.state.head {
-            return Err(("substituted", "it does not follow the entry before it".to_owned()));
-        }
-        let applied = self.state.apply(entry, object_hash(sealed), |public| opened.verify(public));
+        let opened = entries::open(number, sealed, &ring.log_key)?;
+        let strange = self.strange(&opened);
+        let void = self.state.take(&opened, object_hash(sealed), OpenedEntry::verify)?;
         self.report.entries += 1;
-        self.report.void += u64::from(applied.is_err());
-        if let (Err(why), 0) = (&applied, number) {
-            return Err(("substituted", why.clone()));
+        self.report.void += u64::from(void.is_some());
+        if let (Some(kind), Some(why)) = (strange, &void) {
+            self.report.findings.push(Finding::new(kind, log_object(number), why.as_str()));
         }
-        Ok((opened.entry.clone(), self.signer(&opened.entry.member), applied.err()))
+        let (frame, act) = match opened {
+            Opened::Entry(entry) => (Some(entry.frame), entry.act.ok()),
+            Opened::Malformed(_) => (None, None),
+        };
+        let signer = frame.as_ref().and_then(|frame| self.signer(&frame.member));
+        Ok(Line { number, frame, act, stored, signer, void })
+    }
+
+    /// What kind of finding it is, if no honest client puts such a thing at this number. What a member signed who may sign
+    /// was written for another past: the store shows a different one now, or that member lies.
+    fn strange(&self, opened: &Opened) -> Option<&'static str> {
+        let Opened::Entry(entry) = opened else { return Some("malformed") };
+        let member = self.state.active(&entry.frame.member);
+        let is_signed = member.is_some_and(|member| entry.verify(&member.public_key));
+        let follows = entry.frame.repository == self.state.repository && entry.frame.previous == self.state.head;
+        match (follows, is_signed) {
+            (false, true) => Some("substituted"),
+            (false, false) => Some("malformed"),
+            (true, _) => entry.act.is_err().then_some("malformed"),
+        }
     }
 
     fn signer(&self, member: &MemberId) -> Option<(String, Role)> {
@@ -203,10 +231,10 @@ impl Replay {
     }
 
     fn remark_time(&mut self, line: &Line) {
-        let claimed = line.entry.time_ms;
+        let Some(Frame { time_ms: claimed, .. }) = line.frame else { return };
         let stored = line.stored.seconds.saturating_mul(1000);
         let mut remark = |why: String| {
-            self.report.findings.push(Finding::new("time", log_object(line.entry.number), why));
+            self.report.findings.push(Finding::new("time", log_object(line.number), why));
         };
         if claimed > stored.saturating_add(AHEAD_MS) {
             let seconds = claimed.saturating_sub(stored) / 1000;

@@ -232,6 +232,11 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     for adopted in session.adopted() {
         monitor.note(&format!("took over what the interrupted session {adopted} had stored"));
     }
+    let closed = repository.closed_segments();
+    if closed > 0 {
+        let what = "what only they list is stored again, and `verify` tells whom it hits";
+        monitor.note(&format!("index segments that can't be opened: {closed}; {what}"));
+    }
     let (end, ended) = crossbeam_channel::bounded(0);
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
     let old_root = parent.as_ref().map(|parent| parent.root);
@@ -268,6 +273,12 @@ struct Task {
     parent_time: Timestamp,
 }
 
+/// Walks through the sources before a backup gives up.
+const WALKS_MAX: u32 = 8;
+/// Those of them that take over content unseen. Why not all: an AUDIT that names anything as lost, true or not, takes the
+/// ground from what was taken over, and somebody could write one before every commit.
+const WALKS_WITH_PARENT: u32 = 3;
+
 /// Walks and commits; again where content that was taken over was pruned meanwhile (rule W2).
 fn perform<'scope>(
     run: &'scope Run<'scope, '_>,
@@ -277,7 +288,7 @@ fn perform<'scope>(
     started: std::time::Instant,
 ) -> Result<BackupReport> {
     let mut parent = task.parent.clone();
-    loop {
+    for walk in 1..=WALKS_MAX {
         let known = Parent::open(run.repository, &task.name, parent.as_ref());
         let mut assembler = Assembler::new(run, known, &task.name, task.parent_time, options.force_read);
         let is_stream = match &mut options.source {
@@ -316,10 +327,17 @@ fn perform<'scope>(
                 let what = "content that was taken over was pruned or found damaged meanwhile";
                 run.monitor.note(&format!("{what}; looking through the sources again"));
                 run.problems.store(0, Ordering::Relaxed);
-                parent = choose_parent(run.repository, None, &options.host, &task.paths)?;
+                parent = match walk {
+                    ..WALKS_WITH_PARENT => choose_parent(run.repository, None, &options.host, &task.paths)?,
+                    _ => None,
+                };
             }
         }
     }
+    Err(Error::Refused(format!(
+        "content was pruned or found damaged during each of {WALKS_MAX} walks through the sources; `log show` tells by whom; \
+         nothing was committed, run again"
+    )))
 }
 
 /// What the log will say of the snapshot.

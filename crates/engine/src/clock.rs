@@ -1,5 +1,7 @@
 //! Time: the only module that asks the operating system what time it is.
 
+use crate::simulation;
+
 /// A point in time: seconds since 1970-01-01T00:00:00Z (may be negative) and nanoseconds within that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {
@@ -27,5 +29,5 @@ impl Timestamp {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
 pub fn monotonic() -> std::time::Instant {
-    std::time::Instant::now()
+    simulation::instant().unwrap_or_else(std::time::Instant::now)
 }

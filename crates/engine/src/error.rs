@@ -57,6 +57,9 @@ pub enum Error {
     /// The store shows an older or different log than the one seen before.
     #[error("rollback: {0}")]
     Rollback(String),
+    /// The store shows another repository than the one that is wanted.
+    #[error("substituted: {0}")]
+    Substituted(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -90,6 +93,13 @@ impl Error {
         Self::File { path: path.into(), what, source: source.into() }
     }
 
+    /// True for what tells that stored bytes are damaged or missing. All else (a connection that broke, a right that is
+    /// not there, an interruption) tells only that they could not be read now.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::Store(StoreError::Missing(_)))
+    }
+
     /// Stable machine-readable code, used in `--json` output and by the exit code table.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -103,6 +113,7 @@ impl Error {
             Self::Refused(_) => "refused",
             Self::Damaged(_) => "damaged",
             Self::Rollback(_) => "rollback",
+            Self::Substituted(_) => "substituted",
             Self::Store(error) => error.code(),
             Self::File { .. } => "file",
             Self::NotFound(_) => "not-found",

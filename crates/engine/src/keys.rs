@@ -14,9 +14,10 @@ pub use rotate::{Rotated, rotate};
 use crate::error::{Error, Result};
 use crate::format::log::{Act, KeyChange};
 use crate::format::names::slot_object;
-use crate::format::slot::{self, Lock, Role, SlotInfo};
-use crate::ids::{MemberId, SlotId};
-use crate::repo::repository::list_slots;
+use crate::format::slot::{self, Lock, Role, SLOT_BYTES_MAX, SlotInfo};
+use crate::ids::{MemberId, SessionId, SlotId};
+use crate::repo::object::read_object;
+use crate::repo::rings::list_slots;
 use crate::repo::{Candidate, Repository};
 use crate::rules::{Member, State};
 use crate::store::StoreError;
@@ -89,8 +90,8 @@ pub fn add(repository: &Repository, role: Role, lock: &Lock, label: &str) -> Res
         return Err(Error::Usage(format!("there is a key labelled {label} already: choose another label")));
     }
     // Why: the new key ring has the newest data key alone, and must be able to read everything.
-    if role != Role::Member && rotate::is_unfinished(repository, &state)? {
-        return Err(Error::Refused("a rotation of the data key was interrupted: finish it before you add keys".into()));
+    if role != Role::Member {
+        refuse_unfinished(&rotate::unfinished(repository, &state)?)?;
     }
     let generation = state.generation();
     let data = repository.data_secret(&state, generation).ok_or(rotate::LEFT_OUT)?;
@@ -103,6 +104,23 @@ pub fn add(repository: &Repository, role: Role, lock: &Lock, label: &str) -> Res
         }
     })?;
     Ok(Added { slot: candidate.store(repository.store())?, member: candidate.record.id, number })
+}
+
+/// Sessions that a refusal names.
+const NAMED_MAX: usize = 3;
+
+fn refuse_unfinished(sessions: &[SessionId]) -> Result<()> {
+    if sessions.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<String> = sessions.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = if sessions.len() > NAMED_MAX { ", ..." } else { "" };
+    Err(Error::Refused(format!(
+        "a rotation of the data key was interrupted: finish it (`key rotate --resume`) before you add keys; the keys of {} \
+         sessions are not renewed yet: {}{more}",
+        sessions.len(),
+        named.join(", ")
+    )))
 }
 
 fn refuse_others(repository: &Repository) -> Result<()> {
@@ -139,11 +157,11 @@ pub fn list(repository: &Repository) -> Result<Vec<Key>> {
 fn describe_slots(repository: &Repository) -> Result<Vec<(SlotId, SlotInfo)>> {
     let mut found = Vec::new();
     for id in list_slots(repository.store())? {
-        match repository.store().get(&slot_object(&id), None) {
+        match read_object(repository.store(), &slot_object(&id), SLOT_BYTES_MAX) {
             // Why damage is passed over: `verify` names it, and the others have to be listed.
             Ok(sealed) => found.extend(slot::describe(&sealed, &id).ok().map(|info| (id, info))),
-            Err(StoreError::Missing(_)) => {}
-            Err(error) => return Err(error.into()),
+            Err(Error::Damaged(_) | Error::Store(StoreError::Missing(_))) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
@@ -180,8 +198,9 @@ pub fn find<'k>(keys: &'k [Key], name: &str) -> Result<&'k Key> {
 pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
     refuse_others(repository)?;
     repository.refresh()?;
-    let owners = list(repository)?.iter().filter(|key| key.is_usable() && key.role() == Some(Role::Owner)).count();
-    if owners <= 1 && key.is_usable() && key.role() == Some(Role::Owner) {
+    // Why not of every owner's: one without a slot is no way in, and nothing is lost with it.
+    let is_way_in = key.role() == Some(Role::Owner) && (key.is_usable() || key.is_own);
+    if is_way_in && key.revoked().is_none() && !is_owner_left(&list(repository)?, key) {
         return Err(Error::Refused("it is the last owner's key: nobody could change anything any more".into()));
     }
     let mut number = None;
@@ -192,6 +211,20 @@ pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
         repository.store().delete(&slot_object(slot))?;
     }
     Ok(number)
+}
+
+/// True if an owner has a way in when `removed` is gone. An owner without a slot is nobody; nor is a slot an owner's because
+/// it says so, unless the log names no slot for an owner: in repositories of the first days it does not.
+fn is_owner_left(keys: &[Key], removed: &Key) -> bool {
+    let member = |key: &Key| key.member.as_ref().map(|(id, _)| *id);
+    let slot = |key: &Key| key.slot.as_ref().map(|(id, _)| *id);
+    let is_unnamed = |key: &Key| key.member.is_none() && slot(key) != slot(removed);
+    keys.iter().any(|key| {
+        let Some((id, owner)) = &key.member else { return false };
+        let is_owner = owner.record.role == Role::Owner && owner.revoked.is_none() && Some(*id) != member(removed);
+        let has_slot = key.slot.is_some() || owner.record.slot.is_none() && keys.iter().any(is_unnamed);
+        is_owner && has_slot
+    })
 }
 
 /// None where somebody else was faster.

@@ -4,14 +4,15 @@
 //!
 //! Nothing here needs a lock, a clock or a LIST to be safe: each step is one entry in the log, put at exactly the number
 //! for which everything before it was looked at (rules G1 to G3 of docs/concurrency.md). A run may be killed at any
-//! point; what it finished stays finished, and the next one goes on. Memory: four bits a record of the index, about 150
-//! bytes a pack, and one batch's list of blobs.
+//! point; what it finished stays finished, and the next one goes on. Memory: five bits a record of the index, about 150
+//! bytes a pack, and one batch's lists of blobs.
 
 mod compact;
 mod condemn;
 mod delete;
 mod orphans;
 mod plan;
+mod read_back;
 mod rewrite;
 mod stay;
 
@@ -62,6 +63,8 @@ pub struct PruneOptions {
     pub max_unused: MaxUnused,
     /// How many bytes may be stored again; none for any number.
     pub max_rewrite_bytes: Option<u64>,
+    /// Go on although snapshots need chunks that no segment lists. What no segment lists is then not removed.
+    pub despite_missing: bool,
     /// Only tell what would be done.
     pub dry_run: bool,
     /// The time now.
@@ -81,6 +84,7 @@ impl Default for PruneOptions {
             orphans: ORPHANS,
             max_unused: MaxUnused::Share(0.05),
             max_rewrite_bytes: None,
+            despite_missing: false,
             dry_run: false,
             time: Timestamp::now(),
             pack_bytes: 24 * MIB,
@@ -103,6 +107,10 @@ pub struct PruneReport {
     pub rewritten_chunks: u64,
     /// Bytes of those.
     pub rewritten_bytes: u64,
+    /// Copies that were read because another copy of the same chunk went.
+    pub read_back_chunks: u64,
+    /// Bytes of those.
+    pub read_back_bytes: u64,
     /// Packs deleted for good.
     pub deleted_packs: u64,
     /// Bytes in them, and in packs whose deletion an earlier run began.
@@ -146,8 +154,8 @@ struct Run<'r> {
 ///
 /// # Errors
 /// [`Error::NotAllowed`] without an owner's key; [`Error::Damaged`] where it can't be told what a snapshot needs (then
-/// nothing is condemned); [`Error::Refused`] where another prune took this one's packs; [`Error::Interrupted`]; errors of
-/// the store. What was finished before stays.
+/// nothing is condemned); [`Error::Refused`] where snapshots need chunks that no segment lists, or another prune took this
+/// one's packs; [`Error::Rollback`]; [`Error::Interrupted`]; errors of the store. What was finished before stays.
 pub fn prune(
     repository: &Repository,
     options: &PruneOptions,
@@ -187,11 +195,9 @@ impl Run<'_> {
         self.judge(&[], &mut BTreeSet::new())?;
         if self.marks.unlisted > 0 {
             self.report.problems += 1;
-            let lost =
-                format!("{} chunks that snapshots need are in no index segment; run `verify`", self.marks.unlisted);
-            self.monitor.note(&lost);
+            self.monitor.note(&self.missing());
         }
-        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone() };
+        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), unread: Vec::new() };
         let plan = plan::plan(&settled, &self.state.standing, self.options);
         self.report.planned = plan.planned;
         Ok(plan)
@@ -213,6 +219,11 @@ impl Run<'_> {
         let removed = delete::delete(self)?;
         compact::compact(self, &session, &removed)?;
         orphans::remove(self, &session)
+    }
+
+    /// What is said where snapshots need what is in no list.
+    fn missing(&self) -> String {
+        format!("{} chunks that snapshots need are in no index segment", self.marks.unlisted)
     }
 
     /// Reads the log's new entries.

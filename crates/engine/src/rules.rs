@@ -13,6 +13,7 @@ pub use state::{DataKey, Forgotten, Member, PackDamage, Snapshot, Standing, Stat
 
 use crate::format::names::PackName;
 use crate::ids::{ChunkId, ObjectHash, SessionId, SnapshotId};
+use crate::simulation::{Rule, is_left_out};
 
 /// A copy of a chunk, as a published segment lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,18 +24,18 @@ pub struct Copy {
     pub base: Option<ChunkId>,
 }
 
-/// True if a new snapshot may lean on what lies in this pack: nobody condemned it, and no audit found it lost.
+/// True if a new snapshot may lean on what lies in this pack: nobody condemned it, and nobody found it lost.
 #[must_use]
 pub fn is_usable(standing: &Standing, pack: &PackName) -> bool {
-    !standing.condemned.contains_key(pack)
+    (!standing.condemned.contains_key(pack) || is_left_out(Rule::Usable))
         && !standing.deleted.contains_key(pack)
-        && !standing.damage.get(pack).is_some_and(|damage| damage.lost)
+        && !standing.said_of(pack).any(|damage| damage.lost)
 }
 
 /// True if a new snapshot may lean on the copy of `chunk` in this pack.
 #[must_use]
 pub fn is_sound(standing: &Standing, pack: &PackName, chunk: &ChunkId) -> bool {
-    is_usable(standing, pack) && !standing.damage.get(pack).is_some_and(|damage| damage.chunks.contains(chunk))
+    is_usable(standing, pack) && !standing.is_doubted(pack, chunk)
 }
 
 /// Rule W1: the copy of `chunk` that a writer may lean on instead of storing the chunk again. A copy with a base counts
@@ -95,7 +96,7 @@ pub fn obstacle(state: &State, draft: &Draft) -> Option<Obstacle> {
             return Some(Obstacle::Published(*session));
         }
     }
-    let parent = draft.parent?;
+    let parent = draft.parent.filter(|_| !is_left_out(Rule::ParentIsLive))?;
     if state.snapshot(&parent).is_none() {
         return Some(Obstacle::ParentForgotten(parent));
     }
@@ -115,33 +116,139 @@ pub fn may_rest_on(state: &State, parent: &SnapshotId) -> bool {
 /// A chunk that has no copy to lean on any more is stored again before the commit.
 #[must_use]
 pub fn is_doubtful(state: &State, since: u64, segment: &ObjectHash, pack: &PackName) -> bool {
+    if is_left_out(Rule::LookAgain) {
+        return false;
+    }
     !state.is_published(segment)
         || state.standing.condemned.get(pack).is_some_and(|number| *number >= since)
-        || state.standing.damage.get(pack).is_some_and(|damage| damage.number >= since)
+        || state.standing.said_of(pack).any(|damage| damage.number >= since)
 }
 
-/// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Copies without
-/// base come first, as only they can be a base; `alone` accepts no other. A copy with a base counts only where
-/// `has_base`: of the base a copy without one stays.
+/// What is left of the base that a copy needs: the best of its copies without a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BaseLeft {
+    /// None.
+    Nothing,
+    /// One that an audit found damaged.
+    Damaged,
+    /// One of which no harm is known.
+    Sound,
+}
+
+/// A copy that is chosen, and whether it can be read as far as anybody knows, its base too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen<'c> {
+    /// The copy.
+    pub copy: &'c Copy,
+    /// No audit that counts found it damaged, or its base.
+    pub is_sound: bool,
+}
+
+/// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Sound copies come
+/// first, then those without base, as only they can be a base, then the oldest; `copies` are those of the newest
+/// publication first. `alone` accepts no copy with a base. A copy with a base counts only where something of the base is
+/// left, and is sound only where that is (`base_left`).
 ///
 /// Why: a chunk that no snapshot needed may have outlived its base in a pack that nobody condemned. When somebody stores
 /// the chunk again, that old copy must not be taken for the one that stays.
-///
-/// Damaged copies are kept where there is no sound one: what can't be read today may be mended tomorrow.
 pub fn stays<'c>(
     standing: &Standing,
     chunk: &ChunkId,
     copies: &'c [Copy],
     alone: bool,
     leaves: &dyn Fn(&PackName) -> bool,
-    has_base: &dyn Fn(&ChunkId) -> bool,
-) -> Option<&'c Copy> {
-    let kept = |copy: &&Copy| {
-        !leaves(&copy.pack)
-            && !standing.condemned.contains_key(&copy.pack)
-            && copy.base.is_none_or(|base| !alone && has_base(&base))
+    base_left: &dyn Fn(&ChunkId) -> BaseLeft,
+) -> Option<Chosen<'c>> {
+    let is_there = |copy: &Copy| {
+        (!leaves(&copy.pack) || is_left_out(Rule::WhatStays)) && !standing.condemned.contains_key(&copy.pack)
     };
-    copies.iter().filter(kept).min_by_key(|copy| (!is_sound(standing, &copy.pack, chunk), copy.base.is_some()))
+    best(standing, chunk, copies, alone, &is_there, base_left, &|_| 0)
+}
+
+/// Rule G1: what stays of a base, without the packs for which `leaves` is true.
+#[must_use]
+pub fn base_left(standing: &Standing, base: &ChunkId, copies: &[Copy], leaves: &dyn Fn(&PackName) -> bool) -> BaseLeft {
+    left(stays(standing, base, copies, true, leaves, &|_| BaseLeft::Nothing))
+}
+
+/// What a collector makes of a chunk that is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept<'c> {
+    /// This sound copy stays.
+    Stays(&'c Copy),
+    /// This sound copy is in a pack that was to leave, and must not.
+    Returns(&'c Copy),
+    /// The only sound copy is in a pack that is condemned: it has to be stored again before that is deleted.
+    Saved(&'c Copy),
+    /// No copy is sound. This one is the best; no pack with any of them may leave.
+    Doubtful(Option<&'c Copy>),
+}
+
+/// Rule G1: which copy of a needed chunk is kept when the packs for which `leaves` is true are to be condemned. A pack
+/// leaves only where a sound copy of all that is needed of it stays. `copies_of` gives the copies of a base, the newest
+/// publication first.
+///
+/// Why no damaged copy is given up: what can't be read today may be mended tomorrow, and who found it may have erred.
+pub fn keeps<'c>(
+    standing: &Standing,
+    chunk: &ChunkId,
+    copies: &'c [Copy],
+    alone: bool,
+    leaves: &dyn Fn(&PackName) -> bool,
+    copies_of: &dyn Fn(&ChunkId) -> Vec<Copy>,
+) -> Kept<'c> {
+    let among = |leaves: &dyn Fn(&PackName) -> bool| {
+        let of_base = |base: &ChunkId| base_left(standing, base, &copies_of(base), leaves);
+        stays(standing, chunk, copies, alone, leaves, &of_base)
+    };
+    if let Some(Chosen { copy, is_sound: true }) = among(leaves) {
+        return Kept::Stays(copy);
+    }
+    let uncondemned = among(&|_| false);
+    if let Some(Chosen { copy, is_sound: true }) = uncondemned {
+        return Kept::Returns(copy);
+    }
+    let is_there = |copy: &Copy| !standing.deleted.contains_key(&copy.pack);
+    let of_base = |base: &ChunkId| {
+        let copies = copies_of(base);
+        left(best(standing, base, &copies, true, &is_there, &|_| BaseLeft::Nothing, &|_| 0))
+    };
+    match best(standing, chunk, copies, alone, &is_there, &of_base, &|_| 0) {
+        Some(Chosen { copy, is_sound: true }) => Kept::Saved(copy),
+        best => Kept::Doubtful(uncondemned.or(best).map(|chosen| chosen.copy)),
+    }
+}
+
+/// What a chosen copy of a base leaves of it.
+#[must_use]
+pub fn left(chosen: Option<Chosen<'_>>) -> BaseLeft {
+    match chosen {
+        None => BaseLeft::Nothing,
+        Some(chosen) if chosen.is_sound => BaseLeft::Sound,
+        Some(_) => BaseLeft::Damaged,
+    }
+}
+
+/// The best of the copies that are there: sound, then of the least `rank`, then without base, then the oldest.
+fn best<'c>(
+    standing: &Standing,
+    chunk: &ChunkId,
+    copies: &'c [Copy],
+    alone: bool,
+    is_there: &dyn Fn(&Copy) -> bool,
+    base_left: &dyn Fn(&ChunkId) -> BaseLeft,
+    rank: &dyn Fn(&Copy) -> u8,
+) -> Option<Chosen<'c>> {
+    let judged = copies.iter().rev().filter(|copy| is_there(copy)).filter_map(|copy| {
+        let base = match &copy.base {
+            None => BaseLeft::Sound,
+            Some(_) if alone => BaseLeft::Nothing,
+            Some(base) => base_left(base),
+        };
+        let is_sound = base == BaseLeft::Sound && !standing.is_damaged(&copy.pack, chunk);
+        (base != BaseLeft::Nothing).then_some(Chosen { copy, is_sound })
+    });
+    judged.min_by_key(|it| (!it.is_sound, rank(it.copy), it.copy.base.is_some()))
 }
 
 /// Rule G2, first half: which of `packs` may be named by a DELETE at this state: those that are condemned.
@@ -164,29 +271,24 @@ pub fn may_remove(state: &State, pack: &PackName) -> bool {
 /// Why the key too waits for a FENCE: a collector that was published already goes on storing packs under the same key.
 #[must_use]
 pub fn may_remove_orphan(state: &State, session: &SessionId, is_listed: bool) -> bool {
-    state.fenced.contains(session) && !is_listed
+    (state.fenced.contains(session) || is_left_out(Rule::FenceFirst)) && !is_listed
 }
 
 /// Rule U1: the copy of `chunk` on which an UNDELETE of a forgotten snapshot rests, of those that published segments list;
 /// none where all were deleted. Its pack has to come back if it is condemned, and so has the copy of its base, found
-/// with `alone`. `has_base`: of the base there is a copy without one that was not deleted.
+/// with `alone`. `base_left`: what was not deleted of the base.
 #[must_use]
 pub fn brings_back<'c>(
     state: &State,
     chunk: &ChunkId,
     copies: &'c [Copy],
     alone: bool,
-    has_base: &dyn Fn(&ChunkId) -> bool,
-) -> Option<&'c Copy> {
+    base_left: &dyn Fn(&ChunkId) -> BaseLeft,
+) -> Option<Chosen<'c>> {
     let standing = &state.standing;
-    let is_there = |copy: &&Copy| {
-        !standing.deleted.contains_key(&copy.pack) && copy.base.is_none_or(|base| !alone && has_base(&base))
-    };
-    let is_damaged =
-        |pack: &PackName| standing.damage.get(pack).is_some_and(|damage| damage.lost || damage.chunks.contains(chunk));
-    let rank =
-        |copy: &&Copy| (is_damaged(&copy.pack), standing.condemned.contains_key(&copy.pack), copy.base.is_some());
-    copies.iter().filter(is_there).min_by_key(rank)
+    let is_there = |copy: &Copy| !standing.deleted.contains_key(&copy.pack);
+    let rank = |copy: &Copy| u8::from(standing.condemned.contains_key(&copy.pack));
+    best(standing, chunk, copies, alone, &is_there, base_left, &rank)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Undelete: brings forgotten snapshots back while what they need is still there.
 //!
-//! Every chunk that they reach needs a copy that no DELETE names (rule U1 of docs/concurrency.md); packs of those copies
+//! Every chunk that they reach needs a copy that no DELETE names (rule U1 of docs/concurrency.md); packs of all such copies
 //! that were condemned are no longer. The entry is put at exactly the number for which that was looked up, so a prune
 //! either sees it and keeps the packs, or was first, and then this says what is gone.
 
@@ -15,7 +15,7 @@ use crate::monitor::{Monitor, Phase};
 use crate::repo::Repository;
 use crate::repo::index::Index;
 use crate::repo::marks::Marks;
-use crate::rules::{self, Copy, Forgotten, State};
+use crate::rules::{self, BaseLeft, Copy, Forgotten, State};
 
 /// What [`undelete`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,13 +82,21 @@ fn explain(error: Error, id: &SnapshotId) -> Error {
 }
 
 /// Adds the packs that must come back for a chunk, and for the base of the copy that is taken.
+///
+/// Why those of the other copies too: nobody has read the copy that is taken. The next prune gives up another one only
+/// after it has.
 fn bring_back(state: &State, index: &Index, chunk: &ChunkId, packs: &mut BTreeSet<PackName>) -> Result<()> {
-    let base_copy = |base: &ChunkId| rules::brings_back(state, base, &copies(index, base), true, &|_| false).copied();
+    let of_base = |base: &ChunkId| {
+        let copies = copies(index, base);
+        rules::left(rules::brings_back(state, base, &copies, true, &|_| BaseLeft::Nothing))
+    };
     let all = copies(index, chunk);
-    let copy = rules::brings_back(state, chunk, &all, false, &|base| base_copy(base).is_some())
+    let chosen = rules::brings_back(state, chunk, &all, false, &of_base)
         .ok_or_else(|| Damaged::new(format!("chunk {chunk}"), 0, "a prune has deleted it"))?;
-    let needed = std::iter::once(*copy).chain(copy.base.and_then(|base| base_copy(&base)));
-    packs.extend(needed.map(|copy| copy.pack).filter(|pack| state.standing.condemned.contains_key(pack)));
+    let bases = chosen.copy.base.map(|base| copies(index, &base)).unwrap_or_default();
+    let needed = all.iter().chain(bases.iter().filter(|copy| copy.base.is_none())).map(|copy| copy.pack);
+    let standing = &state.standing;
+    packs.extend(needed.filter(|pack| standing.condemned.contains_key(pack) && !standing.deleted.contains_key(pack)));
     Ok(())
 }
 

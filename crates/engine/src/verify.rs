@@ -7,6 +7,7 @@
 //! [`VerifyOptions::read`] asks: packs whole, every blob opened, decoded and its id computed again. One damaged object
 //! never stops the rest; only when there is damage are the snapshots walked once more to find the paths that it hits.
 //! What is new of that goes into the log ([`record`]), so that the next backup stores again what its sources still have.
+//! What could not be read for a reason that says nothing of the object is a problem, and neither damaged nor whole.
 //!
 //! [`compare()`] holds a restored directory against its snapshot.
 
@@ -27,8 +28,8 @@ use std::time::Duration;
 use crate::clock::monotonic;
 use crate::error::{Error, Result};
 use crate::format::names::PackName;
-use crate::ids::SnapshotId;
-use crate::monitor::{Monitor, Phase, Progress};
+use crate::ids::{ChunkId, SnapshotId};
+use crate::monitor::{Monitor, Phase, Problem, Progress};
 use crate::repo::data_keys::NOT_A_READER;
 use crate::repo::{Repository, Snapshot};
 
@@ -115,6 +116,8 @@ pub struct VerifyReport {
     /// Objects that earlier checks found damaged already and by which no snapshot loses anything: all that live snapshots
     /// need of them can be read.
     pub harmless: Vec<Damage>,
+    /// Objects that could not be checked: the store failed, or this key may not read them. They are no damage, nor whole.
+    pub undecided: u64,
     /// Entries that tell the log what was found.
     pub entries_appended: u64,
     /// How long it took.
@@ -148,6 +151,32 @@ impl Check<'_> {
             bytes_known: self.bytes_known.load(Ordering::Relaxed),
             bytes_stored: self.bytes_read.load(Ordering::Relaxed),
         });
+    }
+
+    /// An object could not be read for a reason that says nothing of it: a problem, and never damage.
+    fn undecided(&self, object: &str, error: &Error) {
+        if self.findings.undecided(object) {
+            let what = format!("it could not be checked: {error}");
+            self.monitor.problem(Problem { subject: object.to_owned(), what, code: "unreadable" });
+        }
+    }
+
+    /// A chunk can't be read. The object is the one that the error names, or `object`.
+    fn unreadable(&self, object: &str, error: &Error, id: ChunkId) {
+        if findings::tells_damage(error) {
+            self.findings.unreadable(object, error, id);
+        } else {
+            self.undecided(object, error);
+        }
+    }
+
+    /// A pack is not whole, or can't be read.
+    fn suspect(&self, pack: PackName, error: &Error) {
+        if findings::tells_damage(error) {
+            self.findings.suspect(pack, error);
+        } else {
+            self.undecided(&pack.object(), error);
+        }
     }
 
     fn threads(&self) -> usize {
@@ -203,6 +232,7 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Mo
         .into_iter()
         .partition(|damage| damage.snapshots.is_empty() && is_mended(PackName::parse(&damage.object)));
     report.harmless = harmless;
+    report.undecided = count(check.findings.undecided_count());
     mended::tell(&check, &report.mended);
     if options.record {
         record.tell(&check, &mut report);

@@ -30,6 +30,7 @@ pub struct Options {
     quick: bool,
     prepare: bool,
     publish: bool,
+    resume: bool,
     rounds: usize,
     only: Vec<String>,
     without: Vec<String>,
@@ -41,7 +42,8 @@ impl Options {
     pub fn parse(root: &Path, arguments: &[String]) -> Result<Self> {
         let data = root.join("target/bench");
         let (only, without) = (Vec::new(), Vec::new());
-        let mut options = Self { quick: false, prepare: false, publish: false, rounds: 0, only, without, data };
+        let mut options =
+            Self { quick: false, prepare: false, publish: false, resume: false, rounds: 0, only, without, data };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -49,6 +51,7 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--prepare" => options.prepare = true,
                 "--publish" => options.publish = true,
+                "--resume" => options.resume = true,
                 "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
                 "--only" => options.only.push(value()?.clone()),
                 "--without" => options.without.push(value()?.clone()),
@@ -129,10 +132,13 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         println!("ready: {}", versions.join(", "));
         return Ok(true);
     }
-    let mut rows = Vec::new();
+    let mut rows = if options.resume { measured(&place, options.rounds, tools.len())? } else { Vec::new() };
     let mut limits = Vec::new();
     for workload in &workloads {
         limits.push(limit::measure(&place, workload)?);
+        if rows.iter().any(|row| row.workload == workload.name) {
+            continue;
+        }
         for round in 0..options.rounds {
             rounds::run(&place, workload, &tools, round, &mut rows)?;
             let text = serde_json::to_string_pretty(&rows)?;
@@ -146,6 +152,18 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         publish(root, &page, &rows)?;
     }
     Ok(rows.iter().all(|row| row.exit == 0))
+}
+
+/// The rows that an interrupted run of the same build left of workloads of which it finished all rounds.
+fn measured(place: &Place, rounds: usize, tools: usize) -> Result<Vec<rows::Row>> {
+    let text = fs::read_to_string(place.data.join("rows.json")).context("no rows of an interrupted run")?;
+    let rows: Vec<rows::Row> = serde_json::from_str(&text).context("cannot read the rows of an interrupted run")?;
+    let is_finished = |workload: &str| {
+        let checks = rows.iter().filter(|row| row.workload == workload && row.act == "check");
+        checks.count() == rounds * tools
+    };
+    let finished: Vec<bool> = rows.iter().map(|row| is_finished(&row.workload)).collect();
+    Ok(rows.into_iter().zip(finished).filter_map(|(row, finished)| finished.then_some(row)).collect())
 }
 
 fn publish(root: &Path, page: &str, rows: &[rows::Row]) -> Result<()> {

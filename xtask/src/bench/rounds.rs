@@ -46,7 +46,6 @@ pub fn run(place: &Place, workload: &Workload, tools: &[Tool], number: usize, ro
     }
     let _ = fs::remove_file(place.data.join("cache/seawall.key"));
     workload.set(place, 0)?;
-    warm(&workload.source(place))?;
     for &tool in &tools {
         round.cost(tool, Act::Init)?;
     }
@@ -76,7 +75,6 @@ impl Round<'_> {
         for &state in states {
             if let Some(state) = state {
                 self.workload.set(self.place, state)?;
-                warm(&self.workload.source(self.place))?;
             }
             self.backups += 1;
             let source = self.workload.source(self.place);
@@ -130,8 +128,21 @@ impl Round<'_> {
         Ok(list.lines().count())
     }
 
+    /// Every tool meets the same state: nothing of the tool before it is left to be written, and what it reads is in the page
+    /// cache. Why each time: a virtual machine may give memory back that was not used for a minute, and then only
+    /// the tool that came first found its source there.
+    fn settle(&self, tool: Tool, act: &Act) -> Result<()> {
+        process::run(&mut Command::new("sync"))?;
+        match act {
+            Act::Init => Ok(()),
+            Act::Backup(source, _) => warm(source),
+            Act::Restore(..) | Act::Check => warm(&tool.repository(self.place)),
+        }
+    }
+
     /// Runs one act of one tool under bench/measure.py.
     fn cost(&self, tool: Tool, act: Act) -> Result<Cost> {
+        self.settle(tool, &act)?;
         let mut command = Command::new("python3");
         command.args(["-I", "-S"]).arg(self.place.root.join("bench/measure.py"));
         command.arg(self.place.directory("logs")?.join(format!("{}.log", tool.name())));
@@ -157,10 +168,10 @@ impl Round<'_> {
             stored_bytes as f64 / 1e6,
         );
         Ok(Row {
-            workload,
+            workload: workload.to_owned(),
             act: act.to_owned(),
             round: self.number,
-            tool: name,
+            tool: name.to_owned(),
             place: order,
             wall_s,
             cpu_s,

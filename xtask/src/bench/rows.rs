@@ -1,20 +1,20 @@
 //! The measured rows, and medians and ratios over them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::tools::Tool;
 
 /// One run of one tool.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// The workload.
-    pub workload: &'static str,
+    pub workload: String,
     /// What was done: first, unchanged, next, step, restore or check.
     pub act: String,
     /// Round, from 0.
     pub round: usize,
     /// The tool.
-    pub tool: &'static str,
+    pub tool: String,
     /// Its place in the order of this round, from 0.
     pub place: usize,
     /// Seconds from start to end; for several backups in a row, their sum.
@@ -90,12 +90,12 @@ pub(super) mod tests {
     use super::*;
 
     /// A row with a wall time; stored bytes are a hundred times that.
-    pub fn row(tool: &'static str, round: usize, wall_s: f64) -> Row {
+    pub fn row(tool: &str, round: usize, wall_s: f64) -> Row {
         Row {
-            workload: "server",
+            workload: "server".into(),
             act: "first".into(),
             round,
-            tool,
+            tool: tool.to_owned(),
             place: 0,
             wall_s,
             cpu_s: wall_s,

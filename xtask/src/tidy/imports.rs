@@ -28,8 +28,19 @@ const ROWS: [(&str, &[&str]); 5] = [
     (
         "pure",
         &[
-            "format", "rules", "readers", "chunker", "codec", "crypto", "ids", "units", "clock", "error", "entry",
+            "format",
+            "rules",
+            "readers",
+            "chunker",
+            "codec",
+            "crypto",
+            "ids",
+            "units",
+            "clock",
+            "error",
+            "entry",
             "monitor",
+            "simulation",
         ],
     ),
 ];

@@ -34,6 +34,7 @@ pub struct Arguments {}
 #[derive(Serialize)]
 struct Made {
     repository: String,
+    fingerprint: String,
     location: String,
     slots: Vec<&'static str>,
 }
@@ -59,10 +60,12 @@ impl Arguments {
         let repository = make_repository(run, &location, &slots)?;
         let made = Made {
             repository: repository.id().to_string(),
+            fingerprint: repository.fingerprint().to_string(),
             location: location.display().to_string(),
             slots: keys.iter().map(KeySource::label).collect(),
         };
         run.output.report(format!("Made repository {} at {}", made.repository, made.location))?;
+        run.output.report(format!("Its fingerprint, for --expect: {}", made.fingerprint))?;
         run.output
             .report(format!("It opens with: {}. Keep that safe, away from this machine.", made.slots.join(", ")))?;
         Outcome::done(made)

@@ -51,11 +51,12 @@ enum Command {
 struct EntryLine<'a> {
     number: u64,
     stored: String,
-    claimed: String,
-    member: String,
+    claimed: Option<String>,
+    member: Option<String>,
     label: Option<&'a str>,
     role: Option<&'a str>,
-    act: &'a str,
+    /// None where this program does not understand the entry; then it is void.
+    act: Option<&'a str>,
     details: String,
     snapshots: Vec<String>,
     segments: Vec<String>,
@@ -100,7 +101,7 @@ impl Arguments {
         let cache = run.settings.cache.as_deref();
         let mut wrong = Error::WrongKey;
         for unlock in run.unlocks(store.as_ref())? {
-            match Trail::open(store.as_ref(), &unlock, cache.map(Path::new)) {
+            match Trail::open(store.as_ref(), &unlock, cache.map(Path::new), run.settings.expected) {
                 Ok(trail) => return trail.follow(&run.display(), each),
                 Err(Error::WrongKey) => {}
                 Err(error @ Error::Shares(_)) => wrong = error,
@@ -117,21 +118,21 @@ fn claimed(ms: i64) -> Timestamp {
 }
 
 fn show(run: &Run, line: &Line) -> std::io::Result<()> {
-    let entry = &line.entry;
     let (label, role) =
         line.signer.as_ref().map_or((None, None), |(label, role)| (Some(label.as_str()), Some(role.name())));
-    let details = details(&entry.act);
-    let named = Named::of(&entry.act);
+    let details = line.act.as_ref().map(details).unwrap_or_default();
+    let named = line.act.as_ref().map(Named::of).unwrap_or_default();
+    let member = line.frame.as_ref().map(|frame| frame.member.to_string());
     run.output.record(
         "entry",
         EntryLine {
-            number: entry.number,
+            number: line.number,
             stored: moments::rfc3339(line.stored),
-            claimed: moments::rfc3339(claimed(entry.time_ms)),
-            member: entry.member.to_string(),
+            claimed: line.frame.as_ref().map(|frame| moments::rfc3339(claimed(frame.time_ms))),
+            member: member.clone(),
             label,
             role,
-            act: entry.act.name(),
+            act: line.act.as_ref().map(Act::name),
             details: details.clone(),
             snapshots: named.snapshots.iter().map(SnapshotId::to_string).collect(),
             segments: named.segments.iter().map(|segment| segment.name.object()).collect(),
@@ -140,14 +141,14 @@ fn show(run: &Run, line: &Line) -> std::io::Result<()> {
             void: line.void.as_deref(),
         },
     )?;
-    let who = label.map_or_else(|| entry.member.to_string(), |label| printable(label.as_bytes()));
-    let void = line.void.as_ref().map_or_else(String::new, |why| format!("  VOID: {why}"));
+    let who = label.map(|label| printable(label.as_bytes())).or(member).unwrap_or_else(|| "nobody".to_owned());
+    let void = line.void.as_ref().map_or_else(String::new, |why| format!("  VOID: {}", printable(why.as_bytes())));
     run.output.line(format!(
         "{:>6}  {}  {who} ({})  {}  {}{void}",
-        entry.number,
+        line.number,
         moments::show(line.stored, &run.zone),
         role.unwrap_or("no member"),
-        entry.act.name(),
+        line.act.as_ref().map_or("?", Act::name),
         printable(details.as_bytes()),
     ))
 }
@@ -186,6 +187,7 @@ impl<'a> Named<'a> {
 
 fn conclude(run: &Run, report: &Report) -> anyhow::Result<Outcome> {
     let damage = report.findings.iter().filter(|finding| finding.is_damage()).count();
+    let problems = report.findings.iter().any(|finding| finding.kind == "malformed");
     for finding in &report.findings {
         let (kind, object, why) = (finding.kind, &finding.object, &finding.why);
         run.output.record("finding", serde_json::json!({ "kind": kind, "object": object, "what": why }))?;
@@ -197,7 +199,11 @@ fn conclude(run: &Run, report: &Report) -> anyhow::Result<Outcome> {
         report.void,
         if damage == 0 { "the chain is whole".to_owned() } else { counted(damage as u64, "finding", "findings") }
     ))?;
-    let exit = if damage == 0 { Exit::Done } else { Exit::Damage };
+    let exit = match (damage, problems) {
+        (0, false) => Exit::Done,
+        (0, true) => Exit::Problems,
+        _ => Exit::Damage,
+    };
     Outcome::with(
         exit,
         serde_json::json!({ "entries": report.entries, "void": report.void, "findings": report.findings.len(), "damage": damage }),

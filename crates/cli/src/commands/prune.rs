@@ -50,6 +50,10 @@ pub struct Arguments {
     /// stored nothing for so long then has to run again [else the window, at least 1d]
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     pub orphans: Option<Duration>,
+
+    /// Go on although snapshots need chunks that are in no list; packs that no list names are then left alone
+    #[arg(long)]
+    pub despite_missing: bool,
 }
 
 /// Reads a share such as `5%` or `0%`, or a size.
@@ -70,6 +74,8 @@ struct PruneSummary {
     condemned_bytes: u64,
     rewritten_chunks: u64,
     rewritten_bytes: u64,
+    read_back_chunks: u64,
+    read_back_bytes: u64,
     deleted_packs: u64,
     deleted_bytes: u64,
     waiting_packs: u64,
@@ -125,6 +131,7 @@ impl Arguments {
         let options = PruneOptions {
             window: self.window,
             orphans: self.orphans.unwrap_or(self.window.max(ORPHANS)),
+            despite_missing: self.despite_missing,
             max_unused: self.max_unused,
             max_rewrite_bytes: self.max_rewrite,
             dry_run: self.dry_run,
@@ -152,6 +159,8 @@ fn summary(report: &PruneReport, dry_run: bool) -> PruneSummary {
         condemned_bytes: report.condemned_bytes,
         rewritten_chunks: report.rewritten_chunks,
         rewritten_bytes: report.rewritten_bytes,
+        read_back_chunks: report.read_back_chunks,
+        read_back_bytes: report.read_back_bytes,
         deleted_packs: report.deleted_packs,
         deleted_bytes: report.deleted_bytes,
         waiting_packs: report.waiting_packs,
@@ -200,6 +209,11 @@ fn show(run: &Run, report: &PruneReport) -> std::io::Result<()> {
         bytes(report.rewritten_bytes),
         duration(report.duration)
     ))?;
+    if report.read_back_chunks > 0 {
+        let chunks = counted(report.read_back_chunks, "chunk", "chunks");
+        let read = bytes(report.read_back_bytes);
+        run.output.report(format!("  read {chunks} ({read}) of which another copy was taken out of use"))?;
+    }
     run.output.report(format!("  deleted {} ({})", packs(report.deleted_packs), bytes(report.deleted_bytes)))?;
     if let Some(until) = report.waiting_until {
         run.output.report(format!(

@@ -3,6 +3,7 @@
 use seawall_engine::entry::TreeKey;
 use seawall_engine::format::names::PackName;
 use seawall_engine::format::slot::Role;
+use seawall_engine::reindex::reindex;
 use seawall_engine::repair::{Dropped, Loss, ReplaceReport, drop_lost, losses, replace};
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_engine::verify::{Read, VerifyOptions, verify};
@@ -26,6 +27,7 @@ Examples:
     seawall repair                       store damaged packs anew that have parity; list what is lost
     seawall repair --read-data           look at every stored byte first
     seawall repair --dry-run             only tell
+    seawall repair --index               list the packs of lost index segments anew
     seawall repair --drop --yes          put snapshots without what is lost in the place of damaged ones";
 
 /// Mend what can be mended, and list what is lost for good
@@ -38,6 +40,9 @@ Examples:
 /// snapshot that lost something a new one without the files that are hit, with labels that say so, and forgets the old
 /// one, which `undelete` can bring back. If a snapshot that is hit is held, nothing is dropped. `latest` goes on meaning what
 /// it meant; retention counts the new snapshot from now. It needs an owner's key.
+///
+/// `--index` is for index segments that are lost or damaged, which stop `prune` and `undelete`: it writes new ones in their
+/// place. What they listed is in the local cache, or in the packs. It needs an owner's key and does nothing else.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -52,6 +57,10 @@ pub struct Arguments {
     /// Confirm --drop
     #[arg(long, requires = "drop")]
     pub yes: bool,
+
+    /// Only list the packs of lost index segments anew, from this cache or from the packs themselves
+    #[arg(long, conflicts_with_all = ["drop", "read_data"])]
+    pub index: bool,
 
     /// Only tell; change nothing, and record nothing
     #[arg(short = 'n', long)]
@@ -68,6 +77,18 @@ struct RepairSummary {
     snapshots_hit: u64,
     paths_lost: u64,
     dropped: Vec<DroppedLine>,
+}
+
+/// What `--index` did, in JSON.
+#[derive(Serialize)]
+struct ReindexSummary {
+    segments_lost: usize,
+    segments_cached: u64,
+    packs_read: u64,
+    packs_unreadable: u64,
+    records: u64,
+    /// Number of the log entry.
+    number: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -93,6 +114,9 @@ impl Arguments {
     /// When the check, or a repair, could not be carried out. What is lost is no error but a result.
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let repository = if self.dry_run { run.open()? } else { run.open_to_write(&run.location()?)? };
+        if self.index {
+            return self.list_anew(run, &repository);
+        }
         repository.refuse_unable_to_read()?;
         let display = run.display();
         let read = if self.read_data { Read::All } else { Read::Nothing };
@@ -126,6 +150,38 @@ impl Arguments {
             snapshots_hit: hit,
             paths_lost: lost,
             dropped: dropped.collect(),
+        };
+        Outcome::with(exit, summary)
+    }
+
+    fn list_anew(&self, run: &Run, repository: &Repository) -> anyhow::Result<Outcome> {
+        let display = run.display();
+        let report = reindex(repository, self.dry_run, &display)?;
+        drop(display);
+        let lost = counted(report.lost.len() as u64, "index segment is", "index segments are");
+        if report.lost.is_empty() {
+            run.output.report("  no index segment is lost")?;
+        } else {
+            let done = if self.dry_run { "would be" } else { "are" };
+            let packs = counted(report.packs, "pack", "packs");
+            let records = counted(report.records, "chunk", "chunks");
+            run.output.report(format!(
+                "  {lost} lost; {records} {done} listed anew, from {} in the local cache and the lists of {packs}",
+                counted(report.cached, "segment", "segments")
+            ))?;
+        }
+        if report.unreadable > 0 {
+            let packs = counted(report.unreadable, "pack", "packs");
+            run.output.report(format!("  {packs} could not be read and stay unlisted; run `verify`"))?;
+        }
+        let exit = if report.unreadable > 0 { Exit::Problems } else { Exit::Done };
+        let summary = ReindexSummary {
+            segments_lost: report.lost.len(),
+            segments_cached: report.cached,
+            packs_read: report.packs,
+            packs_unreadable: report.unreadable,
+            records: report.records,
+            number: report.number,
         };
         Outcome::with(exit, summary)
     }

@@ -32,6 +32,9 @@ Examples:
 /// listed and the exit code is 13; everything else still restores. A damaged pack whose parity gives everything back is a
 /// problem only (exit code 3).
 ///
+/// What could not be read for another reason than damage (a connection that broke, a key that may not) is listed as a
+/// problem, and the exit code is 3.
+///
 /// What is damaged is recorded in the log. The next backup of a source that still has what was lost stores it again, and
 /// with it the older snapshots that share it restore again. An object that stays damaged after that, and by which no
 /// snapshot loses anything, is mentioned as harmless.
@@ -103,6 +106,7 @@ pub struct VerifySummary {
     damage: u64,
     mended_packs: u64,
     harmless_damage: u64,
+    undecided: u64,
     log_entries_appended: u64,
     seconds: f64,
 }
@@ -121,6 +125,7 @@ impl From<&VerifyReport> for VerifySummary {
             damage: report.damage.len() as u64,
             mended_packs: report.mended.len() as u64,
             harmless_damage: report.harmless.len() as u64,
+            undecided: report.undecided,
             log_entries_appended: report.entries_appended,
             seconds: report.duration.as_secs_f64(),
         }
@@ -194,6 +199,11 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
     for harmless in &report.harmless {
         let what = printable(harmless.what.as_bytes());
         run.output.report(format!("  {} is damaged, and no snapshot loses anything by it: {what}", harmless.object))?;
+    }
+    if report.undecided > 0 {
+        let objects = counted(report.undecided, "object", "objects");
+        run.output
+            .report(format!("  {objects} could not be checked, see above: nothing is known of them; check again"))?;
     }
     if !report.mended.is_empty() {
         let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");

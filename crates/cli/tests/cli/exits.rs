@@ -196,3 +196,27 @@ fn a_closed_pipe_is_no_failure() {
     let ended = ended(child.wait_with_output().unwrap()).expect(0);
     assert_eq!(ended.stderr, "");
 }
+
+/// Something stands in a pack's place that can't be read: nobody knows whether the pack is damaged, and so the log is not
+/// told that it is.
+#[test]
+fn what_could_not_be_checked_ends_in_3_and_is_not_recorded() {
+    let world = World::with_repository();
+    world.write("data/noise", &(0..50_000u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
+    world.open_ok(["backup", "data"]);
+    let session = std::fs::read_dir(world.path("repo/pack")).unwrap().next().unwrap().unwrap().path();
+    let pack = std::fs::read_dir(session).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(&pack, world.path("away")).unwrap();
+    std::os::unix::fs::symlink(&pack, &pack).unwrap();
+    for read in [&["verify", "--json"][..], &["verify", "--read-data", "--json"]] {
+        let ended = world.open(read.iter().copied()).expect(3);
+        let summary = ended.summary();
+        assert_eq!((summary["damage"].as_u64(), summary["log_entries_appended"].as_u64()), (Some(0), Some(0)));
+        assert!(summary["undecided"].as_u64() > Some(0), "{summary}");
+    }
+    let told = world.open(["verify"]).expect(3);
+    assert!(told.stdout.contains("could not be checked"), "{}", told.stdout);
+    std::fs::remove_file(&pack).unwrap();
+    std::fs::rename(world.path("away"), &pack).unwrap();
+    world.open(["verify", "--read-data"]).expect(0);
+}

@@ -126,3 +126,25 @@ fn what_is_lost_is_listed_and_dropped_when_told_so() {
     assert_eq!(number(&now.summary(), "snapshots"), number(&newest.summary(), "snapshots") + 1);
     assert!(world.open_ok(["snapshots", "--forgotten"]).lines().count() >= 1);
 }
+
+#[test]
+fn a_lost_index_segment_is_written_anew() {
+    let world = World::with_repository();
+    world.write("data/big", &noise(100_000));
+    world.open_ok(["backup", "data"]);
+    let sessions = fs::read_dir(world.path("repo/index")).unwrap().map(|item| item.unwrap().path());
+    sessions.for_each(|session| fs::remove_dir_all(session).unwrap());
+    let refused = world.open(["prune", "--no-cache"]).expect(13);
+    assert!(refused.stderr.contains("repair --index"), "{}", refused.stderr);
+
+    let dry = world.open(["repair", "--index", "--dry-run", "--json", "--no-cache"]).expect(0).summary();
+    assert!(number(&dry, "segments_lost") > 0 && dry["number"].is_null(), "{dry}");
+    let repair = world.open(["repair", "--index", "--json", "--no-cache"]).expect(0).summary();
+    assert_eq!(number(&repair, "records"), number(&dry, "records"));
+    assert!(number(&repair, "packs_read") > 0 && number(&repair, "number") > 0, "{repair}");
+    let again = world.open_ok(["repair", "--index"]);
+    assert!(again.stdout.contains("no index segment is lost"), "{}", again.stdout);
+    world.open_ok(["verify", "--read-data", "--no-cache"]);
+    world.open_ok(["prune", "--window", "0"]);
+    world.open_ok(["restore", "latest", "--target", "out"]);
+}

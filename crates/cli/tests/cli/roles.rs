@@ -175,3 +175,34 @@ fn the_log_is_verified() {
     std::fs::write(world.path("repo/log/00000000000000000001"), b"x").unwrap();
     assert!(world.open(["log", "verify"]).expect(13).stdout.contains("DAMAGED"));
 }
+
+#[test]
+fn no_other_repository_is_opened_than_the_expected_one() {
+    let world = World::with_repository();
+    world.open_ok(["backup", "data"]);
+    // Made by somebody else, as it were; the same key opens it.
+    let other =
+        world.run(["--no-cache", "init", "-r", "other", "--key-file", "seawall.key", "--json"]).expect(0).summary();
+    let public = world.ok(["key", "generate", "anna.identity"]);
+    let add = ["key", "add", "--role", "owner", "--label", "anna", "--recipient", public.trim(), "--json"];
+    let added = world.open(add).expect(0).summary();
+    let [right, wrong] = [&added, &other].map(|summary| summary["fingerprint"].as_str().unwrap().to_owned());
+    assert!(right.len() == 64 && right != wrong);
+    for arguments in [&["snapshots"][..], &["ls", "latest"]] {
+        world.open(arguments.iter().copied().chain(["--expect", &right])).expect(0);
+        let refused = world.open(arguments.iter().copied().chain(["--expect", &wrong, "--json"])).expect(1).summary();
+        assert_eq!(refused["code"], "substituted", "{refused}");
+    }
+    let mut command = world.command(["-r", "repo", "--identity-file", "anna.identity", "snapshots"]);
+    assert!(command.env("SEAWALL_EXPECT", &right).status().unwrap().success());
+    assert!(!command.env("SEAWALL_EXPECT", &wrong).status().unwrap().success());
+    assert!(world.open(["log", "verify", "--expect", &wrong]).expect(13).stdout.contains("SUBSTITUTED"));
+    world.open(["snapshots", "--expect", "short"]).expect(2);
+
+    std::fs::rename(world.path("repo"), world.path("kept")).unwrap();
+    std::fs::rename(world.path("other"), world.path("repo")).unwrap();
+    assert!(world.open(["snapshots"]).expect(3).stderr.contains("--expect"), "it is told");
+    assert_eq!(world.open(["backup", "data", "--json"]).expect(1).summary()["code"], "rollback");
+    world.open(["--expect", &wrong, "backup", "data"]).expect(0);
+    world.open_ok(["snapshots"]);
+}

@@ -6,6 +6,7 @@ use super::*;
 use crate::crypto::Secret32;
 use crate::crypto::sign::SigningKey;
 use crate::format::log::KeyChange;
+use crate::format::log::LogEntry;
 use crate::ids::SnapshotId;
 use crate::monitor::Silent;
 use crate::repo::Candidate;
@@ -35,7 +36,7 @@ impl Scene {
 
     fn follow(&self, with_cache: bool) -> (Vec<Line>, Report) {
         let cache = with_cache.then(|| self.cache.path());
-        let trail = Trail::open(&*self.store, &self.owner, cache).unwrap();
+        let trail = Trail::open(&*self.store, &self.owner, cache, None).unwrap();
         let mut lines = Vec::new();
         let report = trail.follow(&Silent, &mut |line| {
             lines.push(line);
@@ -56,7 +57,7 @@ impl Scene {
         let entry = LogEntry {
             number,
             previous: Some(object_hash(&last)),
-            repository: lines[0].entry.repository,
+            repository: lines[0].frame.as_ref().unwrap().repository,
             member: ring.member,
             time_ms,
             act,
@@ -92,7 +93,8 @@ fn a_sound_log_is_told_entry_by_entry() {
     let scene = Scene::new();
     let (lines, report) = scene.follow(true);
     assert_eq!((report.entries, report.void, report.findings), (4, 0, Vec::new()));
-    let told: Vec<_> = lines.iter().map(|line| (line.entry.act.name(), details(&line.entry.act))).collect();
+    let told: Vec<_> =
+        lines.iter().map(|line| line.act.as_ref().unwrap()).map(|act| (act.name(), details(act))).collect();
     assert_eq!(told[0], ("INIT", "first owner first".to_owned()));
     assert!(told[3].0 == "KEY" && told[3].1.starts_with("member c admitted ("), "{told:?}");
     assert!(lines.iter().all(|line| line.signer == Some(("first".into(), Role::Owner))));
@@ -225,4 +227,89 @@ fn times_that_run_ahead_or_backwards_are_remarked_on() {
     let (four, five, six, seven) = (log_object(4), log_object(5), log_object(6), log_object(7));
     assert_eq!(told, [(&*four, true), (&*five, false), (&*six, false), (&*seven, true)]);
     assert!(report.findings.iter().all(|finding| !finding.is_damage()));
+}
+
+/// What a member who was revoked, or whoever found its key, can still put there: it is void, it is named, and the log goes
+/// on behind it, also for whoever opens the repository.
+#[test]
+fn what_is_no_entry_is_void_and_named() {
+    let scene = Scene::new();
+    let ring = scene.ring();
+    let now = Timestamp::now().seconds * 1000;
+    let next = |scene: &Scene| log_object(scene.follow(false).1.entries);
+    for plain in [&b""[..], b"no entry", &[0x88; 200]] {
+        let object = next(&scene);
+        scene.store.put(&object, &crate::crypto::envelope::seal(&ring.log_key, &object, plain)).unwrap();
+    }
+    let repository = Repository::open(scene.store.clone(), &scene.owner, None).unwrap();
+    add(&repository, &Unlock::KeyFile(Secret32::random()), "later");
+    let unknown = KeyRing { signing_seed: Secret32::random(), ..ring.clone() };
+    scene.force(&unknown, now, forget());
+    let (lines, report) = scene.follow(true);
+    assert_eq!((report.entries, report.void), (9, 4));
+    let found: Vec<_> = report.findings.iter().map(|it| (it.kind, it.object.clone(), it.is_damage())).collect();
+    let malformed = |number| ("malformed", log_object(number), false);
+    assert_eq!(found, [malformed(4), malformed(5), malformed(6)]);
+    let acts: Vec<_> = lines.iter().map(|line| line.act.as_ref().map(Act::name)).collect();
+    assert_eq!(acts[4..], [None, None, None, Some("KEY"), Some("FORGET")]);
+    assert!(lines[4].frame.is_none() && lines[4].void.is_some() && lines[7].void.is_none());
+    let state = Repository::open(scene.store.clone(), &scene.owner, Some(scene.cache.path().into())).unwrap().state();
+    assert_eq!((state.next, state.voids.len(), state.members.len()), (9, 4, 5));
+}
+
+/// A later version's entry, which an owner signed, stops; the same from anybody else does not.
+#[test]
+fn what_needs_a_newer_version_stops_where_an_owner_signed_it() {
+    let scene = Scene::new();
+    let owner = Repository::open(scene.store.clone(), &scene.owner, None).unwrap();
+    let unlock = Unlock::KeyFile(Secret32::random());
+    add(&owner, &unlock, "evil");
+    let cache = Some(scene.cache.path().to_owned());
+    drop(Repository::open(scene.store.clone(), &scene.owner, cache.clone()).unwrap());
+    let time_ms = Timestamp::now().seconds * 1000;
+    let unknown_act = |ring: &KeyRing| {
+        let (lines, report) = scene.follow(false);
+        let number = report.entries;
+        let last = scene.store.get(&log_object(number - 1), None).unwrap();
+        let repository = lines[0].frame.as_ref().unwrap().repository;
+        let act = Act::Fence { sessions: Vec::new() };
+        let member = ring.member;
+        let entry = LogEntry { number, previous: Some(object_hash(&last)), repository, member, time_ms, act };
+        let sealed = entries::seal(&entry, &ring.log_key, &SigningKey::from_seed(&ring.signing_seed));
+        let mut plain = crate::crypto::envelope::open(&ring.log_key, &log_object(number), &sealed).unwrap();
+        let end = plain.len() - 66;
+        assert_eq!(plain[end - 4..end], [6, 0xa1, 0, 0x80], "a FENCE of nothing");
+        plain[end - 4] = 22;
+        plain[0] = 0x87;
+        let signature = SigningKey::from_seed(&ring.signing_seed).sign(&[b"seawall v1 log ", &plain[..end]]);
+        plain[0] = 0x88;
+        plain[end + 2..].copy_from_slice(&signature);
+        let object = log_object(number);
+        scene.store.put(&object, &crate::crypto::envelope::seal(&ring.log_key, &object, &plain)).unwrap();
+    };
+    unknown_act(&Repository::open_ring(&*scene.store, &unlock).unwrap());
+    let opened = Repository::open(scene.store.clone(), &scene.owner, cache.clone()).unwrap();
+    assert_eq!(opened.state().voids, [(5, "an act number 22, which only an owner may write".to_owned())]);
+    add(&opened, &Unlock::KeyFile(Secret32::random()), "before");
+    unknown_act(&scene.ring());
+    for cache in [None, cache] {
+        let stopped = Repository::open(scene.store.clone(), &scene.owner, cache).err().unwrap();
+        assert!(matches!(&stopped, Error::Unsupported(what) if what.contains("an act number 22")), "{stopped}");
+    }
+    assert_eq!(scene.kinds(false), ["malformed", "unsupported"]);
+    // What was read before the stop is in the cache, whole: whoever opens with a newer program goes on from there.
+    scene.store.delete(&log_object(7)).unwrap();
+    let again = Repository::open(scene.store.clone(), &scene.owner, Some(scene.cache.path().into())).unwrap();
+    assert_eq!((again.rollback(), again.log_entries()), (None, 7));
+}
+
+#[test]
+fn a_log_that_is_not_the_expected_one_is_substituted() {
+    let scene = Scene::new();
+    let fingerprint = Repository::open(scene.store.clone(), &scene.owner, None).unwrap().fingerprint();
+    for (expected, kinds) in [(fingerprint, &[][..]), (ObjectHash([1; 32]), &["substituted"])] {
+        let trail = Trail::open(&*scene.store, &scene.owner, None, Some(expected)).unwrap();
+        let report = trail.follow(&Silent, &mut |_| true).unwrap();
+        assert_eq!(report.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>(), kinds);
+    }
 }

@@ -409,7 +409,7 @@ impl Stored<'_, '_> {
         match (self.session, &self.parent) {
             (Some(session), Some(parent)) => session.rest_on(parent),
             (Some(_), None) => false,
-            (None, _) => !self.repository.state().standing.is_damage_newer(0),
+            (None, _) => !self.repository.state().standing.is_damage_newer(0) && self.repository.closed_segments() == 0,
         }
     }
 

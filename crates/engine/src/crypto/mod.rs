@@ -20,6 +20,7 @@ use aws_lc_rs::{constant_time, hkdf as library, rand};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::ids::{ChunkId, ObjectHash};
+use crate::simulation;
 
 /// Length of an AES-GCM tag in bytes.
 pub const TAG_BYTES: usize = 16;
@@ -75,7 +76,9 @@ impl Eq for Secret32 {}
 #[must_use]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("the system's random generator works");
+    if !simulation::fill(&mut bytes) {
+        rand::fill(&mut bytes).expect("the system's random generator works");
+    }
     bytes
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An act is plain data. Whether its signer was allowed to say it, and what follows from it, is decided by
 //! [`crate::rules`]; here it only becomes bytes and comes back. Unknown fields of a known act are skipped, so that an act
-//! can grow; an unknown act is handed back by its number and refuses the repository.
+//! can grow; an unknown act is handed back by its number.
 
 use minicbor::Decoder;
 
@@ -304,7 +304,7 @@ impl Act {
             10 => read_undelete(decoder)?,
             11 => Self::Delete { packs: read_only_list(decoder, 19, read_pack)? },
             other => {
-                decoder.skip()?;
+                cbor::skip(decoder)?;
                 return Ok(Err(other));
             }
         }))

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 
+use minicbor::data::Type;
 use minicbor::{Decoder, Encoder};
 
 use crate::clock::Timestamp;
@@ -66,7 +67,7 @@ pub(super) fn fields<'b>(
     decoder: &mut Decoder<'b>,
     mut each: impl FnMut(u64, &mut Decoder<'b>) -> Read<bool>,
 ) -> Read<()> {
-    let Some(count) = decoder.map()? else { return refuse(decoder, "a map without length") };
+    let count = map(decoder)?;
     let mut next = 0;
     for _ in 0..count {
         let key = decoder.u64()?;
@@ -75,10 +76,40 @@ pub(super) fn fields<'b>(
         }
         next = key + 1;
         if !each(key, decoder)? {
-            decoder.skip()?;
+            skip(decoder)?;
         }
     }
     Ok(())
+}
+
+/// Passes over one value of any kind. Why not the library's own: that lets indefinite lengths and stray breaks pass, and
+/// what is passed over decides with the rest whether an entry of the log can be read.
+pub(super) fn skip(decoder: &mut Decoder) -> Read<()> {
+    let mut left = 1_u64;
+    while left > 0 {
+        left -= 1;
+        match decoder.datatype()? {
+            Type::Array => left = left.saturating_add(array(decoder)?),
+            Type::Map => left = left.saturating_add(map(decoder)?.saturating_mul(2)),
+            Type::Tag => {
+                decoder.tag()?;
+                left = left.saturating_add(1);
+            }
+            Type::ArrayIndef | Type::MapIndef | Type::BytesIndef | Type::StringIndef | Type::Break => {
+                return refuse(decoder, "an indefinite length");
+            }
+            _ => decoder.skip()?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads the head of a map: its length.
+fn map(decoder: &mut Decoder) -> Read<u64> {
+    match decoder.map()? {
+        Some(length) => Ok(length),
+        None => refuse(decoder, "a map without length"),
+    }
 }
 
 /// Reads the head of an array: its length.

@@ -89,9 +89,10 @@ def slots():
     by_passphrase = {0: 1, 1: 0, 2: 2, 3: salt, 4: [64, 2, 2], 5: sealed, 6: "", 7: -1}
     secret, head = fill(0x55, 32), {0: 1, 2: 0, 3: salt, 6: "board", 7: 1_800_000_000}
     enc, ciphertext = seal_hpke(b"seawall v1 slot", SLOT, secret)
-    sealed = envelope(hkdf(secret, salt, b"seawall v1 public key slot"), name, cbor(ring))
+    sealed = envelope(hkdf(secret, salt, b"seawall v1 public key slot" + REPOSITORY), name, cbor(ring))
     identity = {**head, 1: 2, 5: sealed, 8: DATA_PUBLIC, 9: enc, 10: ciphertext}
-    sealed = envelope(hkdf(secret, salt, b"seawall v1 shares slot"), name, cbor(ring))
+    place = fill(0x67, 16) + bytes([2, 3]) + REPOSITORY
+    sealed = envelope(hkdf(secret, salt, b"seawall v1 shares slot" + place), name, cbor(ring))
     shares = {**head, 1: 3, 5: sealed, 11: fill(0x67, 16), 12: 2, 13: 3}
     ordered = lambda fields: cbor(dict(sorted(fields.items())))
     return cbor(by_file), cbor(by_passphrase), ordered(identity), ordered(shares)

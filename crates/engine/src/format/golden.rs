@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use zeroize::Zeroizing;
 
-use super::log::{self, Act, LogEntry, MemberRecord, SegmentRecord, SnapshotRecord};
+use super::log::{self, Act, LogEntry, MemberRecord, Opened, OpenedEntry, SegmentRecord, SnapshotRecord};
 use super::marker::Marker;
 use super::names::{PackName, SegmentName};
 use super::node::{self, Child, LeafWriter, Node};
@@ -114,12 +114,12 @@ fn slots() {
             Unlock::Passphrase(text) => (SlotKind::Passphrase(SMALL_COST), text.to_vec()),
             _ => (SlotKind::KeyFile, vec![0x55; 32]),
         };
-        let key = slot::purpose_key(&kind, &whole, &SLOT_SALT).unwrap();
+        let key = slot::purpose_key(&kind, &whole, &SLOT_SALT, &REPOSITORY).unwrap();
         let contents = Contents { ring: &ring, kind, label, created_seconds };
         check(name, &contents.seal(&SLOT, &key, &SLOT_SALT, &SALT));
         let stored = golden(name);
-        assert_eq!(slot::open(&stored, &SLOT, unlock).unwrap(), Some(ring));
-        assert_eq!(slot::open(&stored, &SLOT, other).unwrap(), None);
+        assert_eq!(slot::open(&stored, &SLOT, unlock, &REPOSITORY).unwrap(), Some(ring));
+        assert_eq!(slot::open(&stored, &SLOT, other, &REPOSITORY).unwrap(), None);
         let info = slot::describe(&stored, &SLOT).unwrap();
         assert_eq!((info.role, info.label.as_str(), info.created_seconds), (role, label, created_seconds));
     }
@@ -281,12 +281,20 @@ pub(super) fn commit_entry() -> LogEntry {
     LogEntry { number: 1, previous, repository: REPOSITORY, member: MEMBER, time_ms: -1, act }
 }
 
+/// The golden entry with this name.
+fn open_entry(number: u64, name: &str) -> OpenedEntry {
+    match log::open(number, &golden(name), &log_key()).unwrap() {
+        Opened::Entry(opened) => *opened,
+        Opened::Malformed(why) => panic!("{name}: {why}"),
+    }
+}
+
 #[test]
 fn log_entries() {
     for (name, entry) in [("log-init", init_entry()), ("log-commit", commit_entry())] {
         check(name, &log::seal_with_salt(&entry, &log_key(), &signer(), &SALT));
-        let opened = log::open(entry.number, &golden(name), &log_key()).unwrap();
-        assert_eq!(opened.entry, entry);
+        let opened = open_entry(entry.number, name);
+        assert_eq!(opened.frame.with_act(opened.act.as_ref().unwrap()), entry);
         assert!(opened.verify(&signer().public()));
         assert!(!opened.verify(&SigningKey::from_seed(&secret(9)).public()));
     }

@@ -33,8 +33,8 @@ pub struct Share {
 
 /// The text of a key file.
 #[must_use]
-pub fn key_file_text(secret: &Secret32) -> String {
-    let mut text = String::with_capacity(KEY_FILE_MAGIC.len() + 66);
+pub fn key_file_text(secret: &Secret32) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_MAGIC.len() + 66));
     text.push_str(KEY_FILE_MAGIC);
     text.push('\n');
     push_digits(&mut text, secret.as_bytes());
@@ -51,8 +51,8 @@ pub fn parse_key_file(text: &str) -> Option<Secret32> {
 
 /// The text of an identity file.
 #[must_use]
-pub fn identity_text(identity: &DataSecretKey) -> String {
-    let mut text = String::with_capacity(IDENTITY_MAGIC.len() + 66);
+pub fn identity_text(identity: &DataSecretKey) -> Zeroizing<String> {
+    let mut text = Zeroizing::new(String::with_capacity(IDENTITY_MAGIC.len() + 66));
     text.push_str(IDENTITY_MAGIC);
     text.push('\n');
     push_digits(&mut text, identity.as_bytes());
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn key_files_are_read_back() {
         let text = key_file_text(&secret(0xA7));
-        assert_eq!(text, format!("seawall-key-1\n{}\n", "a7".repeat(32)));
+        assert_eq!(*text, format!("seawall-key-1\n{}\n", "a7".repeat(32)));
         for accepted in [
-            text.clone(),
-            format!("{text}# made on node7\n\n"),
+            text.to_string(),
+            format!("{}# made on node7\n\n", *text),
             text.replace('\n', " \r\n"),
             text.to_uppercase().replace("SEAWALL-KEY", "seawall-key"),
         ] {
@@ -197,7 +197,7 @@ mod tests {
     fn identities_and_public_keys_are_read_back() {
         let identity = DataSecretKey::from_bytes([0x48; 32]);
         let text = identity_text(&identity);
-        assert_eq!(text, format!("seawall-identity-1\n{}\n", "48".repeat(32)));
+        assert_eq!(*text, format!("seawall-identity-1\n{}\n", "48".repeat(32)));
         assert_eq!(parse_identity(&text), Some(identity.clone()));
         assert_eq!(parse_identity(&key_file_text(&secret(1))), None);
         let public = public_key_text(&identity.public());

@@ -11,6 +11,8 @@ use super::names::MARKER;
 use crate::error::{Damaged, Error};
 use crate::ids::RepositoryId;
 
+/// No marker is longer, stored.
+pub const MARKER_BYTES_MAX: u64 = 64 << 10;
 /// The format that this program reads and writes.
 pub const FORMAT: u32 = 1;
 const ABOUT: &str = "A Seawall backup repository: encrypted, and of use only together with its key. Its stored format \

@@ -46,6 +46,15 @@ pub struct Location {
     pub base: Option<ChunkId>,
 }
 
+impl Location {
+    /// What a pack's footer says of the chunk `id` that lies here.
+    #[must_use]
+    pub fn record(&self, id: ChunkId) -> BlobRecord {
+        let Self { offset, sealed_len, plain_len, codec, base, .. } = *self;
+        BlobRecord { id, offset, sealed_len, plain_len, codec, base }
+    }
+}
+
 /// Collects records for one segment.
 #[derive(Debug, Default)]
 pub struct SegmentBuilder {

@@ -6,6 +6,8 @@ use super::names::session_object;
 use crate::error::Damaged;
 use crate::ids::SessionId;
 
+/// No record is longer, stored.
+pub const RECORD_BYTES_MAX: u64 = 4 << 10;
 const VERSION: u32 = 1;
 /// DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
 const SUITE: u32 = 1;

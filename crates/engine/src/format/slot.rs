@@ -2,7 +2,8 @@
 //! file, the public key of an identity, or a secret of which several people hold shares.
 //!
 //! Invariants: the ring is authenticated under its slot's name; a ring of a member holds no data secret key; what a
-//! hostile slot claims (a cost, a length) can refuse but not harm. Label and time in a slot are not authenticated.
+//! hostile slot claims (a cost, a length) can refuse but not harm. Label and time in a slot are not authenticated. Of
+//! shares, how many are needed is what the shares say: a slot that asks for fewer is not theirs.
 
 use std::fmt;
 
@@ -24,6 +25,10 @@ const VERSION: u32 = 1;
 const KEY_FILE_INFO: &[u8] = b"seawall v1 key file";
 const IDENTITY_INFO: &[u8] = b"seawall v1 public key slot";
 const SHARES_INFO: &[u8] = b"seawall v1 shares slot";
+/// No slot is longer, stored.
+pub const SLOT_BYTES_MAX: u64 = 64 << 10;
+/// No label of a slot or member is longer.
+pub const LABEL_BYTES_MAX: usize = 1024;
 /// Longer than any key ring, so that no copy of one is left behind by a growing buffer.
 const RING_BYTES_MAX: usize = 1024;
 
@@ -335,7 +340,8 @@ pub struct SlotInfo {
 /// Seals a key ring into a slot. `cost` counts for passphrases only.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a cost beyond the limits of [`passphrase::derive`].
+/// [`Error::Unsupported`] for a cost beyond the limits of [`passphrase::derive`]; [`Error::Usage`] for a label of more than
+/// [`LABEL_BYTES_MAX`].
 pub fn seal(
     ring: &KeyRing,
     lock: &Lock,
@@ -344,9 +350,12 @@ pub fn seal(
     created_seconds: i64,
     cost: Cost,
 ) -> Result<Vec<u8>, Error> {
+    if label.len() > LABEL_BYTES_MAX {
+        return Err(Error::Usage(format!("a label has at most {LABEL_BYTES_MAX} bytes")));
+    }
     let (salt, envelope_salt) = (random(), random());
     let (kind, secret) = close(lock, slot, cost);
-    let key = purpose_key(&kind, &secret, &salt)?;
+    let key = purpose_key(&kind, &secret, &salt, &ring.repository)?;
     let contents = Contents { ring, kind, label, created_seconds };
     Ok(contents.seal(slot, &key, &salt, &envelope_salt))
 }
@@ -378,7 +387,7 @@ fn reveal(kind: &SlotKind, slot: &SlotId, unlock: &Unlock) -> Option<Zeroizing<V
             wrap::open_slot_secret(identity, slot, (encapsulated, ciphertext)).as_ref().map(whole)
         }
         (SlotKind::Shares { set, needed, .. }, Unlock::Shares(shares)) => {
-            let fitting = distinct(shares, set);
+            let fitting = distinct(shares, set, *needed);
             let chosen: Vec<_> = fitting.iter().take(usize::from(*needed)).map(|it| (it.number, &it.value)).collect();
             (chosen.len() == usize::from(*needed)).then(|| shamir::combine(&chosen))?.as_ref().map(whole)
         }
@@ -386,18 +395,19 @@ fn reveal(kind: &SlotKind, slot: &SlotId, unlock: &Unlock) -> Option<Zeroizing<V
     }
 }
 
-/// The shares of a set, each number once.
-fn distinct<'s>(shares: &'s [Share], set: &[u8; 16]) -> Vec<&'s Share> {
-    let mut fitting: Vec<&Share> = shares.iter().filter(|share| share.set == *set).collect();
+/// The shares of a set of which so many are needed, each number once. Why what they need counts: whoever has one share can
+/// make a slot that asks for that one alone, and would choose what the others open with it.
+fn distinct<'s>(shares: &'s [Share], set: &[u8; 16], needed: u8) -> Vec<&'s Share> {
+    let mut fitting: Vec<&Share> = shares.iter().filter(|share| share.set == *set && share.needed == needed).collect();
     fitting.sort_by_key(|share| share.number);
     fitting.dedup_by_key(|share| share.number);
     fitting
 }
 
-/// How many different shares of a set are among these.
+/// How many different shares of a set of which so many are needed are among these.
 #[must_use]
-pub fn count_shares(shares: &[Share], set: &[u8; 16]) -> usize {
-    distinct(shares, set).len()
+pub fn count_shares(shares: &[Share], set: &[u8; 16], needed: u8) -> usize {
+    distinct(shares, set, needed).len()
 }
 
 /// What goes into a slot.
@@ -440,15 +450,15 @@ impl Contents<'_> {
     }
 }
 
-/// Opens a slot; `None` where it is of another kind than `unlock`, or `unlock` is not its key.
+/// Opens a slot of a repository; `None` where it is of another kind than `unlock`, or `unlock` is not its key.
 ///
 /// # Errors
 /// [`Error::Damaged`] where it is not a slot, [`Error::Unsupported`] for a passphrase cost beyond the limits.
-pub fn open(bytes: &[u8], slot: &SlotId, unlock: &Unlock) -> Result<Option<KeyRing>, Error> {
+pub fn open(bytes: &[u8], slot: &SlotId, unlock: &Unlock, repository: &RepositoryId) -> Result<Option<KeyRing>, Error> {
     let name = slot_object(slot);
     let stored = Stored::decode(&name, bytes)?;
     let Some(secret) = reveal(&stored.info.kind, slot, unlock) else { return Ok(None) };
-    let key = purpose_key(&stored.info.kind, &secret, &stored.salt)?;
+    let key = purpose_key(&stored.info.kind, &secret, &stored.salt, repository)?;
     // Why not an error: a wrong key and a changed ring look the same, and another slot may still open.
     let Ok(plain) = envelope::open(&key, &name, stored.sealed).map(Zeroizing::new) else { return Ok(None) };
     let ring = KeyRing::decode(&name, &plain)?;
@@ -466,14 +476,20 @@ pub fn describe(bytes: &[u8], slot: &SlotId) -> Result<SlotInfo, Damaged> {
     Ok(Stored::decode(&slot_object(slot), bytes)?.info)
 }
 
-pub(super) fn purpose_key(kind: &SlotKind, secret: &[u8], salt: &[u8; 16]) -> Result<Secret32, Error> {
-    let info = match kind {
-        SlotKind::Passphrase(cost) => return passphrase::derive(secret, salt, *cost),
-        SlotKind::KeyFile => KEY_FILE_INFO,
-        SlotKind::Identity { .. } => IDENTITY_INFO,
-        SlotKind::Shares { .. } => SHARES_INFO,
-    };
-    Ok(hkdf(secret, salt, &[info]))
+pub(super) fn purpose_key(
+    kind: &SlotKind,
+    secret: &[u8],
+    salt: &[u8; 16],
+    repository: &RepositoryId,
+) -> Result<Secret32, Error> {
+    Ok(match kind {
+        SlotKind::Passphrase(cost) => passphrase::derive(secret, salt, *cost)?,
+        SlotKind::KeyFile => hkdf(secret, salt, &[KEY_FILE_INFO]),
+        SlotKind::Identity { .. } => hkdf(secret, salt, &[IDENTITY_INFO, repository.as_bytes()]),
+        SlotKind::Shares { set, needed, count } => {
+            hkdf(secret, salt, &[SHARES_INFO, set, &[*needed, *count], repository.as_bytes()])
+        }
+    })
 }
 
 /// A slot's fields.
@@ -596,18 +612,57 @@ pub(super) mod tests {
             let enough = picked.len() >= 3;
             let with_foreign = [picked.clone(), foreign.clone(), picked.clone()].concat();
             for given in [picked, with_foreign] {
-                let opened = open(&sealed, &SLOT, &Unlock::Shares(given)).unwrap();
+                let opened = open(&sealed, &SLOT, &Unlock::Shares(given), &REPOSITORY).unwrap();
                 assert_eq!(opened, enough.then(|| ring.clone()), "{chosen:05b}");
             }
         }
         assert!(SharedSecret::generate(0, 5).is_none() && SharedSecret::generate(6, 5).is_none());
     }
 
+    /// Who holds one share would choose what the others open.
     #[test]
-    fn a_slot_for_a_public_key_is_bound_to_its_name() {
-        let (ring, unlock) = (KeyRing::generate(REPOSITORY), identity(1));
-        let sealed = seal(&ring, &unlock.lock().unwrap(), &SLOT, "", 1, SMALL_COST).unwrap();
-        assert_eq!(open(&sealed, &SlotId([0x41; 16]), &unlock).unwrap(), None);
+    fn a_slot_that_asks_for_fewer_shares_is_not_theirs() {
+        let (_, shares) = SharedSecret::generate(3, 5).unwrap();
+        for needed in [1, 2] {
+            let secret = shares[0].value.clone();
+            let lock = Lock::Shares(SharedSecret { set: shares[0].set, needed, count: 5, secret });
+            let sealed = seal(&KeyRing::generate(REPOSITORY), &lock, &SLOT, "", 1, SMALL_COST).unwrap();
+            for given in [&shares[..1], &shares[..3], &shares[..]] {
+                let unlock = Unlock::Shares(given.to_vec());
+                assert_eq!(open(&sealed, &SLOT, &unlock, &REPOSITORY).unwrap(), None, "{needed} needed");
+            }
+        }
+    }
+
+    #[test]
+    fn slots_without_a_secret_of_their_own_are_bound_to_their_place() {
+        let (shared, shares) = SharedSecret::generate(2, 3).unwrap();
+        let ring = KeyRing::generate(REPOSITORY);
+        let other = RepositoryId([9; 16]);
+        for (lock, unlock) in
+            [(identity(1).lock().unwrap(), identity(1)), (Lock::Shares(shared), Unlock::Shares(shares))]
+        {
+            let sealed = seal(&ring, &lock, &SLOT, "", 1, SMALL_COST).unwrap();
+            assert!(open(&sealed, &SLOT, &unlock, &REPOSITORY).unwrap().is_some());
+            assert_eq!(open(&sealed, &SlotId([0x41; 16]), &unlock, &REPOSITORY).unwrap(), None, "another slot");
+            assert_eq!(open(&sealed, &SLOT, &unlock, &other).unwrap(), None, "another repository");
+            // The last field of shares is how many were handed out; the one before, how many are needed.
+            if let Unlock::Shares(_) = unlock {
+                let mut more = sealed;
+                *more.last_mut().unwrap() += 1;
+                assert_eq!(open(&more, &SLOT, &unlock, &REPOSITORY).unwrap(), None, "another count");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_that_would_make_a_slot_too_long_is_refused() {
+        let lock = Unlock::KeyFile(secret(1)).lock().unwrap();
+        let label = |length| "x".repeat(length);
+        let sealed = seal(&ring(Role::Owner), &lock, &SLOT, &label(LABEL_BYTES_MAX), 1, SMALL_COST).unwrap();
+        assert!(sealed.len() as u64 <= SLOT_BYTES_MAX);
+        let refused = seal(&ring(Role::Owner), &lock, &SLOT, &label(LABEL_BYTES_MAX + 1), 1, SMALL_COST);
+        assert!(matches!(refused, Err(Error::Usage(_))));
     }
 
     #[test]
@@ -615,9 +670,9 @@ pub(super) mod tests {
         let ring = KeyRing::generate(REPOSITORY);
         for unlock in [passphrase("correct horse"), Unlock::KeyFile(secret(1)), identity(1)] {
             let sealed = seal(&ring, &unlock.lock().unwrap(), &SLOT, "first", 1, SMALL_COST).unwrap();
-            assert_eq!(open(&sealed, &SLOT, &unlock).unwrap(), Some(ring.clone()));
+            assert_eq!(open(&sealed, &SLOT, &unlock, &REPOSITORY).unwrap(), Some(ring.clone()));
             for wrong in [passphrase("correct horse "), passphrase(""), Unlock::KeyFile(secret(2)), identity(2)] {
-                assert_eq!(open(&sealed, &SLOT, &wrong).unwrap(), None, "{wrong:?}");
+                assert_eq!(open(&sealed, &SLOT, &wrong, &REPOSITORY).unwrap(), None, "{wrong:?}");
             }
         }
     }
@@ -628,7 +683,7 @@ pub(super) mod tests {
         let mut sealed = seal(&ring(Role::Reader), &unlock.lock().unwrap(), &SLOT, "", 0, SMALL_COST).unwrap();
         assert_eq!(sealed[5..7], [2, 1], "field 2 is the role");
         sealed[6] = 0;
-        assert!(matches!(open(&sealed, &SLOT, &unlock), Err(Error::Damaged(_))));
+        assert!(matches!(open(&sealed, &SLOT, &unlock, &REPOSITORY), Err(Error::Damaged(_))));
     }
 
     #[test]
@@ -651,8 +706,8 @@ pub(super) mod tests {
         let contents = [0xa8, 0, 1, 1, 0, 2, 0, 3, 0x50].iter().copied().chain([0; 16]);
         let cost = [4, 0x83, 0x1a, 0x80, 0, 0, 0, 2, 2, 5, 0x40, 6, 0x60, 7, 0];
         let slot: Vec<u8> = contents.chain(cost).collect();
-        assert!(matches!(open(&slot, &SLOT, &passphrase("a")), Err(Error::Unsupported(_))));
-        assert_eq!(open(&slot, &SLOT, &Unlock::KeyFile(secret(1))).unwrap(), None);
+        assert!(matches!(open(&slot, &SLOT, &passphrase("a"), &REPOSITORY), Err(Error::Unsupported(_))));
+        assert_eq!(open(&slot, &SLOT, &Unlock::KeyFile(secret(1)), &REPOSITORY).unwrap(), None);
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub fn rotate(repository: &Repository, resume: bool, leave_out: bool, monitor: &
 fn renew(repository: &Repository) -> Result<u64> {
     let (secret, public) = wrap::generate();
     repository.append(&mut |state| {
-        let generation = state.generation() + 1;
+        let next = state.generation().checked_add(1);
+        let generation = next.ok_or_else(|| Error::Refused("there is no later generation of the data key".into()))?;
         let grants = receivers(repository, state)
             .into_iter()
             .map(|(member, wrap_public)| {
@@ -133,18 +134,25 @@ fn sessions(repository: &Repository, state: &State) -> Result<Wrapped> {
     Ok(sessions)
 }
 
-/// True if a session's key is not yet wrapped for the newest generation.
-pub(super) fn is_unfinished(repository: &Repository, state: &State) -> Result<bool> {
+/// Sessions whose key is not yet wrapped for the newest generation though somebody can read it.
+pub(super) fn unfinished(repository: &Repository, state: &State) -> Result<Vec<SessionId>> {
     let generation = state.generation();
+    let mut unfinished = Vec::new();
     if generation == 0 {
-        return Ok(false);
+        return Ok(unfinished);
     }
     for (session, generations) in sessions(repository, state)? {
-        if !generations.contains(&generation) && !is_there(repository.store(), &session_object(&session, generation))? {
-            return Ok(true);
+        if generations.contains(&generation) || is_there(repository.store(), &session_object(&session, generation))? {
+            continue;
+        }
+        match read_session_key(repository, &session) {
+            // Why not among them: what was written with a lost key nobody reads, with whatever key ring.
+            Err(Error::Damaged(_)) => {}
+            Ok(_) | Err(Error::NotAllowed(_)) => unfinished.push(session),
+            Err(error) => return Err(error),
         }
     }
-    Ok(false)
+    Ok(unfinished)
 }
 
 /// Wraps what is not wrapped for the newest generation, then deletes what is older.

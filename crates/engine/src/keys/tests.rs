@@ -391,3 +391,115 @@ fn a_crash_while_adding_leaves_no_way_in_that_the_log_does_not_know() {
         }
     }
 }
+
+/// A rotation was interrupted while one session's key is lost: that one keeps nobody out, as nobody reads what it wrote. The
+/// others are named.
+#[test]
+fn a_lost_session_key_keeps_nobody_out() {
+    let owner = key_file();
+    let (store, repository) = made(&owner);
+    for text in [b"a", b"b"] {
+        write(&repository, text).unwrap();
+    }
+    let store = Arc::new(SimulatedStore::over(store.objects().copy(), Plan::default().write(1, Fault::CrashBefore)));
+    rotate(&open(&store, &owner), false, false, &Silent).unwrap_err();
+    store.reboot();
+    let repository = open(&store, &owner);
+    let mut sessions = Vec::new();
+    store.list(SESSIONS, &mut |info| sessions.extend(parse_session(&info.name))).unwrap();
+    assert!(sessions.iter().all(|(_, generation)| *generation == 0) && sessions.len() == 2);
+    store.objects().replace(&session_object(&sessions[0].0, 0), b"damaged");
+    let lock = key_file().lock().unwrap();
+    let refused = add(&repository, Role::Reader, &lock, "reader").err().unwrap().to_string();
+    assert!(refused.contains(&sessions[1].0.to_string()) && !refused.contains(&sessions[0].0.to_string()), "{refused}");
+    store.delete(&session_object(&sessions[1].0, 0)).unwrap();
+    add(&repository, Role::Reader, &lock, "reader").unwrap();
+}
+
+/// Somebody who knows the data public key put another key, or no key at all, under a session's name for the newest
+/// generation. The older one is there still, and with it all that the session wrote is read.
+#[test]
+fn a_reader_falls_back_to_the_older_key() {
+    let owner = key_file();
+    let (store, repository) = made(&owner);
+    let id = write(&repository, b"precious").unwrap();
+    let store = Arc::new(SimulatedStore::over(store.objects().copy(), Plan::default().write(1, Fault::CrashBefore)));
+    rotate(&open(&store, &owner), false, false, &Silent).unwrap_err();
+    store.reboot();
+    let mut session = None;
+    store.list(SESSIONS, &mut |info| session = parse_session(&info.name).map(|(session, _)| session)).unwrap();
+    let (repository, session) = (open(&store, &owner), session.unwrap());
+    let (generation, public) = newest_public(&repository.state()).unwrap();
+    let object = session_object(&session, generation);
+    assert!(store_session_key(&repository, &session, (generation, &public), &Secret32::random()).unwrap());
+    assert_eq!(open(&store, &owner).read_chunk(&id).unwrap(), b"precious", "planted");
+    for damaged in [&b"no record"[..], &[0; 5_000]] {
+        store.objects().replace(&object, damaged);
+        assert_eq!(open(&store, &owner).read_chunk(&id).unwrap(), b"precious", "{} bytes", damaged.len());
+    }
+    store.delete(&session_object(&session, 0)).unwrap();
+    assert_eq!(open(&store, &owner).read_chunk(&id).unwrap_err().code(), "damaged");
+}
+
+/// What is left when a way in is taken away is counted by ways in, not by names: an owner without a slot is nobody.
+#[test]
+fn an_owner_without_a_slot_is_not_left() {
+    let owner = key_file();
+    let (store, repository) = made(&owner);
+    let ghost = repository.keys().for_member(Role::Owner, 0, repository.keys().data_secret.as_ref().unwrap());
+    let ghost = Candidate::seal(&ghost, &key_file().lock().unwrap(), "ghost").unwrap();
+    repository.append(&mut |_| Ok(Act::Key(KeyChange::Admit(ghost.record.clone())))).unwrap();
+    // A slot of somebody whom the log does not know, that says of itself that it is an owner's.
+    let stranger = repository.keys().for_member(Role::Owner, 0, repository.keys().data_secret.as_ref().unwrap());
+    Candidate::seal(&stranger, &key_file().lock().unwrap(), "stranger").unwrap().store(&*store).unwrap();
+    let keys = list(&repository).unwrap();
+    assert_eq!(remove(&repository, find(&keys, "first").unwrap()).unwrap_err().code(), "refused");
+    // Its own slot is gone too: the key that is in use is all that is left.
+    let (slot, _) = find(&keys, "first").unwrap().slot.clone().unwrap();
+    store.delete(&slot_object(&slot)).unwrap();
+    let keys = list(&repository).unwrap();
+    assert_eq!(remove(&repository, find(&keys, "first").unwrap()).unwrap_err().code(), "refused");
+    remove(&repository, find(&keys, "ghost").unwrap()).unwrap();
+    let _ = add_key(&repository, Role::Owner, "second");
+    remove(&repository, find(&list(&repository).unwrap(), "first").unwrap()).unwrap();
+}
+
+/// A rotation that LIST did not show the key of a crashed session leaves it behind. Whoever adopts the session stores its
+/// key anew, or where it can't read that, leaves the session.
+#[test]
+fn an_adopted_session_follows_a_rotation() {
+    for role in [Role::Owner, Role::Member] {
+        let owner = key_file();
+        let (store, repository) = made(&owner);
+        let unlock = add_key(&repository, role, "host");
+        let cache = tempfile::tempdir().unwrap();
+        let opened = || Repository::open(store.clone(), &unlock, Some(cache.path().into())).unwrap();
+        let (before, plain) = (opened(), b"left behind");
+        let crashed = Session::begin(&before, 1 << 20).unwrap();
+        let id = fill(&crashed, &before, plain).unwrap();
+        let (stop, ended) = crossbeam_channel::bounded(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| crashed.write_packs(&crashed.writer_queue(), &ended));
+            crashed.flush().unwrap();
+            drop(stop);
+        });
+        let session = crashed.id();
+        drop(crashed);
+        let after = opened();
+        let adopting = Session::begin(&after, 1 << 20).unwrap();
+        assert_eq!(adopting.adopted(), [session]);
+        let unwrapped = store.get(&session_object(&session, 0), None).unwrap();
+        rotate(&repository, false, false, &Silent).unwrap();
+        store.delete(&session_object(&session, 1)).unwrap();
+        store.put(&session_object(&session, 0), &unwrapped).unwrap();
+        if role == Role::Owner {
+            commit(&adopting, id).unwrap();
+            let late = open(&store, &add_key(&open(&store, &owner), Role::Reader, "late"));
+            store.delete(&session_object(&session, 0)).unwrap();
+            assert_eq!(late.read_chunk(&id).unwrap(), plain);
+        } else {
+            let committed = adopting.commit(&mut |_| record(id)).unwrap();
+            assert!(matches!(committed, Committed::Again) && adopting.adopted().is_empty());
+        }
+    }
+}

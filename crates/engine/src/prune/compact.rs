@@ -2,7 +2,8 @@
 //!
 //! When a class of segments of similar size has too many members, it is merged with all smaller ones; segments that list
 //! much of what was deleted are written anew. The new segments say the same of every pack that is left: where a chunk has
-//! copies in several packs, the second goes into a further segment, so nothing is decided here that could be wrong later.
+//! copies in several packs, or several places in one as a member may claim, the second goes into a further segment, so
+//! nothing is decided here that could be wrong later.
 //!
 //! Invariants: the entry is put only while all retired segments are published, so what they list is all taken over; a
 //! pack is called gone only when no segment that stays names it.
@@ -14,9 +15,9 @@ use super::Run;
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord};
 use crate::format::names::PackName;
-use crate::format::pack::BlobRecord;
 use crate::format::segment::{Location, SegmentBuilder};
-use crate::ids::{ChunkId, SessionId};
+use crate::ids::SessionId;
+use crate::monitor::Problem;
 use crate::repo::Session;
 use crate::repo::index::{Found, Segment};
 use crate::repo::merge::Merge;
@@ -34,8 +35,10 @@ const SMALL_RECORDS: usize = 64 * 1024;
 
 /// Merges segments; takes the packs of `removed`, whose objects are gone, out of all lists.
 pub(super) fn compact(run: &mut Run<'_>, session: &Session<'_>, removed: &BTreeSet<PackName>) -> Result<()> {
+    run.repository.confirm_log_end()?;
     run.look()?;
-    let retired = choose(run, session.id(), removed);
+    let mut retired = choose(run, session.id(), removed);
+    retired.retain(|segment| is_sorted(run, segment));
     let owners: BTreeSet<SessionId> = retired.iter().map(|segment| segment.record().name.session).collect();
     // Why: a run that adopted one of these sessions and then stood still would else publish a removed segment again.
     run.fence(&owners)?;
@@ -87,6 +90,18 @@ fn choose(run: &Run<'_>, own: SessionId, removed: &BTreeSet<PackName>) -> Vec<Ar
     segments.iter().filter(is_chosen).map(|segment| Arc::clone(segment)).collect()
 }
 
+/// False, and a problem, where a segment's records are not in order: a merge would lose some.
+fn is_sorted(run: &mut Run<'_>, segment: &Segment) -> bool {
+    let checked = segment.view().map(|view| view.check());
+    if let Some(Err(damaged)) = &checked {
+        run.report.problems += 1;
+        let subject = segment.record().name.object();
+        let what = format!("{}; the segment stays as it is", damaged.why);
+        run.monitor.problem(Problem { subject, what, code: "damaged" });
+    }
+    matches!(checked, Some(Ok(())))
+}
+
 /// The class of a segment; none for one that is not merged any more.
 fn class(records: u64) -> Option<u32> {
     let is_full = records >= SEGMENT_RECORDS_MAX as u64 / 2;
@@ -121,19 +136,17 @@ fn write(run: &Run<'_>, session: &Session<'_>, retired: &[Arc<Segment>], removed
         if run.monitor.stopped() {
             return Err(Error::Interrupted);
         }
-        let mut packs: Vec<PackName> = Vec::new();
-        for Location { pack, .. } in copies.iter().map(|copy| copy.location) {
-            if !removed.contains(&pack) && !packs.contains(&pack) {
-                packs.push(pack);
+        let mut places: Vec<Location> = Vec::new();
+        for location in copies.iter().map(|copy| copy.location) {
+            if !removed.contains(&location.pack) && !places.contains(&location) {
+                places.push(location);
             }
         }
-        for (rank, pack) in packs.iter().enumerate() {
+        for (rank, location) in places.iter().enumerate() {
             if builders.len() == rank {
                 builders.push(SegmentBuilder::new());
             }
-            let location = copies.iter().map(|copy| copy.location).find(|location| location.pack == *pack);
-            let location = location.expect("the pack is one of the copies'");
-            builders[rank].push(*pack, location.kind, &blob_record(id, &location));
+            builders[rank].push(location.pack, location.kind, &location.record(id));
             if builders[rank].len() >= SEGMENT_RECORDS_MAX {
                 session.put_segment(std::mem::take(&mut builders[rank]).finish())?;
             }
@@ -143,11 +156,6 @@ fn write(run: &Run<'_>, session: &Session<'_>, retired: &[Arc<Segment>], removed
         session.put_segment(builder.finish())?;
     }
     Ok(())
-}
-
-fn blob_record(id: ChunkId, location: &Location) -> BlobRecord {
-    let Location { offset, sealed_len, plain_len, codec, base, .. } = *location;
-    BlobRecord { id, offset, sealed_len, plain_len, codec, base }
 }
 
 fn remove(run: &Run<'_>, segments: &[Arc<Segment>]) -> Result<()> {

@@ -1,18 +1,19 @@
 //! Takes packs out of use, batch by batch: what is needed of them is stored again and published by the entry that
 //! condemns them (rule G1 of docs/concurrency.md).
 //!
-//! The entry is put at exactly the number for which [`Run::judge`] has looked at everything before it. Whoever appends
-//! something meanwhile makes it look again. What a batch has condemned stays done if a later one is interrupted.
+//! The entry is put at exactly the number for which [`Run::judge`] has looked at everything before it, and after every copy
+//! for which another one leaves was read ([`read_back`]). Whoever appends something meanwhile makes it look again. What a batch has condemned stays done if a later one is interrupted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Run, rewrite};
+use super::{Run, read_back, rewrite};
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord};
 use crate::format::names::PackName;
+use crate::ids::ChunkId;
 use crate::repo::Session;
-use crate::repo::index::Segment;
+use crate::repo::index::{Found, Segment};
 
 /// Condemns one batch.
 pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackName]) -> Result<()> {
@@ -28,7 +29,10 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
     run.fence(&list.iter().map(|pack| pack.session).filter(|owner| *owner != session.id()).collect())?;
     let fresh = session.segments();
     loop {
-        run.judge(&fresh, &mut list)?;
+        let unread = run.judge(&fresh, &mut list)?;
+        if read_back::read_back(run, unread)? {
+            continue;
+        }
         let condemned: Vec<PackName> = list.iter().copied().filter(|pack| !run.is_condemned(pack)).collect();
         if condemned.is_empty() && fresh.is_empty() {
             return Ok(());
@@ -39,36 +43,50 @@ pub(super) fn condemn(run: &mut Run<'_>, session: &Session<'_>, batch: &[PackNam
         let act = Act::Condemn { packs: condemned.clone(), session: session_id, segments };
         if run.append(act)? {
             session.published();
-            run.note_condemned(&condemned, &list);
+            run.note_condemned(&condemned);
             return Ok(());
         }
     }
 }
 
 impl Run<'_> {
-    /// Makes the marks and the list hold for everything that is in the log now.
-    pub(super) fn judge(&mut self, fresh: &[Arc<Segment>], list: &mut BTreeSet<PackName>) -> Result<()> {
+    /// Makes the marks and the list hold for everything that is in the log now. Gives the copies that have to be read
+    /// before the list may leave.
+    pub(super) fn judge(
+        &mut self,
+        fresh: &[Arc<Segment>],
+        list: &mut BTreeSet<PackName>,
+    ) -> Result<Vec<(ChunkId, Found)>> {
         self.look()?;
-        if self.judged == self.state.next {
-            return Ok(());
+        // Why always with a list: what was judged before was what stays when nothing leaves.
+        if self.judged == self.state.next && list.is_empty() {
+            return Ok(Vec::new());
         }
         self.mark()?;
+        // Why: who does not know where needed chunks lie does not know all packs that are needed. An index that is not
+        // whole must never look like chunks that nobody needs.
+        if self.marks.unlisted > 0 && !self.options.dry_run && !self.options.despite_missing {
+            return Err(Error::Refused(format!(
+                "{}: nothing is removed. Run `verify`; a backup of the sources stores lost chunks again, `repair --index` \
+                 lists packs anew, `repair --drop` gives up what is lost; --despite-missing goes on, and leaves every pack \
+                 that no segment lists",
+                self.missing()
+            )));
+        }
         let standing = Arc::clone(&self.state.standing);
         let settled = super::stay::settle(&mut self.marks, &standing, fresh, list)?;
         self.uses = settled.uses;
         self.only = settled.only;
         self.judged = self.state.next;
-        Ok(())
+        Ok(settled.unread)
     }
 
     fn is_condemned(&self, pack: &PackName) -> bool {
         self.state.standing.condemned.contains_key(pack)
     }
 
-    fn note_condemned(&mut self, condemned: &[PackName], list: &BTreeSet<PackName>) {
+    fn note_condemned(&mut self, condemned: &[PackName]) {
         self.report.condemned_packs += condemned.len() as u64;
         self.report.condemned_bytes += condemned.iter().map(|pack| self.pack_bytes(pack)).sum::<u64>();
-        // What the list's packs alone had is stored again now.
-        self.only.retain(|pack| !list.contains(pack));
     }
 }

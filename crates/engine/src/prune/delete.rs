@@ -15,22 +15,24 @@ use crate::rules;
 
 /// Deletes packs whose window has passed; gives all packs whose objects are gone and that the log still knows of.
 pub(super) fn delete(run: &mut Run<'_>) -> Result<BTreeSet<PackName>> {
-    run.look()?;
+    run.repository.confirm_log_end()?;
+    // Why judged again: what a snapshot needs that came meanwhile stays, even where its writer broke the rules.
+    run.judge(&[], &mut BTreeSet::new())?;
     let due = run.due()?;
-    if !due.is_empty() {
-        let waits = |run: &Run<'_>, pack: &PackName| run.state.standing.condemned.get(pack) == due.get(pack);
-        loop {
-            run.look()?;
-            let named: Vec<PackName> = due.keys().filter(|pack| waits(run, pack)).copied().collect();
-            let packs = rules::may_be_deleted(&run.state, &named);
-            let count = packs.len() as u64;
-            if count == 0 {
-                break;
-            }
-            if run.append(Act::Delete { packs })? {
-                run.report.deleted_packs += count;
-                break;
-            }
+    let waits = |run: &Run<'_>, pack: &PackName| {
+        run.state.standing.condemned.get(pack) == due.get(pack) && !run.only.contains(pack)
+    };
+    while !due.is_empty() {
+        run.judge(&[], &mut BTreeSet::new())?;
+        let named: Vec<PackName> = due.keys().filter(|pack| waits(run, pack)).copied().collect();
+        let packs = rules::may_be_deleted(&run.state, &named);
+        let count = packs.len() as u64;
+        if count == 0 {
+            break;
+        }
+        if run.append(Act::Delete { packs })? {
+            run.report.deleted_packs += count;
+            break;
         }
     }
     let removable: Vec<PackName> = run.state.standing.deleted.keys().copied().collect();

@@ -65,6 +65,11 @@ impl Listed {
 
 /// Removes what nobody needs of sessions that are long over.
 pub(super) fn remove(run: &mut Run<'_>, session: &Session<'_>) -> Result<()> {
+    if run.marks.unlisted > 0 {
+        // Why: a pack that no segment lists may be the one that a snapshot needs.
+        return Ok(());
+    }
+    run.repository.confirm_log_end()?;
     run.look()?;
     let mut leftovers = find(run, &Listed::now(run))?;
     leftovers.remove(&session.id());

@@ -1,12 +1,13 @@
 //! Stores again what is needed of packs that go: the same encoded body, sealed for a new pack.
 //!
-//! A blob is decrypted and authenticated under its old pack's key, not decoded: a body does not depend on where it lies.
-//! A pack of which something needed can't be read does not go.
+//! A body does not depend on where it lies, so it is taken as it is. It is decoded all the same and compared with the
+//! chunk's id: what is stored again loses whatever an AUDIT says of the old place. A pack of which something needed can't
+//! be read does not go.
 
 use std::collections::BTreeSet;
 
-use super::Run;
 use super::stay::blob_bytes;
+use super::{Run, read_back};
 use crate::error::{Error, Result};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
@@ -18,6 +19,8 @@ use crate::repo::{BlobReader, Session};
 /// Stores the blobs of the packs of `list` that stay; drops from `list` the packs that can't be read.
 pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTreeSet<PackName>) -> Result<()> {
     let mut reader = run.repository.blob_reader();
+    let mut plain = Vec::new();
+    let mut damaged_blobs = BTreeSet::new();
     for (id, location) in staying(&run.marks, list) {
         if run.monitor.stopped() {
             return Err(Error::Interrupted);
@@ -25,7 +28,7 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
         if !list.contains(&location.pack) {
             continue;
         }
-        match read(run, &mut reader, &id, &location) {
+        match read(run, &mut reader, &id, &location, &mut plain) {
             Ok((blob, body)) => {
                 let plain_bytes = usize::try_from(location.plain_len).unwrap_or(usize::MAX);
                 session.store_again(location.kind, &id, plain_bytes, &blob[body])?;
@@ -34,6 +37,10 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
             }
             Err(Error::Damaged(damaged)) => {
                 list.remove(&location.pack);
+                if has_others(run, &id, &location) {
+                    damaged_blobs.extend(read_back::blame(run, &mut reader, &id, &location)?);
+                    continue;
+                }
                 run.report.problems += 1;
                 let what = format!("{}; its pack stays (`verify` tells whom it hits)", damaged.why);
                 run.monitor.problem(Problem { subject: damaged.object, what, code: "damaged" });
@@ -47,7 +54,14 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
             ..Progress::default()
         });
     }
-    session.flush()
+    session.flush()?;
+    // Why: else the copy that stays next time may be the damaged one again.
+    read_back::record(run, &damaged_blobs)
+}
+
+/// True if the chunk can be had from elsewhere too.
+fn has_others(run: &Run<'_>, id: &ChunkId, location: &Location) -> bool {
+    run.marks.index().copies(id).any(|found| found.location != *location)
 }
 
 fn read(
@@ -55,9 +69,10 @@ fn read(
     reader: &mut BlobReader<'_>,
     id: &ChunkId,
     location: &Location,
+    plain: &mut Vec<u8>,
 ) -> Result<(Vec<u8>, std::ops::Range<usize>)> {
     let mut blob = run.repository.fetch(location)?;
-    let body = reader.open(id, location, &mut blob)?;
+    let body = reader.open(id, location, &mut blob, plain)?;
     Ok((blob, body))
 }
 

@@ -1,11 +1,12 @@
 //! Which copy of each live chunk stays, and how much of each pack that is (rule G1 of docs/concurrency.md).
 //!
 //! Two passes over the index in order of chunk ids: the first chooses a copy of every chunk that a snapshot reaches
-//! ([`rules::stays`]), the second one without a base of every chunk that a chosen copy needs as its base. One base deep
+//! ([`rules::keeps`]), the second one without a base of every chunk that a chosen copy needs as its base. One base deep
 //! is all there is. What may not leave because of that is dropped from the list of packs that leave.
 //!
 //! Invariant afterwards: of every live chunk, and of every base that its chosen copy needs, a copy stays that is neither
-//! condemned nor in the list, but for those in [`Settled::only`], whose packs no collector may delete.
+//! condemned nor in the list, but for those in [`Settled::only`], whose packs no collector may delete. Where another copy
+//! leaves, the one that stays is sound as far as the log says, and in [`Settled::unread`] until this run has read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::repo::index::{Found, Index, Segment};
 use crate::repo::marks::{Mark, Marks};
 use crate::repo::merge::Merge;
 use crate::repo::reader::BLOB_HEADER_BYTES;
-use crate::rules::{self, Copy, Standing};
+use crate::rules::{self, Copy, Kept, Standing};
 
 /// How much of a pack is needed, by the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(super) struct Settled {
     pub(super) uses: BTreeMap<PackName, PackUse>,
     /// Condemned packs that hold the only copies of live chunks. A correct writer does not make such a snapshot.
     pub(super) only: BTreeSet<PackName>,
+    /// Copies that stay while another one of the same chunk leaves, and that this run has not read yet.
+    pub(super) unread: Vec<(ChunkId, Found)>,
 }
 
 /// Bytes that a blob takes in its pack.
@@ -58,7 +61,7 @@ pub(super) fn settle(
     let mut index = marks.index().clone();
     let published = index.segments().len();
     fresh.iter().for_each(|segment| index.push(Arc::clone(segment)));
-    let mut settling = Settling { marks, standing, index: &index, list, settled: Settled::default() };
+    let mut settling = Settling { marks, standing, index: &index, published, list, settled: Settled::default() };
     let mut merge = Merge::new(index.segments().iter().map(|segment| &**segment))?;
     let mut copies = Vec::new();
     while let Some(id) = merge.next(&mut copies)? {
@@ -79,13 +82,17 @@ pub(super) fn settle(
             }
         }
     }
-    Ok(settling.settled)
+    let Settling { mut settled, list, .. } = settling;
+    settled.unread.retain(|(id, _)| index.copies(id).any(|copy| list.contains(&copy.location.pack)));
+    Ok(settled)
 }
 
 struct Settling<'a, 'r> {
     marks: &'a mut Marks<'r>,
     standing: &'a Standing,
     index: &'a Index,
+    /// So many of its segments are published; the others are fresh.
+    published: usize,
     list: &'a mut BTreeSet<PackName>,
     settled: Settled,
 }
@@ -104,18 +111,42 @@ impl Settling<'_, '_> {
 
     /// Chooses the copy of a needed chunk that stays.
     fn keep(&mut self, id: &ChunkId, copies: &[Found], alone: bool) {
-        let chosen = self.choose(id, copies, alone, &|pack| self.list.contains(pack)).or_else(|| {
-            let found = self.choose(id, copies, alone, &|_| false)?;
-            self.list.remove(&found.location.pack);
-            Some(found)
-        });
-        let chosen = chosen.or_else(|| {
-            let fitting = copies.iter().filter(|copy| !alone || copy.location.base.is_none());
-            let found = fitting.min_by_key(|copy| self.standing.deleted.contains_key(&copy.location.pack))?;
-            self.settled.only.insert(found.location.pack);
-            Some(*found)
-        });
-        let Some(chosen) = chosen else { return };
+        let all: Vec<Copy> = copies.iter().map(as_copy).collect();
+        let list = &*self.list;
+        let kept = rules::keeps(self.standing, id, &all, alone, &|pack| list.contains(pack), &|base| self.copies(base));
+        let is_sound = matches!(kept, Kept::Stays(_) | Kept::Returns(_));
+        let chosen = match kept {
+            Kept::Stays(copy) => copy,
+            Kept::Returns(copy) => {
+                self.list.remove(&copy.pack);
+                copy
+            }
+            Kept::Saved(copy) => {
+                self.settled.only.insert(copy.pack);
+                copy
+            }
+            Kept::Doubtful(best) => {
+                let fitting = || all.iter().filter(|copy| !alone || copy.base.is_none());
+                fitting().for_each(|copy| {
+                    self.list.remove(&copy.pack);
+                });
+                let least = || fitting().min_by_key(|copy| self.standing.deleted.contains_key(&copy.pack));
+                let Some(copy) = best.or_else(least) else { return };
+                if self.standing.condemned.contains_key(&copy.pack) {
+                    self.settled.only.insert(copy.pack);
+                }
+                copy
+            }
+        };
+        let place = all.iter().position(|copy| std::ptr::eq(copy, chosen)).expect("it is one of them");
+        self.note(&copies[place]);
+        if is_sound && copies.iter().any(|copy| self.list.contains(&copy.location.pack)) {
+            self.doubt(id, &copies[place]);
+        }
+    }
+
+    /// Marks the copy that stays, and its base.
+    fn note(&mut self, chosen: &Found) {
         if !self.marks.record_has(Mark::Stays, chosen.segment, chosen.record) {
             self.marks.set(Mark::Stays, chosen.segment, chosen.record);
             if let Some(usage) = self.settled.uses.get_mut(&chosen.location.pack) {
@@ -127,17 +158,19 @@ impl Settling<'_, '_> {
         }
     }
 
-    /// The copy that stays.
-    fn choose(&self, id: &ChunkId, copies: &[Found], alone: bool, leaves: &dyn Fn(&PackName) -> bool) -> Option<Found> {
-        let as_copy = |found: &Found| Copy { pack: found.location.pack, base: found.location.base };
-        let all: Vec<Copy> = copies.iter().map(as_copy).collect();
-        let has_base = |base: &ChunkId| self.has_alone(base, leaves);
-        let chosen = rules::stays(self.standing, id, &all, alone, leaves, &has_base)?;
-        copies.iter().find(|found| as_copy(found) == *chosen).copied()
+    /// Another copy may leave for this one, so it has to be read, unless it was. Why not a fresh one: where a chunk has
+    /// several copies, what is stored again was read before ([`super::rewrite`]).
+    fn doubt(&mut self, id: &ChunkId, chosen: &Found) {
+        if chosen.segment < self.published && !self.marks.record_has(Mark::Read, chosen.segment, chosen.record) {
+            self.settled.unread.push((*id, *chosen));
+        }
     }
 
-    fn has_alone(&self, base: &ChunkId, leaves: &dyn Fn(&PackName) -> bool) -> bool {
-        let stays = |pack: &PackName| !leaves(pack) && !self.standing.condemned.contains_key(pack);
-        self.index.copies(base).any(|copy| copy.location.base.is_none() && stays(&copy.location.pack))
+    fn copies(&self, base: &ChunkId) -> Vec<Copy> {
+        self.index.copies(base).map(|found| as_copy(&found)).collect()
     }
+}
+
+fn as_copy(found: &Found) -> Copy {
+    Copy { pack: found.location.pack, base: found.location.base }
 }

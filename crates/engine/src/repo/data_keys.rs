@@ -14,9 +14,10 @@ use crate::crypto::Secret32;
 use crate::crypto::wrap::{self, DataPublicKey, DataSecretKey};
 use crate::error::{Damaged, Error, Result};
 use crate::format::names::session_object;
-use crate::format::session as session_format;
+use crate::format::session::{self as session_format, RECORD_BYTES_MAX};
 use crate::format::slot::{KeyRing, Role};
 use crate::ids::SessionId;
+use crate::repo::object::read_object;
 use crate::repo::repository::Repository;
 use crate::rules::{DataKey, State};
 use crate::store::{Created, Store, StoreError};
@@ -85,48 +86,80 @@ pub(crate) fn store_session_key(
     match repository.store().create(&object, &record)? {
         Created::Created => Ok(true),
         // Why: the answer to an earlier attempt may have been lost.
-        Created::AlreadyThere => Ok(repository.store().get(&object, None)? == record),
+        Created::AlreadyThere => match read_object(repository.store(), &object, RECORD_BYTES_MAX) {
+            Err(Error::Damaged(_)) => Ok(false),
+            read => Ok(read? == record),
+        },
     }
 }
 
-/// Reads a session's key from the newest generation that is there and that this key ring opens. Looks again after reading
-/// the log's new entries before it gives up: a rotation may have ended meanwhile.
+/// Reads a session's key from the newest generation that is there and that this key ring opens; where that is damaged, from
+/// an older one. Looks again after reading the log's new entries before it gives up: a rotation may have ended meanwhile.
 pub(crate) fn read_session_key(repository: &Repository, session: &SessionId) -> Result<Secret32> {
     if !repository.can_read_data() {
         return Err(NOT_A_READER);
     }
-    if let Some(found) = look_for_session_key(repository, session)?.0 {
+    if let Ok(found) = look_for_session_key(repository, session)? {
         return Ok(found);
     }
     repository.refresh()?;
     match look_for_session_key(repository, session)? {
-        (Some(found), _) => Ok(found),
-        (None, true) => {
+        Ok(found) => Ok(found),
+        Err(Lack::Damaged(damaged)) => Err(damaged.into()),
+        Err(Lack::Closed) => {
             Err(Error::NotAllowed("read what was written since the data key was renewed: it was left out then"))
         }
-        (None, false) => {
+        Err(Lack::Missing) => {
             let object = session_object(session, repository.state().generation());
             Err(Damaged::new(object, 0, "the session's key is missing").into())
         }
     }
 }
 
-/// The key; and whether it is there for a generation of which this key ring has no secret.
-fn look_for_session_key(repository: &Repository, session: &SessionId) -> Result<(Option<Secret32>, bool)> {
+/// Every different key that is stored for a session and that this key ring opens, of the newest generation first. There is
+/// one; but who knows the data public key can put another under the session's name, and then only the data tell which is
+/// right.
+pub(crate) fn read_all_session_keys(repository: &Repository, session: &SessionId) -> Vec<Secret32> {
     let state = repository.state();
-    let mut closed = false;
+    let mut keys: Vec<Secret32> = Vec::new();
+    for key in state.data_keys.iter().rev() {
+        let secret = repository.data_secret(&state, key.generation);
+        let found = secret.and_then(|secret| read_wrapped(repository, session, key.generation, &secret).ok());
+        keys.extend(found.filter(|found| !keys.contains(found)));
+    }
+    keys
+}
+
+/// Why a session's key is not found.
+enum Lack {
+    /// It is there for no generation.
+    Missing,
+    /// It is there for a generation of which this key ring has no secret.
+    Closed,
+    /// What is there can't be read.
+    Damaged(Damaged),
+}
+
+fn look_for_session_key(repository: &Repository, session: &SessionId) -> Result<Result<Secret32, Lack>> {
+    let state = repository.state();
+    let mut lack = Lack::Missing;
     for key in state.data_keys.iter().rev() {
         let object = session_object(session, key.generation);
         let Some(secret) = repository.data_secret(&state, key.generation) else {
-            closed |= is_there(repository.store(), &object)?;
+            if is_there(repository.store(), &object)? {
+                lack = Lack::Closed;
+            }
             continue;
         };
         match read_wrapped(repository, session, key.generation, &secret) {
+            Ok(found) => return Ok(Ok(found)),
             Err(Error::Store(StoreError::Missing(_))) => {}
-            other => return other.map(|found| (Some(found), closed)),
+            // Why go on: a rotation leaves an older key where it can't read the newest one back.
+            Err(Error::Damaged(damaged)) => lack = Lack::Damaged(damaged),
+            Err(error) => return Err(error),
         }
     }
-    Ok((None, closed))
+    Ok(Err(lack))
 }
 
 /// True if a session's key is there for some generation, whoever opens it.
@@ -161,7 +194,7 @@ pub(crate) fn read_wrapped(
     secret: &DataSecretKey,
 ) -> Result<Secret32> {
     let object = session_object(session, generation);
-    let bytes = repository.store().get(&object, None)?;
+    let bytes = read_object(repository.store(), &object, RECORD_BYTES_MAX)?;
     let record = session_format::decode(session, generation, &bytes)?;
     let (encapsulated, ciphertext) = (&record.encapsulated, &record.ciphertext);
     wrap::open_session_key(secret, &repository.id(), session, generation, encapsulated, ciphertext)

@@ -1,9 +1,10 @@
 //! The log: replay into the state of the repository, and append by put-if-absent.
 //!
-//! Invariants: entry n names the hash of entry n-1 and is signed by a member that an earlier entry admitted; the state
-//! changes only by applying the next entry; an entry is never applied twice. A log that is shorter than, or different
-//! from, what this client saw before is a rollback (rule H1 of docs/concurrency.md): then the store's log is read as it
-//! is, nothing is appended to it, and the cache keeps what was seen.
+//! Invariants: the state changes only by taking the next entry; an entry is never taken twice. A log that is shorter than,
+//! or different from, what this client saw before, of which this key can't open what was seen, or that goes on behind an
+//! entry that is missing, is a rollback (rule H1 of docs/concurrency.md): then the store's log is read as it is, nothing
+//! is appended to it, and the cache keeps what was seen. What a crash left torn in the cache was never seen whole, and is
+//! passed over.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -13,11 +14,12 @@ use std::sync::Arc;
 use crate::crypto::object_hash;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Damaged, Error, Result};
-use crate::format::log::{self as entries, Act, LogEntry, MemberRecord};
-use crate::format::names::log_object;
+use crate::format::log::{self as entries, Act, ENTRY_BYTES_MAX, LogEntry, MemberRecord};
+use crate::format::names::{LOG, log_object, parse_log};
 use crate::format::slot::KeyRing;
 use crate::ids::{ObjectHash, RepositoryId};
 use crate::repo::cache::Cache;
+use crate::repo::object::read_object;
 use crate::rules::{State, may};
 use crate::store::{Created, Store, StoreError};
 
@@ -27,35 +29,35 @@ pub(crate) const REVOKED: Error = Error::NotAllowed("write any more: it was revo
 /// In a cached record's number: the entry's signature is wrong.
 const UNSIGNED: u64 = 1 << 63;
 
-/// The next entry: authenticated, held against the chain, applied. `known` is whether its signature is right, where that
-/// was found out before; it is given back.
+/// The next entry: unsealed, held against the chain, applied. `known` is whether its signature is right, where that was
+/// found out before; it is given back.
 fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, known: Option<bool>) -> Result<bool> {
     let opened = entries::open(state.next, bytes, &ring.log_key)?;
-    let entry = &opened.entry;
-    let object = log_object(state.next);
-    if entry.repository != state.repository || entry.number != state.next {
-        return Err(Damaged::new(object, 0, "the entry belongs elsewhere").into());
-    }
-    if entry.previous != state.head {
-        return Err(Damaged::new(object, 0, "the entry does not follow the one before it").into());
-    }
     let mut signed = known.unwrap_or(false);
-    let applied = state.apply(entry, object_hash(bytes), |public_key| {
-        signed = known.unwrap_or_else(|| opened.verify(public_key));
+    state.take(&opened, object_hash(bytes), |entry, public_key| {
+        signed = known.unwrap_or_else(|| entry.verify(public_key));
         signed
-    });
-    match applied {
-        Err(why) if entry.number == 0 => Err(Damaged::new(object, 0, why).into()),
-        _ => Ok(signed),
-    }
+    })?;
+    Ok(signed)
+}
+
+/// What is said of a log with a lost entry.
+fn hole(number: u64) -> String {
+    format!("{} is missing, but later entries exist", log_object(number))
 }
 
 /// The log of one repository, as this client knows it.
 pub struct Log {
     state: Arc<State>,
     cache: Cache,
+    /// Length in bytes to which a torn end of the cached log has to be cut before more is added.
+    torn_at: Option<u64>,
+    /// True if the cache had seen this very log before.
+    is_known: bool,
     /// How the store's log differs from what was seen before; none where it does not.
     rollback: Option<String>,
+    /// The listing was asked whether the log goes on behind a lost entry.
+    is_end_confirmed: bool,
 }
 
 impl Log {
@@ -65,11 +67,19 @@ impl Log {
     /// # Errors
     /// [`Error::Damaged`] if an entry is not what it must be.
     pub fn open(store: &dyn Store, repository: RepositoryId, ring: &KeyRing, cache: Cache) -> Result<Self> {
-        let mut log = Self { state: Arc::new(State::new(repository)), cache, rollback: None };
+        let state = Arc::new(State::new(repository));
+        let mut log = Self { state, cache, torn_at: None, is_known: false, rollback: None, is_end_confirmed: false };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
         if log.state.next == 0 {
             return Err(Damaged::new(log_object(0), 0, "the log has no entries").into());
+        }
+        // Why only the next one: this is asked by every command. Whoever writes asks the listing.
+        if log.rollback.is_none() && store.head(&log_object(log.state.next + 1)).is_ok() {
+            log.refresh(store, ring)?;
+            if store.head(&log_object(log.state.next + 1)).is_ok() {
+                log.rollback = Some(hole(log.state.next));
+            }
         }
         Ok(log)
     }
@@ -84,6 +94,22 @@ impl Log {
     #[must_use]
     pub fn rollback(&self) -> Option<&str> {
         self.rollback.as_deref()
+    }
+
+    /// True if this client's cache had seen this log before, and the log is still that.
+    #[must_use]
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// This log is not the one that was expected: it is read, and neither written nor remembered as seen.
+    pub(crate) fn distrust(&mut self, what: String) {
+        if self.rollback.is_none() {
+            self.rollback = Some(what);
+            let path = self.cache.log_path().filter(|_| !self.is_known);
+            // Why: what this opening itself has put there must not make the log a known one.
+            let _ = path.map(fs::remove_file);
+        }
     }
 
     /// Refuses to go on where the log went back: whoever wrote now would build on what somebody put in its place.
@@ -101,18 +127,53 @@ impl Log {
     pub fn refresh(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
         let mut fresh = Vec::new();
         let first = self.state.next;
+        let read = self.read_new(store, ring, &mut fresh);
+        // Why also after a failure: what was read before it is taken, and the cache must have no gap.
+        self.remember(first, &fresh);
+        read
+    }
+
+    fn read_new(&mut self, store: &dyn Store, ring: &KeyRing, fresh: &mut Vec<(Vec<u8>, bool)>) -> Result<()> {
         loop {
-            match store.get(&log_object(self.state.next), None) {
+            match read_object(store, &log_object(self.state.next), ENTRY_BYTES_MAX) {
                 Ok(bytes) => {
                     let signed = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
                     fresh.push((bytes, signed));
                 }
-                Err(StoreError::Missing(_)) => break,
+                Err(Error::Store(StoreError::Missing(_))) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads to the end of the log, and sees to it that it is the end: an entry that the store lost looks like it. Whoever
+    /// took it for the end would forget what comes after it.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] where later entries exist; what [`Self::refresh`] or the listing fails with.
+    pub fn confirm_end(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
+        self.refuse_after_rollback()?;
+        loop {
+            self.refresh(store, ring)?;
+            let next = self.state.next;
+            let mut goes_on = false;
+            store.list(LOG, &mut |info| {
+                goes_on |= parse_log(&info.name).is_some_and(|number| number >= next);
+            })?;
+            if !goes_on {
+                self.is_end_confirmed = true;
+                return Ok(());
+            }
+            // Why looked at again: somebody may have appended since.
+            match store.head(&log_object(next)) {
+                Ok(_) => {}
+                Err(StoreError::Missing(_)) => {
+                    self.rollback = Some(hole(next));
+                    return self.refuse_after_rollback();
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        self.remember(first, &fresh);
-        Ok(())
     }
 
     /// Appends an act after everything that is in the log. `check` sees the state that the act will follow, each time
@@ -129,6 +190,9 @@ impl Log {
         check: &mut dyn FnMut(&State) -> Result<Act>,
     ) -> Result<u64> {
         self.refuse_after_rollback()?;
+        if !self.is_end_confirmed {
+            self.confirm_end(store, ring)?;
+        }
         loop {
             self.refresh(store, ring)?;
             let (number, act) = (self.state.next, check(&self.state)?);
@@ -152,6 +216,9 @@ impl Log {
         act: Act,
     ) -> Result<bool> {
         self.refuse_after_rollback()?;
+        if !self.is_end_confirmed {
+            self.confirm_end(store, ring)?;
+        }
         if self.state.next != number {
             return Ok(false);
         }
@@ -174,6 +241,12 @@ impl Log {
             return Err(Error::Refused(format!("the log would not take this {}: {why}", entry.act.name())));
         }
         let bytes = entries::seal(&entry, &ring.log_key, &signer);
+        if bytes.len() as u64 > ENTRY_BYTES_MAX {
+            return Err(Error::Refused(format!(
+                "this {} would be too long for one entry of the log",
+                entry.act.name()
+            )));
+        }
         let ours = self.create(store, number, &bytes)?;
         if ours {
             let signed = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
@@ -198,7 +271,7 @@ impl Log {
 
     /// True if the entry at `object` is ours; it is then made durable, which the answer that was lost did not say.
     fn is_ours(store: &dyn Store, object: &str, bytes: &[u8]) -> Result<bool> {
-        let ours = store.get(object, None)? == bytes;
+        let ours = read_object(store, object, ENTRY_BYTES_MAX)? == bytes;
         if ours {
             store.put(object, bytes)?;
         }
@@ -208,25 +281,32 @@ impl Log {
     /// Takes over the state of the cached entries if the store has the newest of them.
     fn replay_cache(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
         let Some(bytes) = self.cache.log_path().and_then(|path| fs::read(path).ok()) else { return Ok(()) };
-        let Some((state, last)) = decode_cached(&bytes, self.state.repository, ring) else {
-            // Why: a torn or foreign cache is only a lost hint; the store is asked for everything instead.
-            self.forget_cache();
-            return Ok(());
+        let (state, last, length) = match decode_cached(&bytes, self.state.repository, ring) {
+            Cached::Nothing => {
+                self.torn_at = (!bytes.is_empty()).then_some(0);
+                return Ok(());
+            }
+            Cached::Foreign(why) => {
+                self.rollback = Some(format!("the log is not the one that was seen before: {why}"));
+                return Ok(());
+            }
+            Cached::Log { state, last, length } => (state, last, length),
         };
+        self.torn_at = u64::try_from(length).ok().filter(|_| length < bytes.len());
         let object = log_object(state.next - 1);
-        match store.get(&object, None) {
-            Ok(stored) if stored == last => self.state = Arc::new(state),
-            Ok(_) => self.rollback = Some(format!("{object} is not the entry that was seen before")),
-            Err(StoreError::Missing(_)) => {
+        match read_object(store, &object, ENTRY_BYTES_MAX) {
+            Ok(stored) if stored == last => (self.state, self.is_known) = (Arc::new(*state), true),
+            Err(Error::Store(StoreError::Missing(_))) => {
                 self.rollback = Some(format!("the log ends before {object}, which was seen before"));
             }
-            Err(error) => return Err(error.into()),
+            Err(Error::Store(error)) => return Err(error.into()),
+            Ok(_) | Err(_) => self.rollback = Some(format!("{object} is not the entry that was seen before")),
         }
         Ok(())
     }
 
     /// Adds verified entries, numbered from `first`, to the cache. Failing to is only a lost hint.
-    fn remember(&self, first: u64, fresh: &[(Vec<u8>, bool)]) {
+    fn remember(&mut self, first: u64, fresh: &[(Vec<u8>, bool)]) {
         let Some(path) = self.cache.log_path() else { return };
         // Why not after a rollback: the cache is the only witness of what was seen before.
         if fresh.is_empty() || self.rollback.is_some() {
@@ -238,45 +318,89 @@ impl Log {
                 return;
             }
         }
-        // Invariant: one write call, so that two processes do not interleave; replay drops whatever does not chain.
+        // Invariant: one write call, so that two processes do not interleave; replay ends at whatever is torn.
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        let _ = file.and_then(|mut file| file.write_all(&bytes));
-    }
-
-    fn forget_cache(&self) {
-        if let Some(path) = self.cache.log_path() {
-            let _ = fs::remove_file(path);
-        }
+        let torn_at = self.torn_at.take();
+        let _ = file.and_then(|mut file| {
+            torn_at.map_or(Ok(()), |length| file.set_len(length))?;
+            file.write_all(&bytes)
+        });
     }
 }
 
-/// Appends an entry's record to the bytes of a cache file, `number (8) | length (4) | bytes`; false where it is too long.
-/// The number's highest bit is set where the signature is wrong: so it need not be checked again.
+/// Bytes of a cached record's checksum.
+const CHECKSUM_BYTES: usize = 8;
+
+/// Appends an entry's record to the bytes of a cache file, `number (8) | length (4) | checksum (8) | bytes`; false where it
+/// is too long. The number's highest bit is set where the signature is wrong: so it need not be checked again. The checksum
+/// is the beginning of the BLAKE3 of the other three: what a crash has torn is told from what somebody else wrote.
 pub fn encode_cached(number: u64, signed: bool, entry: &[u8], cached: &mut Vec<u8>) -> bool {
     let Ok(length) = u32::try_from(entry.len()) else { return false };
-    cached.extend_from_slice(&(number | if signed { 0 } else { UNSIGNED }).to_le_bytes());
+    let number = number | if signed { 0 } else { UNSIGNED };
+    cached.extend_from_slice(&number.to_le_bytes());
     cached.extend_from_slice(&length.to_le_bytes());
+    cached.extend_from_slice(&cached_checksum(number, length, entry));
     cached.extend_from_slice(entry);
     true
 }
 
-/// The state after a cache file's last whole entry, and that entry's stored bytes; none where the file has no entry or
-/// its entries do not chain. Two processes may both have added an entry: the second record of a number is passed over.
+fn cached_checksum(number: u64, length: u32, entry: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&number.to_le_bytes()).update(&length.to_le_bytes()).update(entry);
+    let mut checksum = [0; CHECKSUM_BYTES];
+    hasher.finalize_xof().fill(&mut checksum);
+    checksum
+}
+
+/// What a cache file says of the log.
+#[derive(Debug)]
+pub enum Cached<'b> {
+    /// No entry is there whole.
+    Nothing,
+    /// The log, as far as it was seen.
+    Log {
+        /// The state after the last entry.
+        state: Box<State>,
+        /// The last entry's stored bytes.
+        last: &'b [u8],
+        /// Length in bytes of the records that count.
+        length: usize,
+    },
+    /// Whole entries that are of another log, or that this key ring's log key does not open; and which.
+    Foreign(String),
+}
+
+/// Replays a cache file. Two processes may both have added an entry: the second record of a number is passed over, unless
+/// it is another entry. A torn record, or a gap that a failed write has left, ends it.
 #[must_use]
-pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRing) -> Option<(State, &'b [u8])> {
+pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRing) -> Cached<'b> {
     let mut state = State::new(repository);
+    let mut hashes = Vec::new();
     let mut last = None;
     let mut rest = bytes;
     while let Some((number, signed, entry, after)) = split_record(rest) {
-        if number >= state.next {
-            if number > state.next || apply(&mut state, entry, ring, Some(signed)).is_err() {
-                return None;
+        if number < state.next {
+            if hashes.get(usize::try_from(number).unwrap_or(usize::MAX)) != Some(&object_hash(entry)) {
+                return Cached::Foreign(format!("two entries were seen as {}", log_object(number)));
             }
+        } else if number == state.next {
+            match apply(&mut state, entry, ring, Some(signed)) {
+                Ok(_) => {}
+                // A newer version of this program wrote it; the store's own log will tell.
+                Err(Error::Unsupported(_)) => break,
+                Err(error) => return Cached::Foreign(error.to_string()),
+            }
+            hashes.push(object_hash(entry));
             last = Some(entry);
+        } else {
+            break;
         }
         rest = after;
     }
-    last.map(|last| (state, last))
+    match last {
+        Some(last) => Cached::Log { state: Box::new(state), last, length: bytes.len() - rest.len() },
+        None => Cached::Nothing,
+    }
 }
 
 /// The end of the log as this user's cache saw it.
@@ -284,28 +408,41 @@ pub fn decode_cached<'b>(bytes: &'b [u8], repository: RepositoryId, ring: &KeyRi
 pub struct Seen {
     /// Number of entries.
     pub next: u64,
-    /// Hash of the last.
+    /// The head after the last.
     pub head: ObjectHash,
 }
 
-/// What this user's cache saw of the log; none without a cache, or where it can't be used.
-#[must_use]
-pub fn seen_before(cache: &Cache, repository: RepositoryId, ring: &KeyRing) -> Option<Seen> {
-    let bytes = fs::read(cache.log_path()?).ok()?;
-    let (state, last) = decode_cached(&bytes, repository, ring)?;
-    Some(Seen { next: state.next, head: object_hash(last) })
+/// What this user's cache saw of the log; none without a cache, or where nothing was seen.
+///
+/// # Errors
+/// Why what was seen can't be of this log.
+pub fn seen_before(cache: &Cache, repository: RepositoryId, ring: &KeyRing) -> Result<Option<Seen>, String> {
+    let Some(bytes) = cache.log_path().and_then(|path| fs::read(path).ok()) else { return Ok(None) };
+    match decode_cached(&bytes, repository, ring) {
+        Cached::Nothing => Ok(None),
+        Cached::Log { state, .. } => Ok(state.head.map(|head| Seen { next: state.next, head })),
+        Cached::Foreign(why) => Err(why),
+    }
 }
 
-/// Splits a cached record from the rest.
+/// Splits a cached record from the rest; none where it is torn.
 fn split_record(bytes: &[u8]) -> Option<(u64, bool, &[u8], &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
-    let (entry, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    let number = u64::from_le_bytes(*number);
-    Some((number & !UNSIGNED, number & UNSIGNED == 0, entry, rest))
+    let (checksum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
+    let (number, length) = (u64::from_le_bytes(*number), u32::from_le_bytes(*length));
+    let (entry, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+    let is_whole = cached_checksum(number, length, entry) == *checksum;
+    is_whole.then_some((number & !UNSIGNED, number & UNSIGNED == 0, entry, rest))
 }
 
-/// Writes the INIT entry of a new repository.
+/// True if this key ring opens the first entry that the store has.
+pub(crate) fn opens_first(store: &dyn Store, ring: &KeyRing) -> bool {
+    let first = read_object(store, &log_object(0), ENTRY_BYTES_MAX);
+    first.is_ok_and(|bytes| entries::open(0, &bytes, &ring.log_key).is_ok())
+}
+
+/// Writes the INIT entry of a new repository; gives the hash of its stored bytes.
 ///
 /// # Errors
 /// [`Error::RepositoryExists`] if there is a log already.
@@ -315,12 +452,16 @@ pub fn initialise(
     marker: ObjectHash,
     member: MemberRecord,
     time_ms: i64,
-) -> Result<()> {
+) -> Result<ObjectHash> {
     let signer = SigningKey::from_seed(&ring.signing_seed);
     let act = Act::Init { marker, member, data_public: *ring.data_public.as_bytes(), generation: ring.generation };
     let entry = LogEntry { number: 0, previous: None, repository: ring.repository, member: ring.member, time_ms, act };
-    match store.create(&log_object(0), &entries::seal(&entry, &ring.log_key, &signer))? {
-        Created::Created => Ok(()),
+    let bytes = entries::seal(&entry, &ring.log_key, &signer);
+    match store.create(&log_object(0), &bytes)? {
+        Created::Created => Ok(object_hash(&bytes)),
         Created::AlreadyThere => Err(Error::RepositoryExists(store.location())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,29 +1,30 @@
 //! Read-only memory maps of opened index segments: the only module of the project with `unsafe`.
 //!
-//! Invariant: only files of the local cache are mapped. They are written under a temporary name, made durable, renamed,
-//! and never changed afterwards, so that the mapped bytes do not change under the reader.
+//! Invariant: only files of the local cache are mapped. They are written under a temporary name, renamed, and never changed
+//! afterwards, so that the mapped bytes do not change under the reader. What a power cut leaves of them is another matter:
+//! their checksum tells ([`super::index`]).
 
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::path::Path;
 
 /// The bytes of an opened segment.
 pub(crate) enum SegmentBytes {
-    /// Mapped from the local cache.
-    Mapped(memmap2::Mmap),
+    /// Mapped from the local cache; so many of its bytes are the segment.
+    Mapped(memmap2::Mmap, usize),
     /// In memory, where there is no local cache.
     Owned(Vec<u8>),
 }
 
 impl SegmentBytes {
-    /// Maps a file of the local cache.
-    pub(crate) fn map(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+    /// Maps a file of the local cache without its last `trailer` bytes.
+    pub(crate) fn map(file: &File, trailer: usize) -> io::Result<Self> {
         // SAFETY: the file is one of our own cache's finished files, which nobody changes (module invariant).
-        unsafe { memmap2::Mmap::map(&file) }.map(Self::Mapped)
+        let map = unsafe { memmap2::Mmap::map(file) }?;
+        let length = map.len().checked_sub(trailer).ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(Self::Mapped(map, length))
     }
 }
 
@@ -32,7 +33,7 @@ impl Deref for SegmentBytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Mapped(map) => map,
+            Self::Mapped(map, length) => &map[..*length],
             Self::Owned(bytes) => bytes,
         }
     }

@@ -1,10 +1,12 @@
 //! Which chunks snapshots reach: bits over the records of the index, and the walk that sets them.
 //!
 //! A chunk counts as marked when the bit of any of its copies is set, so one bit a chunk is set and a question costs one
-//! look-up. A node or list that is marked already is not read again: the same id is the same content. Besides the bit
-//! for "live" each record has one for "needed as a base" and one for "the copy that stays", which the collector sets.
+//! look-up. "Live" says that a snapshot reaches the chunk, as whatever; "entered" that it was read as a tree node and what
+//! is below it is marked. Invariant: only what was entered as the same thing is not read again. A file may name a tree
+//! node as its data, or a list of lists as a list of data; that must not keep anybody from entering it as what it is.
 //!
-//! Memory: three bits a record. When segments are retired and replaced, [`Marks::follow`] carries the bits over.
+//! Memory: five bits a record (10^8 records: 60 MiB), and 64 bytes a list of extents that was entered (one for 8,192
+//! extents of a long file). When segments are retired and replaced, [`Marks::follow`] carries the bits over.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,15 +44,24 @@ impl Bits {
 pub(crate) enum Mark {
     /// A snapshot reaches the chunk.
     Live,
+    /// It was read as a tree node, and what is below it is marked.
+    Entered,
     /// A copy that stays is encoded against the chunk.
     Base,
     /// This copy stays.
     Stays,
+    /// This copy was read and is what its id says.
+    Read,
 }
+
+/// Marks in [`Mark`].
+const MARKS: usize = 5;
+/// 10^8 records take less than 64 MiB: docs/bounds.md.
+const _: () = assert!(MARKS * 100_000_000 / 8 < 64 << 20);
 
 /// Bits of one segment, in the order of [`Mark`].
 #[derive(Debug, Clone)]
-struct SegmentMarks([Bits; 3]);
+struct SegmentMarks([Bits; MARKS]);
 
 /// Told of every chunk that a walk marks for the first time.
 pub(crate) type OnNew<'a> = &'a mut dyn FnMut(&Index, &ChunkId) -> Result<()>;
@@ -62,6 +73,8 @@ pub(crate) struct Marks<'r> {
     /// As the segments of the index.
     segments: Vec<SegmentMarks>,
     walked: HashSet<SnapshotId>,
+    /// Lists of extents that were entered, each with the depth at which it was.
+    lists: HashSet<(ChunkId, u8)>,
     /// Chunks that snapshots refer to and that no segment lists: damage, which no collector makes worse.
     pub(crate) unlisted: u64,
 }
@@ -70,7 +83,14 @@ impl<'r> Marks<'r> {
     /// No marks on anything that the index lists now.
     pub(crate) fn new(repository: &'r Repository, index: Index) -> Self {
         let segments = index.segments().iter().map(|segment| SegmentMarks::new(segment.view().map_or(0, |v| v.len())));
-        Self { repository, segments: segments.collect(), index, walked: HashSet::new(), unlisted: 0 }
+        Self {
+            repository,
+            segments: segments.collect(),
+            index,
+            walked: HashSet::new(),
+            lists: HashSet::new(),
+            unlisted: 0,
+        }
     }
 
     /// The index that the marks are of.
@@ -124,7 +144,7 @@ impl<'r> Marks<'r> {
         for (segment, marks) in retired.segments().iter().zip(old) {
             let (Some(view), Some(marks)) = (segment.view(), marks) else { continue };
             for record in 0..view.len() {
-                for mark in [Mark::Live, Mark::Base] {
+                for mark in [Mark::Live, Mark::Entered, Mark::Base] {
                     if marks.0[mark as usize].get(record)
                         && let Some((id, _)) = view.record(record)
                     {
@@ -135,7 +155,7 @@ impl<'r> Marks<'r> {
         }
     }
 
-    /// Walks every live snapshot that was not walked yet.
+    /// Walks every live snapshot that was not walked yet. After an error the marks are worth nothing.
     ///
     /// # Errors
     /// Damage that hides what a snapshot reaches, with the snapshot's id; [`Error::Interrupted`].
@@ -169,7 +189,9 @@ impl<'r> Marks<'r> {
             if monitor.stopped() {
                 return Err(Error::Interrupted);
             }
-            if !self.reach(&node.id, new)? {
+            self.reach(&node.id, new)?;
+            // Why also where no segment lists it: reading it tells why.
+            if self.mark(Mark::Entered, &node.id) == Some(false) {
                 continue;
             }
             match nodes.read(&node).map_err(lost)? {
@@ -186,13 +208,13 @@ impl<'r> Marks<'r> {
         Ok(())
     }
 
-    /// Marks a chunk that must be entered where it is new. What no segment lists is entered too: reading it tells why.
-    fn reach(&mut self, id: &ChunkId, new: OnNew<'_>) -> Result<bool> {
+    /// Marks a chunk as reached. None where no segment lists it.
+    fn reach(&mut self, id: &ChunkId, new: OnNew<'_>) -> Result<Option<bool>> {
         let marked = self.mark(Mark::Live, id);
         if marked == Some(true) {
             new(&self.index, id)?;
         }
-        Ok(marked != Some(false))
+        Ok(marked)
     }
 
     fn content(&mut self, content: &Content, blobs: &mut BlobReader<'_>, new: OnNew<'_>) -> Result<()> {
@@ -205,16 +227,13 @@ impl<'r> Marks<'r> {
 
     fn extent(&mut self, extent: &Extent, new: OnNew<'_>) -> Result<()> {
         let Extent::Chunk { id, .. } = extent else { return Ok(()) };
-        match self.mark(Mark::Live, id) {
-            Some(true) => new(&self.index, id)?,
-            Some(false) => {}
-            None => self.unlisted += 1,
-        }
+        self.unlisted += u64::from(self.reach(id, new)?.is_none());
         Ok(())
     }
 
     fn list(&mut self, depth: u8, id: &ChunkId, blobs: &mut BlobReader<'_>, new: OnNew<'_>) -> Result<()> {
-        if !self.reach(id, new)? {
+        self.reach(id, new)?;
+        if !self.lists.insert((*id, depth)) {
             return Ok(());
         }
         let damaged = |offset, why: &str| Damaged::new(format!("extent list {id}"), offset, why);
@@ -236,6 +255,6 @@ impl<'r> Marks<'r> {
 
 impl SegmentMarks {
     fn new(records: usize) -> Self {
-        Self([Bits::new(records), Bits::new(records), Bits::new(records)])
+        Self(std::array::from_fn(|_| Bits::new(records)))
     }
 }

@@ -216,7 +216,9 @@ impl<'r> Search<'r> {
             }
             Err(error) => {
                 let answer = visit(Step::Lost(node, error));
-                self.note(answer)
+                self.note(answer);
+                // Why: it may be only what the node above says that is wrong, so another tree may have it rightly.
+                true
             }
         };
         if self.remembers && !found && !self.ended {

@@ -6,6 +6,7 @@
 //! itself, so a read touches at most two blobs.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::codec::{BodyHeader, Decoder};
@@ -43,24 +44,26 @@ impl<'r> BlobReader<'r> {
     /// [`Error::Damaged`] where it is missing, damaged or not what its id says; [`Error::NotFound`] where no snapshot
     /// needs it any more, and a prune freed it.
     pub fn read(&mut self, id: &ChunkId, out: &mut Vec<u8>) -> Result<()> {
-        let explain = |error| self.repository.pruned(id).unwrap_or(error);
+        let repository = self.repository;
+        let explain = |error| repository.pruned(id).unwrap_or(error);
         let location = self.repository.locate_or_refresh(id).map_err(explain)?;
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
         // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
-        // tried again, as it may have been the base that was moved.
+        // tried again, as it may have been the base that was moved. Or the local cache misled.
         self.repository.refresh()?;
+        self.repository.check_cached_segments();
         let places = self.repository.index().readable(id);
-        let again = places.iter().map(|place| self.read_at(id, place, out)).find(Result::is_ok);
-        if let Some(read) = again {
-            return read;
+        let outcome = first_good(&places, |place| self.read_at(id, place, out));
+        if let Some(Ok(())) = outcome {
+            return Ok(());
         }
         for place in &places {
             if self.read_mended(id, place, out, true)? {
                 return Ok(());
             }
         }
-        first.map_err(|error| self.repository.pruned(id).unwrap_or(error))
+        outcome.unwrap_or(first).map_err(explain)
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
@@ -89,30 +92,50 @@ impl<'r> BlobReader<'r> {
     /// # Errors
     /// As [`Self::read`].
     pub fn decode(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8], out: &mut Vec<u8>) -> Result<()> {
-        self.decode_at(id, location, blob, out, true)
+        self.decode_at(id, location, blob, out, true).map(drop)
     }
 
-    /// Authenticates and decrypts a blob without decoding it; gives the place of the body in `blob`, which is changed.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] where it is not the blob of chunk `id`, or was changed.
+    /// As [`Self::decode`]; gives the place of the encoded body in `blob`, which is decrypted there.
     pub(crate) fn open(
         &mut self,
         id: &ChunkId,
         location: &Location,
         blob: &mut [u8],
-    ) -> Result<std::ops::Range<usize>> {
-        let cipher = self.cipher(&location.pack)?;
-        let open = |blob: &mut [u8]| open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id);
-        let first = open(blob);
-        let mended = if first.is_err() { self.repository.fetch_mended(location)? } else { None };
-        match mended.filter(|mended| mended.len() == blob.len()) {
+        out: &mut Vec<u8>,
+    ) -> Result<Range<usize>> {
+        let first = self.decode_at(id, location, blob, out, true);
+        let Err(Error::Damaged(_)) = &first else { return first };
+        match self.repository.fetch_mended(location)?.filter(|mended| mended.len() == blob.len()) {
             Some(mended) => {
                 blob.copy_from_slice(&mended);
-                Ok(open(blob)?)
+                self.decode_at(id, location, blob, out, true)
             }
-            None => Ok(first?),
+            None => first,
         }
+    }
+
+    /// Authenticates and decrypts a blob; gives the place of its encoded body.
+    fn open_body(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8]) -> Result<Range<usize>> {
+        let (pack, offset) = (&location.pack, u64::from(location.offset));
+        let cipher = self.cipher(pack)?;
+        let damaged = match open_blob(&cipher, pack, offset, blob, id) {
+            Ok(body) => return Ok(body),
+            Err(damaged) => damaged,
+        };
+        for key in self.repository.other_session_keys(&pack.session) {
+            // Why fetched anew: what did not open is not what it was any more.
+            let mut again = self.repository.fetch(location)?;
+            let cipher = PackCipher::new(&key, pack);
+            if let Ok(body) = open_blob(&cipher, pack, offset, &mut again, id)
+                && again.len() == blob.len()
+            {
+                blob.copy_from_slice(&again);
+                self.cipher = Some((*pack, Arc::new(cipher)));
+                self.repository.remember_session_key(pack.session, key);
+                return Ok(body);
+            }
+        }
+        Err(damaged.into())
     }
 
     fn decode_at(
@@ -122,12 +145,11 @@ impl<'r> BlobReader<'r> {
         blob: &mut [u8],
         out: &mut Vec<u8>,
         base_allowed: bool,
-    ) -> Result<()> {
+    ) -> Result<Range<usize>> {
         let object = || location.pack.object();
         let damaged = |why: &str| Error::from(Damaged::new(object(), u64::from(location.offset), why));
-        let cipher = self.cipher(&location.pack)?;
-        let body = open_blob(&cipher, &location.pack, u64::from(location.offset), blob, id)?;
-        let body = &blob[body];
+        let place = self.open_body(id, location, blob)?;
+        let body = &blob[place.clone()];
         let (header, _) = BodyHeader::parse(body).map_err(|error| damaged(&error.why))?;
         if header.plain_len != location.plain_len {
             return Err(damaged("the blob's length is not the one in the index"));
@@ -142,7 +164,7 @@ impl<'r> BlobReader<'r> {
         if self.repository.id_key().chunk_id(out) != *id {
             return Err(damaged("the decoded bytes do not have the chunk's id"));
         }
-        Ok(())
+        Ok(place)
     }
 
     /// The plain bytes of a chunk that has no base itself, kept for the next question.
@@ -169,27 +191,20 @@ impl<'r> BlobReader<'r> {
         if copies.is_empty() {
             copies.push(first);
         }
-        let mut failure = None;
         let mut plain = Vec::new();
-        for location in &copies {
-            let mut blob = match self.repository.fetch(location) {
-                Ok(blob) => blob,
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    continue;
-                }
-            };
-            match self.decode_at(id, location, &mut blob, &mut plain, false) {
-                Ok(()) => return Ok(plain),
-                Err(error) => drop(failure.get_or_insert(error)),
-            }
+        let outcome = first_good(&copies, |location| {
+            let mut blob = self.repository.fetch(location)?;
+            self.decode_at(id, location, &mut blob, &mut plain, false).map(drop)
+        });
+        if let Some(Ok(())) = outcome {
+            return Ok(plain);
         }
         for location in &copies {
             if self.read_mended(id, location, &mut plain, false)? {
                 return Ok(plain);
             }
         }
-        Err(failure.expect("at least one copy was tried"))
+        outcome.expect("there is at least one copy").map(|()| plain)
     }
 
     fn cipher(&mut self, pack: &PackName) -> Result<Arc<PackCipher>> {
@@ -203,4 +218,20 @@ impl<'r> BlobReader<'r> {
             }
         }
     }
+}
+
+/// What the first copy gives that can be read; else why none can. Why not just the first error: as long as one copy could
+/// not be looked at, nobody can tell that all are damaged.
+fn first_good<T>(copies: &[Location], mut read: impl FnMut(&Location) -> Result<T>) -> Option<Result<T>> {
+    let mut failure: Option<Error> = None;
+    for copy in copies {
+        match read(copy) {
+            Ok(found) => return Some(Ok(found)),
+            Err(error) if failure.as_ref().is_none_or(|failure| failure.is_damage() && !error.is_damage()) => {
+                failure = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+    failure.map(Err)
 }

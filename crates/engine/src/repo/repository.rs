@@ -11,19 +11,21 @@ use crate::entry::{Content, Extent};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::{Act, KeyChange, SegmentRecord};
 use crate::format::marker::Marker;
-use crate::format::names::{MARKER, SLOTS, parse_slot, slot_object};
+use crate::format::names::MARKER;
 use crate::format::node::decode_extents;
 use crate::format::parity::Parity;
 use crate::format::segment::Location;
-use crate::format::slot::{self, KeyRing, Role, Share, SlotKind, Unlock};
-use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
+use crate::format::slot::{KeyRing, Role, Unlock};
+use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId};
 use crate::repo::admit::Candidate;
 use crate::repo::cache::Cache;
-use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_session_key};
-use crate::repo::index::{Index, Segment};
+use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_all_session_keys, read_session_key};
+use crate::repo::index::Index;
 use crate::repo::log::{self, Log};
 use crate::repo::mend::Mends;
+use crate::repo::place::Place;
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
+use crate::repo::rings::{Rings, read_marker, stranger};
 use crate::repo::tree::TreeReader;
 use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
@@ -35,14 +37,18 @@ pub(crate) const INDIRECT_DEPTH_MAX: u8 = 8;
 
 /// An open repository. Shared by reference among threads.
 pub struct Repository {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     marker: Marker,
-    ring: KeyRing,
+    pub(super) ring: KeyRing,
     id_key: IdKey,
     cache: Cache,
     log: Mutex<Log>,
-    index: RwLock<Index>,
+    pub(super) index: RwLock<Index>,
+    /// Published segments that are damaged or missing: not asked for again with every look-up.
+    pub(super) closed: Mutex<HashSet<ObjectHash>>,
     session_keys: RwLock<HashMap<SessionId, Secret32>>,
+    /// All keys that are stored for a session, where the first did not open what it wrote.
+    other_session_keys: RwLock<HashMap<SessionId, Vec<Secret32>>>,
     data_keys: DataKeys,
     parity: Option<Parity>,
     mends: Mends,
@@ -76,7 +82,7 @@ impl Repository {
         let first = Candidate::seal(&ring, lock, label)?;
         first.store(&*store)?;
         let time_ms = milliseconds(Timestamp::now());
-        log::initialise(&*store, &ring, object_hash(&marker), first.record, time_ms)?;
+        let fingerprint = log::initialise(&*store, &ring, object_hash(&marker), first.record, time_ms)?;
         let mut log = Log::open(&*store, ring.repository, &ring, Cache::default())?;
         for (lock, label) in others {
             let Some(data) = &ring.data_secret else { break };
@@ -88,60 +94,82 @@ impl Repository {
         if store.create(MARKER, &marker)? == Created::AlreadyThere {
             return Err(Error::RepositoryExists(store.location()));
         }
-        Self::open_with(store, &marker, ring, cache)
+        Self::open_with(store, &marker, ring, cache, Some(fingerprint))
     }
 
-    /// Opens a repository with the first key slot that `unlock` opens. `cache` is the directory for all of this user's
-    /// caches; without it nothing is kept between runs. Where the log went back ([`Self::rollback`]) it opens to read
-    /// what is there; whoever would write is refused.
+    /// Opens a repository with the first key slot that `unlock` opens and whose member the log knows. `cache` is the
+    /// directory for all of this user's caches; without it nothing is kept between runs. Where the log went back, or is of
+    /// another repository than the one seen at this place before ([`Self::rollback`]), it opens to read what is there;
+    /// whoever would write is refused.
     ///
     /// # Errors
     /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Unsupported`], [`Error::Damaged`].
     pub fn open(store: Arc<dyn Store>, unlock: &Unlock, cache: Option<PathBuf>) -> Result<Self> {
-        let marker = read_marker(&*store)?;
-        let ring = Self::unlock(&*store, unlock, Marker::decode(&marker)?.repository)?;
-        Self::open_with(store, &marker, ring, cache)
+        Self::open_expected(store, unlock, cache, None)
     }
 
-    /// The key ring in the first key slot that `unlock` opens; the log is not looked at.
+    /// As [`Self::open`], for the repository with this fingerprint ([`Self::fingerprint`]) if one is given: then it does
+    /// not matter what was seen at this place before.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`Error::Substituted`] where it has another fingerprint.
+    pub fn open_expected(
+        store: Arc<dyn Store>,
+        unlock: &Unlock,
+        cache: Option<PathBuf>,
+        expected: Option<ObjectHash>,
+    ) -> Result<Self> {
+        let marker = read_marker(&*store)?;
+        let (mut failure, mut revoked) = (None, None);
+        let mut rings = Rings::new(&*store, unlock, Marker::decode(&marker)?.repository)?;
+        while let Some(ring) = rings.open_next() {
+            let member = ring.member;
+            match Self::open_with(Arc::clone(&store), &marker, ring, cache.clone(), expected) {
+                Ok(repository) if repository.state().active(&member).is_some() => return Ok(repository),
+                Ok(repository) if repository.revoked().is_some() => drop(revoked.get_or_insert(repository)),
+                Ok(_) => drop(failure.get_or_insert_with(stranger)),
+                // Why go on: anybody can make a slot for a public key, and keep the right one from being tried.
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        revoked.ok_or_else(|| failure.unwrap_or_else(|| rings.failure()))
+    }
+
+    /// The key ring in the first key slot that `unlock` opens and that opens entry 0 of the log; where none does, in the
+    /// first that `unlock` opens. The rest of the log is not looked at.
     ///
     /// # Errors
     /// [`Error::NoRepository`], [`Error::WrongKey`], [`Error::Shares`], [`Error::Unsupported`], [`Error::Damaged`].
     pub fn open_ring(store: &dyn Store, unlock: &Unlock) -> Result<KeyRing> {
-        Self::unlock(store, unlock, Marker::decode(&read_marker(store)?)?.repository)
-    }
-
-    /// The first ring that opens and is of this repository: an `init` that lost a race leaves slots of another one.
-    fn unlock(store: &dyn Store, unlock: &Unlock, repository: RepositoryId) -> Result<KeyRing> {
-        let slots = list_slots(store)?;
-        let mut damage = None;
-        for id in &slots {
-            match store
-                .get(&slot_object(id), None)
-                .map_err(Error::from)
-                .and_then(|sealed| slot::open(&sealed, id, unlock))
-            {
-                Ok(Some(ring)) if ring.repository == repository => return Ok(ring),
-                Ok(_) => {}
-                Err(error) => damage = Some(error),
+        let mut rings = Rings::new(store, unlock, Marker::decode(&read_marker(store)?)?.repository)?;
+        let mut first = None;
+        while let Some(ring) = rings.open_next() {
+            if log::opens_first(store, &ring) {
+                return Ok(ring);
             }
+            first.get_or_insert(ring);
         }
-        Err(damage.unwrap_or(match unlock {
-            Unlock::Shares(shares) => missing_shares(store, &slots, shares),
-            _ => Error::WrongKey,
-        }))
+        first.ok_or_else(|| rings.failure())
     }
 
-    fn open_with(store: Arc<dyn Store>, marker_bytes: &[u8], ring: KeyRing, cache: Option<PathBuf>) -> Result<Self> {
+    fn open_with(
+        store: Arc<dyn Store>,
+        marker_bytes: &[u8],
+        ring: KeyRing,
+        cache: Option<PathBuf>,
+        expected: Option<ObjectHash>,
+    ) -> Result<Self> {
         let marker = Marker::decode(marker_bytes)?;
         if marker.repository != ring.repository {
             return Err(Damaged::new(MARKER, 0, "the marker is of another repository than the key").into());
         }
+        let place = Place::new(cache.as_deref(), &store.location());
         let cache = Cache::new(cache.as_deref(), &ring.repository);
-        let log = Log::open(&*store, ring.repository, &ring, cache.clone())?;
+        let mut log = Log::open(&*store, ring.repository, &ring, cache.clone())?;
         if log.state().marker != Some(object_hash(marker_bytes)) {
             return Err(Damaged::new(MARKER, 0, "the marker was changed after init").into());
         }
+        place.admit(&mut log, expected)?;
         let repository = Self {
             store,
             marker,
@@ -150,7 +178,9 @@ impl Repository {
             cache,
             log: Mutex::new(log),
             index: RwLock::new(Index::default()),
+            closed: Mutex::new(HashSet::new()),
             session_keys: RwLock::new(HashMap::new()),
+            other_session_keys: RwLock::new(HashMap::new()),
             data_keys: DataKeys::default(),
             parity: None,
             mends: Mends::default(),
@@ -163,6 +193,14 @@ impl Repository {
     #[must_use]
     pub fn id(&self) -> RepositoryId {
         self.ring.repository
+    }
+
+    /// Tells this repository from every other, whoever made it: the BLAKE3 of its log's first entry as it is stored. All
+    /// later entries are chained to that. Who opens with an identity or with shares, which prove nothing of the repository,
+    /// compares it with what its owner says.
+    #[must_use]
+    pub fn fingerprint(&self) -> ObjectHash {
+        self.state().fingerprint.expect("no repository opens without the first entry")
     }
 
     /// Where the bytes lie.
@@ -292,6 +330,14 @@ impl Repository {
         Ok(())
     }
 
+    /// Reads to the end of the log, and sees to it that no lost entry is taken for it; see [`Log::confirm_end`].
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] where later entries exist; when the store fails.
+    pub(crate) fn confirm_log_end(&self) -> Result<()> {
+        self.log().confirm_end(&*self.store, &self.ring)
+    }
+
     pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -300,33 +346,6 @@ impl Repository {
     #[must_use]
     pub fn state(&self) -> Arc<State> {
         Arc::clone(self.log().state())
-    }
-
-    /// Reads the log's new entries; gives what it says then, and the index of exactly that.
-    ///
-    /// # Errors
-    /// When the store fails, or a published segment can't be opened: whoever removes things has to know all of them.
-    pub(crate) fn look(&self) -> Result<(Arc<State>, Index)> {
-        loop {
-            self.refresh()?;
-            let (state, index) = (self.state(), self.index());
-            if index.since() != state.next {
-                continue;
-            }
-            let open: HashSet<ObjectHash> = index.segments().iter().map(|open| open.record().hash).collect();
-            let Some(closed) = state.segments.iter().find(|record| !open.contains(&record.hash)) else {
-                return Ok((state, index));
-            };
-            let opened = Segment::open(&*self.store, &self.ring.index_key, &self.cache, closed);
-            self.refresh()?;
-            // Why: it may have been retired meanwhile.
-            if let (Err(error), true) = (opened, self.state().is_published(&closed.hash)) {
-                return Err(match error {
-                    Error::Store(StoreError::Missing(object)) => Damaged::new(object, 0, "it is missing").into(),
-                    other => other,
-                });
-            }
-        }
     }
 
     /// Appends an act at exactly `number`; false if another entry is there.
@@ -345,58 +364,6 @@ impl Repository {
         let number = self.log().append(&*self.store, &self.ring, milliseconds(Timestamp::now()), check)?;
         self.open_new_segments();
         Ok(number)
-    }
-
-    /// Brings the index up to the log: opens the published segments that are not open yet, drops the retired ones. A
-    /// segment that can't be opened is left out: what only it lists then counts as missing, which a reader reports with
-    /// the chunk, and `verify` with the segment.
-    fn open_new_segments(&self) {
-        let state = self.state();
-        let open: HashSet<ObjectHash> = self.index().segments().iter().map(|open| open.record().hash).collect();
-        let wanted = state.segments.iter().filter(|record| !open.contains(&record.hash));
-        let opened: Vec<_> = wanted
-            .filter_map(|record| Segment::open(&*self.store, &self.ring.index_key, &self.cache, record).ok())
-            .collect();
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        for segment in opened {
-            // Why: another thread may have been faster.
-            if !index.segments().iter().any(|open| open.record().hash == segment.record().hash) {
-                index.push(Arc::new(segment));
-            }
-        }
-        if index.since() <= state.next {
-            index.follow(&state);
-        }
-    }
-
-    /// Adds a segment that this process wrote and published.
-    pub(crate) fn add_segment(&self, segment: Arc<Segment>) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if !index.segments().iter().any(|open| open.record().hash == segment.record().hash) {
-            index.push(segment);
-        }
-    }
-
-    pub(crate) fn index(&self) -> Index {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Calls `each` for every record of every published segment; a chunk that several segments list comes several times.
-    ///
-    /// # Errors
-    /// When a segment can't be opened.
-    pub fn each_location(&self, each: &mut dyn FnMut(ChunkId, Location)) -> Result<()> {
-        for record in self.segments() {
-            let segment = Segment::open(&*self.store, &self.ring.index_key, &self.cache, &record)?;
-            let Some(view) = segment.view() else { continue };
-            for number in 0..view.len() {
-                let (id, location) = view
-                    .record(number)
-                    .ok_or_else(|| Damaged::new(record.name.object(), 0, "a record points outside the segment"))?;
-                each(id, location);
-            }
-        }
-        Ok(())
     }
 
     /// Where a chunk lies, as far as the log was read.
@@ -419,6 +386,7 @@ impl Repository {
             return Ok(location);
         }
         self.refresh()?;
+        self.check_cached_segments();
         self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
     }
 
@@ -509,49 +477,28 @@ impl Repository {
         Ok(key)
     }
 
+    /// The keys to try where the session's key does not open what the session wrote; none where there is only one.
+    pub(crate) fn other_session_keys(&self, session: &SessionId) -> Vec<Secret32> {
+        let known = self.other_session_keys.read().unwrap_or_else(PoisonError::into_inner).get(session).cloned();
+        known.unwrap_or_else(|| {
+            let mut keys = read_all_session_keys(self, session);
+            if keys.len() < 2 {
+                keys.clear();
+            }
+            let mut others = self.other_session_keys.write().unwrap_or_else(PoisonError::into_inner);
+            others.insert(*session, keys.clone());
+            keys
+        })
+    }
+
     /// The next question for this session's key is answered from the store.
     pub(crate) fn forget_session_key(&self, session: &SessionId) {
         self.session_keys.write().unwrap_or_else(PoisonError::into_inner).remove(session);
+        self.other_session_keys.write().unwrap_or_else(PoisonError::into_inner).remove(session);
     }
 
     pub(crate) fn remember_session_key(&self, session: SessionId, key: Secret32) {
         self.session_keys.write().unwrap_or_else(PoisonError::into_inner).insert(session, key);
-    }
-}
-
-fn read_marker(store: &dyn Store) -> Result<Vec<u8>> {
-    match store.get(MARKER, None) {
-        Ok(bytes) => Ok(bytes),
-        Err(StoreError::Missing(_)) => Err(Error::NoRepository(store.location())),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The slots that a listing shows, in order.
-pub(crate) fn list_slots(store: &dyn Store) -> Result<Vec<SlotId>> {
-    let mut slots = Vec::new();
-    store.list(SLOTS, &mut |info| slots.extend(parse_slot(&info.name)))?;
-    slots.sort();
-    Ok(slots)
-}
-
-/// Why these shares open nothing: the slot of which most shares are there, and how many are missing.
-fn missing_shares(store: &dyn Store, slots: &[SlotId], shares: &[Share]) -> Error {
-    let kind = |id: &SlotId| {
-        let sealed = store.get(&slot_object(id), None).ok()?;
-        slot::describe(&sealed, id).ok().map(|info| info.kind)
-    };
-    let of_shares = slots.iter().filter_map(kind).filter_map(|kind| match kind {
-        SlotKind::Shares { set, needed, count } => Some((slot::count_shares(shares, &set), needed, count)),
-        _ => None,
-    });
-    match of_shares.max_by_key(|(given, ..)| *given) {
-        Some((given, needed, count)) if given > 0 && given < usize::from(needed) => Error::Shares(format!(
-            "{given} of {count} shares given, {} more needed ({needed} open the repository)",
-            usize::from(needed) - given
-        )),
-        Some((given, ..)) if given > 0 => Error::Shares("the shares do not open their slot: one is not genuine".into()),
-        _ => Error::Shares("these shares belong to no slot of this repository".into()),
     }
 }
 

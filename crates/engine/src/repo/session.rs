@@ -4,7 +4,7 @@
 //! list them in the next segment. Nothing is visible to readers before [`Session::commit`]; everything before it may be
 //! abandoned, or adopted by a later session.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -23,7 +23,7 @@ use crate::format::segment::{Location, SegmentBuilder, SegmentView};
 use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::repo::adopt::{Adopted, adopt};
 use crate::repo::cache::SessionMark;
-use crate::repo::data_keys::{newest_public, read_wrapped, store_session_key};
+use crate::repo::data_keys::{is_there, newest_public, read_session_key, read_wrapped, store_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
@@ -34,6 +34,8 @@ use crate::units::{MIB, PACK_BYTES_MAX};
 const SEGMENT_SECONDS: u64 = 30;
 const SEGMENT_BYTES: u64 = 512 * MIB as u64;
 const SEGMENT_RECORDS: usize = 200_000;
+/// A commit that finds another entry at its number so often does not meet other writers but somebody who floods the log.
+const COMMIT_ATTEMPTS_MAX: u32 = 1_000;
 /// Tree packs stay smaller: a listing reads them whole.
 const TREE_PACK_BYTES_MAX: usize = 16 * MIB;
 /// Length of a blob's frame: its header and the tag.
@@ -73,12 +75,16 @@ struct Unpublished {
 struct Published {
     index: Index,
     leaning: Leaning,
+    /// Every published segment could be opened.
+    is_whole: bool,
 }
 
 impl Published {
     fn now(repository: &Repository) -> Arc<Self> {
-        let index = repository.index();
-        Arc::new(Self { leaning: Leaning::new(&index), index })
+        // Why: the snapshot will lean on what the index says.
+        repository.check_cached_segments();
+        let (is_whole, index) = (repository.closed_segments() == 0, repository.index());
+        Arc::new(Self { leaning: Leaning::new(&index), index, is_whole })
     }
 }
 
@@ -101,7 +107,8 @@ pub struct Session<'r> {
     wrapped_for: AtomicU32,
     mark: Mutex<Option<SessionMark>>,
     pack_bytes: usize,
-    next_pack: AtomicU64,
+    /// The next counters of data packs, which are even, and of tree packs, which are odd.
+    next_packs: [AtomicU64; 2],
     next_segment: AtomicU64,
     open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
     claimed: Mutex<HashSet<ChunkId>>,
@@ -162,7 +169,7 @@ impl<'r> Session<'r> {
             wrapped_for: AtomicU32::new(0),
             mark: Mutex::new(None),
             pack_bytes: pack_bytes.min(usize::try_from(PACK_BYTES_MAX / 2).unwrap_or(usize::MAX)),
-            next_pack: AtomicU64::new(0),
+            next_packs: [AtomicU64::new(0), AtomicU64::new(1)],
             next_segment: AtomicU64::new(0),
             open_packs: [Mutex::new(None), Mutex::new(None)],
             claimed: Mutex::new(HashSet::new()),
@@ -294,12 +301,13 @@ impl<'r> Session<'r> {
 
     /// Content is taken over from this snapshot without looking up all of its chunks: it has to be live when this session
     /// commits, as all that a live snapshot reaches is. False, and nothing may be taken over unseen, where damage was found
-    /// since it was committed.
+    /// since it was committed, or where a segment can't be opened: what only that lists is lost, and no AUDIT says so.
     #[must_use]
     pub fn rest_on(&self, parent: &SnapshotId) -> bool {
         let mut rests_on = lock(&self.rests_on);
         if *rests_on != Some(*parent) {
-            if !rules::may_rest_on(&self.repository.state(), parent) {
+            let is_whole = self.published.read().unwrap_or_else(PoisonError::into_inner).is_whole;
+            if !is_whole || !rules::may_rest_on(&self.repository.state(), parent) {
                 return false;
             }
             *rests_on = Some(*parent);
@@ -339,7 +347,7 @@ impl<'r> Session<'r> {
     fn is_damaged(&self, id: &ChunkId) -> bool {
         let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
         let standing = published.index.standing();
-        !standing.damage.is_empty()
+        !standing.is_undoubted()
             && published.index.copies(id).any(|found| !standing.condemned.contains_key(&found.location.pack))
     }
 
@@ -387,7 +395,9 @@ impl<'r> Session<'r> {
 
     fn new_pack(&self, kind: BlobKind, capacity: usize) -> Result<(PackName, PackWriter)> {
         let key = self.data_key()?;
-        let name = PackName { session: self.id, counter: self.next_pack.fetch_add(1, Ordering::Relaxed) };
+        // Why by kind: names do not tell which of two threads was first, so a run can be repeated exactly.
+        let next = &self.next_packs[usize::from(kind == BlobKind::Tree)];
+        let name = PackName { session: self.id, counter: next.fetch_add(2, Ordering::Relaxed) };
         let cipher = PackCipher::new(&key, &name);
         let writer = PackWriter::new(name, kind, self.repository.id(), cipher, capacity);
         Ok((name, writer.with_parity(self.repository.parity())))
@@ -436,6 +446,34 @@ impl<'r> Session<'r> {
             self.wrapped_for.store(generation, Ordering::SeqCst);
         }
         Ok(())
+    }
+
+    /// As [`Self::follow_rotation`], for the sessions whose packs this one adopted: a rotation that LIST did not show their
+    /// keys left them behind, and no later one looks after a session that is finished. False where one of them can't
+    /// follow, because its key can't be read with this key ring.
+    fn adopted_follow_rotation(&self, state: &State) -> Result<bool> {
+        let (generation, public) = newest_public(state)?;
+        if generation == 0 || self.adopted().is_empty() {
+            return Ok(true);
+        }
+        for session in self.adopted_owners() {
+            if is_there(self.repository.store(), &session_object(&session, generation))? {
+                continue;
+            }
+            match read_session_key(self.repository, &session) {
+                Ok(key) => drop(store_session_key(self.repository, &session, (generation, &public), &key)?),
+                Err(Error::NotAllowed(_) | Error::Damaged(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The sessions that wrote the packs of the adopted segments.
+    fn adopted_owners(&self) -> BTreeSet<SessionId> {
+        let own = self.own_index();
+        let views = own.segments().iter().take(self.adopted_segments).filter_map(|segment| segment.view());
+        views.flat_map(|view| view.packs().map(|pack| pack.session).collect::<Vec<_>>()).collect()
     }
 
     fn send(&self, kind: BlobKind, pack: Option<(PackName, PackWriter)>) {
@@ -600,9 +638,8 @@ impl<'r> Session<'r> {
     /// published.
     pub fn commit(&self, finish: &mut dyn FnMut(SessionTotals) -> SnapshotRecord) -> Result<Committed> {
         self.flush()?;
-        loop {
-            self.repository.refresh()?;
-            let state = self.repository.state();
+        for _ in 0..COMMIT_ATTEMPTS_MAX {
+            let (state, index) = self.repository.current()?;
             match rules::obstacle(&state, &self.draft()) {
                 None => {}
                 Some(Obstacle::ParentForgotten(_) | Obstacle::ParentDamaged(_)) => return Ok(self.look_anew()),
@@ -617,7 +654,11 @@ impl<'r> Session<'r> {
                     )));
                 }
             }
-            if !self.store_lost(&state)? {
+            if !self.adopted_follow_rotation(&state)? {
+                self.give_up_adopted();
+                return Ok(self.look_anew());
+            }
+            if !self.store_lost(&state, &index)? {
                 return Ok(self.look_anew());
             }
             self.follow_rotation(&state)?;
@@ -633,6 +674,10 @@ impl<'r> Session<'r> {
                 return Ok(Committed::Done(state.next, Box::new(snapshot)));
             }
         }
+        Err(Error::Refused(format!(
+            "others wrote into the log before each of {COMMIT_ATTEMPTS_MAX} attempts to commit; `log show` tells who; \
+             nothing was committed, run again"
+        )))
     }
 
     fn draft(&self) -> Draft {
@@ -641,15 +686,17 @@ impl<'r> Session<'r> {
     }
 
     /// Stores again what the session leaned on and must not any more. False where that can't be had from the store.
-    fn store_lost(&self, state: &State) -> Result<bool> {
+    fn store_lost(&self, state: &State, now: &Index) -> Result<bool> {
         let published = Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner));
         let since = published.index.since();
-        let now = self.repository.index();
         let own_alone = |base: &ChunkId| self.own_index().locate_alone(base).is_some();
         let mut lost = published.leaning.doubtful(&|segment, pack| rules::is_doubtful(state, since, segment, pack));
+        // Why the base again, as in `lean`: what lies in this session stays, but its base may be condemned by now.
+        let has_base = |base: &ChunkId| now.lean(base, true, &own_alone).is_some() || own_alone(base);
         lost.retain(|chunk| {
+            let own: Vec<Location> = self.own_index().copies(&chunk.id).map(|found| found.location).collect();
             now.lean(&chunk.id, chunk.is_base, &own_alone).is_none()
-                && !self.own_index().copies(&chunk.id).any(|found| !chunk.is_base || found.location.base.is_none())
+                && !own.iter().any(|copy| copy.base.is_none_or(|base| !chunk.is_base && has_base(&base)))
         });
         if lost.is_empty() {
             return Ok(true);

@@ -1,12 +1,15 @@
 //! What the log says: the state after its entries, and how the next entry changes it.
 //!
-//! Pure: the caller reads, opens and chains entries ([`crate::repo`] does); this decides whether an entry counts. An entry
-//! that its signer was not allowed to write, or that contradicts what is there, is **void**: it keeps its number in the
-//! chain and changes nothing, so that a member who turned evil can't make the log unreadable for others. Void entries are
-//! remembered with the reason, for the audit trail.
+//! Pure: the caller reads and opens entries ([`crate::repo`] does); this decides whether an entry counts. An entry that
+//! its signer was not allowed to write, or that contradicts what is there, or that nobody can have signed, is **void**: it
+//! keeps its number in the chain and changes nothing, so that nobody who has the log key can make the log unreadable for
+//! others. Void entries are remembered with the reason, for the audit trail. How stored bytes are taken as entries, and
+//! what the next one has to name as the one before, is in `chain`.
 //!
 //! Invariants: a condemned pack becomes usable again only by UNDELETE, a deleted one never; a fenced session never commits;
 //! a held snapshot is not forgotten; numbers only rise.
+
+mod chain;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use crate::format::log::{Act, BlobDamage, Grant, KeyChange, LogEntry, MemberReco
 use crate::format::names::{PackName, SegmentName};
 use crate::format::slot::Role;
 use crate::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SnapshotId};
+use crate::simulation::{Rule, is_left_out};
 
 /// Void entries whose reasons are kept.
 const VOIDS_MAX: usize = 1_000;
@@ -72,15 +76,47 @@ pub struct Standing {
     pub condemned: BTreeMap<PackName, u64>,
     /// Packs that are being deleted, each with the number of the entry; they stay among the condemned.
     pub deleted: BTreeMap<PackName, u64>,
-    /// Damage that was found. It stays until the pack is found whole, or gone.
+    /// Damage that readers and owners found. It stays until the pack is found whole, or gone.
     pub damage: BTreeMap<PackName, PackDamage>,
+    /// Damage that members say they found, until a reader or owner finds the pack whole. Writers do not lean on it, which
+    /// costs space; nobody gives up another copy for it.
+    pub claims: BTreeMap<PackName, PackDamage>,
 }
 
 impl Standing {
     /// True if an AUDIT with this number or a later one found damage.
     #[must_use]
     pub fn is_damage_newer(&self, since: u64) -> bool {
-        self.damage.values().any(|damage| damage.number >= since)
+        self.damage.values().chain(self.claims.values()).any(|damage| damage.number >= since)
+    }
+
+    /// What anybody found of a pack.
+    pub fn said_of(&self, pack: &PackName) -> impl Iterator<Item = &PackDamage> {
+        self.damage.get(pack).into_iter().chain(self.claims.get(pack))
+    }
+
+    /// True if nobody ever found damage that is there still.
+    #[must_use]
+    pub fn is_undoubted(&self) -> bool {
+        self.damage.is_empty() && self.claims.is_empty()
+    }
+
+    /// True if anybody found the copy of `chunk` in this pack damaged, or all of the pack.
+    #[must_use]
+    pub fn is_doubted(&self, pack: &PackName, chunk: &ChunkId) -> bool {
+        self.said_of(pack).any(|damage| damage.has(chunk))
+    }
+
+    /// As [`Self::is_doubted`], by what readers and owners found.
+    #[must_use]
+    pub fn is_damaged(&self, pack: &PackName, chunk: &ChunkId) -> bool {
+        self.damage.get(pack).is_some_and(|damage| damage.has(chunk))
+    }
+}
+
+impl PackDamage {
+    fn has(&self, chunk: &ChunkId) -> bool {
+        self.lost || self.chunks.contains(chunk)
     }
 }
 
@@ -102,8 +138,10 @@ pub struct State {
     pub repository: RepositoryId,
     /// Number of the next entry.
     pub next: u64,
-    /// Hash of the newest entry.
+    /// What the next entry has to name as the one before it.
     pub head: Option<ObjectHash>,
+    /// Hash of entry 0, which tells this repository from every other.
+    pub fingerprint: Option<ObjectHash>,
     /// BLAKE3 of the marker, from INIT.
     pub marker: Option<ObjectHash>,
     /// Everybody who was ever admitted.
@@ -142,6 +180,7 @@ impl State {
             repository,
             next: 0,
             head: None,
+            fingerprint: None,
             marker: None,
             members: HashMap::new(),
             last_entries: HashMap::new(),
@@ -172,14 +211,19 @@ impl State {
             self.perform(entry);
             self.last_entries.insert(entry.member, (entry.number, entry.time_ms));
         }
-        self.head = Some(hash);
-        self.next += 1;
-        if let Err(why) = &applied
+        self.advance(hash, applied.as_ref().err());
+        applied
+    }
+
+    /// The next entry is behind us, with the head that follows from it.
+    fn advance(&mut self, head: ObjectHash, void: Option<&String>) {
+        if let Some(why) = void
             && self.voids.len() < VOIDS_MAX
         {
-            self.voids.push((entry.number, why.clone()));
+            self.voids.push((self.next, why.clone()));
         }
-        applied
+        self.head = Some(head);
+        self.next += 1;
     }
 
     /// Why the log would not take this entry from its member, if it would not.
@@ -194,14 +238,20 @@ impl State {
             let first = self.next == 0 && member.id == entry.member && is_signed_by(&member.public_key);
             return if first { Ok(()) } else { Err("an INIT that does not begin the log") };
         }
-        let member = self.members.get(&entry.member).ok_or("signed by somebody who is not a member")?;
+        let role = self.signer(&entry.member, is_signed_by)?;
+        if may(role, &entry.act) { Ok(()) } else { Err("the signer's role does not allow it") }
+    }
+
+    /// The role of who signed, if it is a member who may still sign.
+    fn signer(&self, id: &MemberId, is_signed_by: impl FnOnce(&[u8; 32]) -> bool) -> Result<Role, &'static str> {
+        let member = self.members.get(id).ok_or("signed by somebody who is not a member")?;
         if !is_signed_by(&member.record.public_key) {
             return Err("the signature is wrong");
         }
         if member.revoked.is_some() {
             return Err("signed by a member who was revoked");
         }
-        if may(member.record.role, &entry.act) { Ok(()) } else { Err("the signer's role does not allow it") }
+        Ok(member.record.role)
     }
 
     /// Whether the act fits to what is there.
@@ -242,7 +292,7 @@ impl State {
             }
             Act::Key(KeyChange::Revoke(id)) if !self.members.contains_key(id) => Err("it revokes nobody"),
             Act::Key(KeyChange::Revoke(id)) if self.is_last_owner(id) => Err("the last owner can't be revoked"),
-            Act::Key(KeyChange::Rotate { generation, .. }) if *generation != self.generation() + 1 => {
+            Act::Key(KeyChange::Rotate { generation, .. }) if Some(*generation) != self.generation().checked_add(1) => {
                 Err("it is not the next generation of the data key")
             }
             _ => Ok(()),
@@ -269,7 +319,10 @@ impl State {
             }
             Act::Forget { snapshots, reason } => self.forget(snapshots, entry.number, reason),
             Act::Hold { snapshots, label, release } => self.hold(snapshots, label, *release),
-            Act::Audit { lost, damaged, sound, .. } => self.audit(lost, damaged, sound, entry.number),
+            Act::Audit { lost, damaged, sound, .. } => {
+                let is_member = self.members.get(&entry.member).is_some_and(|it| it.record.role == Role::Member);
+                self.audit(lost, damaged, if is_member { None } else { Some(sound) }, entry.number);
+            }
             Act::Condemn { packs, session, segments } => {
                 self.publish(segments);
                 self.finished_sessions.extend(*session);
@@ -278,6 +331,7 @@ impl State {
                     standing.condemned.entry(*pack).or_insert(entry.number);
                 }
             }
+            Act::Fence { .. } if is_left_out(Rule::FenceFirst) => {}
             Act::Fence { sessions } => self.fenced.extend(sessions.iter().copied()),
             Act::Remap { session, segments, retired, gone } => {
                 self.publish(segments);
@@ -327,11 +381,14 @@ impl State {
         }
     }
 
-    fn audit(&mut self, lost: &[PackName], damaged: &[BlobDamage], sound: &[PackName], number: u64) {
-        let damage = &mut self.standing_mut().damage;
-        for pack in sound {
-            damage.remove(pack);
+    /// `sound`: packs that are whole again; none where the signer is a member, who can't read any back.
+    fn audit(&mut self, lost: &[PackName], damaged: &[BlobDamage], sound: Option<&[PackName]>, number: u64) {
+        let standing = self.standing_mut();
+        for pack in sound.unwrap_or_default() {
+            standing.damage.remove(pack);
+            standing.claims.remove(pack);
         }
+        let damage = if sound.is_some() { &mut standing.damage } else { &mut standing.claims };
         for pack in lost {
             let pack = damage.entry(*pack).or_default();
             (pack.lost, pack.number) = (true, number);
@@ -357,12 +414,13 @@ impl State {
             standing.condemned.remove(pack);
             standing.deleted.remove(pack);
             standing.damage.remove(pack);
+            standing.claims.remove(pack);
         }
     }
 
     fn undelete(&mut self, snapshots: &[SnapshotId], packs: &[PackName]) {
         let standing = self.standing_mut();
-        for pack in packs {
+        for pack in packs.iter().filter(|_| !is_left_out(Rule::PacksComeBack)) {
             standing.condemned.remove(pack);
         }
         for id in snapshots {

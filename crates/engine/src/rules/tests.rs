@@ -24,7 +24,8 @@ fn encoded(number: u8) -> Copy {
     Copy { pack: pack(number), base: Some(BASE) }
 }
 
-/// Pack 3 is condemned, 4 deleted, 5 lost, 6 has CHUNK damaged, 7 is condemned and lost. Others are only there.
+/// Pack 3 is condemned, 4 deleted, 5 lost, 6 has CHUNK damaged, 7 is condemned and lost; of 9 a member says that it is lost.
+/// Others are only there.
 fn standing() -> Standing {
     let mut standing = Standing::default();
     standing.condemned.extend([(pack(3), 10), (pack(4), 10), (pack(7), 12)]);
@@ -33,6 +34,7 @@ fn standing() -> Standing {
         standing.damage.insert(pack(number), PackDamage { lost: true, chunks: BTreeSet::new(), number: 9 });
     }
     standing.damage.insert(pack(6), PackDamage { lost: false, chunks: BTreeSet::from([CHUNK]), number: 9 });
+    standing.claims.insert(pack(9), PackDamage { lost: true, chunks: BTreeSet::new(), number: 9 });
     standing
 }
 
@@ -52,6 +54,7 @@ fn a_pack_is_usable_and_a_copy_sound_until_somebody_says_otherwise() {
         (5, false, false, false),
         (6, true, false, true),
         (7, false, false, false),
+        (9, false, false, false),
     ] {
         assert_eq!(is_usable(&standing(), &pack(number)), usable, "{number}");
         assert_eq!(is_sound(&standing(), &pack(number), &CHUNK), sound, "{number}");
@@ -84,52 +87,100 @@ fn a_writer_leans_on_the_first_sound_copy_whose_base_has_one() {
     }
 }
 
+const LEFT: [BaseLeft; 3] = [BaseLeft::Nothing, BaseLeft::Damaged, BaseLeft::Sound];
+
 #[test]
-fn the_copy_that_stays_is_sound_first_and_plain_second_and_never_without_its_base() {
-    // Copies, to be a base, whether a plain copy of the base stays; the copy that stays when pack 2 leaves.
-    let table: [(&[Copy], bool, bool, Option<usize>); 14] = [
-        (&[], false, true, None),
-        (&[plain(1)], false, true, Some(0)),
-        (&[plain(2)], false, true, None),
-        (&[plain(3), plain(4), plain(7)], false, true, None),
-        (&[encoded(1), plain(8)], false, true, Some(1)),
-        (&[plain(6), encoded(1)], false, true, Some(1)),
-        (&[encoded(6), plain(5)], false, true, Some(1)),
-        (&[encoded(5)], false, true, Some(0)),
-        (&[plain(6)], true, true, Some(0)),
-        (&[encoded(1)], true, true, None),
-        (&[encoded(1)], false, false, None),
-        (&[encoded(1), plain(2)], false, false, None),
-        (&[encoded(1), plain(6)], false, false, Some(1)),
-        (&[plain(1), plain(8)], false, true, Some(0)),
+fn the_copy_that_stays_is_sound_first_and_plain_second_and_old_third_and_never_without_its_base() {
+    // Copies (the newest first), to be a base, what of the base stays (0 nothing, 1 a damaged copy, 2 a sound one); the
+    // copy that stays when pack 2 leaves, and whether it is sound.
+    type Row = (Vec<Copy>, bool, usize, Option<(usize, bool)>);
+    let (p, e) = (plain, encoded);
+    let table: [Row; 21] = [
+        (vec![], false, 2, None),
+        (vec![p(1)], false, 2, Some((0, true))),
+        (vec![p(2)], false, 2, None),
+        (vec![p(3), p(4), p(7)], false, 2, None),
+        (vec![e(1), p(8)], false, 2, Some((1, true))),
+        (vec![p(6), e(1)], false, 2, Some((1, true))),
+        (vec![e(6), p(5)], false, 2, Some((1, false))),
+        (vec![e(5)], false, 2, Some((0, false))),
+        (vec![p(6)], true, 2, Some((0, false))),
+        (vec![e(1)], true, 2, None),
+        (vec![e(1)], false, 0, None),
+        (vec![e(1)], false, 1, Some((0, false))),
+        (vec![e(1), p(2)], false, 0, None),
+        (vec![e(1), p(6)], false, 0, Some((1, false))),
+        (vec![e(1), p(6)], false, 1, Some((1, false))),
+        (vec![e(1), p(6)], false, 2, Some((0, true))),
+        (vec![p(1), p(8)], false, 2, Some((1, true))),
+        (vec![e(1), e(8)], false, 2, Some((1, true))),
+        (vec![p(5), p(6)], false, 2, Some((1, false))),
+        (vec![p(9)], false, 2, Some((0, true))),
+        (vec![p(1), p(9)], false, 2, Some((1, true))),
     ];
-    for (row, (copies, alone, has_base, wanted)) in table.into_iter().enumerate() {
-        let has_base = |base: &ChunkId| *base == BASE && has_base;
-        let found = stays(&standing(), &CHUNK, copies, alone, &|it| *it == pack(2), &has_base);
-        assert_eq!(found, wanted.map(|place| &copies[place]), "row {row}");
+    for (row, (copies, alone, base, wanted)) in table.into_iter().enumerate() {
+        let found = stays(&standing(), &CHUNK, &copies, alone, &|it| *it == pack(2), &|_| LEFT[base]);
+        let wanted = wanted.map(|(place, is_sound)| Chosen { copy: &copies[place], is_sound });
+        assert_eq!(found, wanted, "row {row}");
+    }
+}
+#[test]
+fn a_pack_leaves_only_where_a_sound_copy_stays() {
+    // Copies of the chunk and of its base, to be a base; what is kept when packs 1 and 2 leave.
+    type Row = (Vec<Copy>, Vec<Copy>, bool, fn(&[Copy]) -> Kept<'_>);
+    let (p, e) = (plain, encoded);
+    let table: [Row; 18] = [
+        (vec![p(1), p(8)], vec![], false, |it| Kept::Stays(&it[1])),
+        (vec![p(8), p(1)], vec![], false, |it| Kept::Stays(&it[0])),
+        (vec![p(1)], vec![], false, |it| Kept::Returns(&it[0])),
+        (vec![p(1), p(6)], vec![], false, |it| Kept::Returns(&it[0])),
+        (vec![p(1), p(2), p(5)], vec![], false, |it| Kept::Returns(&it[1])),
+        (vec![e(8), p(1)], vec![p(8)], false, |it| Kept::Stays(&it[0])),
+        (vec![e(8), p(1)], vec![p(5)], false, |it| Kept::Returns(&it[1])),
+        (vec![e(8), p(1)], vec![p(5), p(2)], false, |it| Kept::Returns(&it[1])),
+        (vec![e(8)], vec![p(5), p(2)], false, |it| Kept::Returns(&it[0])),
+        (vec![e(8), p(1)], vec![], false, |it| Kept::Returns(&it[1])),
+        (vec![p(6), p(3)], vec![], false, |it| Kept::Saved(&it[1])),
+        (vec![p(6), e(3)], vec![p(3)], false, |it| Kept::Saved(&it[1])),
+        (vec![p(6), e(3)], vec![p(4)], false, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(6), p(4)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(7), p(4)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(4)], vec![], false, |_| Kept::Doubtful(None)),
+        (vec![p(1), p(9)], vec![], false, |it| Kept::Stays(&it[1])),
+        (vec![e(8), p(1)], vec![p(8)], true, |it| Kept::Returns(&it[1])),
+    ];
+    for (row, (copies, bases, alone, wanted)) in table.into_iter().enumerate() {
+        let leaves = |it: &PackName| [pack(1), pack(2)].contains(it);
+        let found = keeps(&standing(), &CHUNK, &copies, alone, &leaves, &|_| bases.clone());
+        assert_eq!(found, wanted(&copies), "row {row}");
     }
 }
 
 #[test]
 fn an_undelete_rests_on_what_was_not_deleted_and_takes_what_was_never_condemned_first() {
-    // Copies, to be a base, whether the base has a copy left; the copy on which the snapshot rests.
-    let table: [(&[Copy], bool, bool, Option<usize>); 11] = [
-        (&[], false, true, None),
-        (&[plain(4)], false, true, None),
-        (&[plain(3)], false, true, Some(0)),
-        (&[plain(3), plain(1)], false, true, Some(1)),
-        (&[plain(3), encoded(1)], false, true, Some(1)),
-        (&[plain(3), encoded(1)], false, false, Some(0)),
-        (&[plain(3), encoded(1)], true, true, Some(0)),
-        (&[encoded(3)], true, true, None),
-        (&[encoded(3), plain(3)], false, true, Some(1)),
-        (&[plain(5), plain(6), plain(3)], false, true, Some(2)),
-        (&[plain(7), plain(6)], false, true, Some(1)),
+    // Copies, to be a base, what was not deleted of the base; the copy on which the snapshot rests, and whether it is sound.
+    type Row = (Vec<Copy>, bool, usize, Option<(usize, bool)>);
+    let (p, e) = (plain, encoded);
+    let table: [Row; 14] = [
+        (vec![], false, 2, None),
+        (vec![p(4)], false, 2, None),
+        (vec![p(3)], false, 2, Some((0, true))),
+        (vec![p(3), p(1)], false, 2, Some((1, true))),
+        (vec![p(3), e(1)], false, 2, Some((1, true))),
+        (vec![p(3), e(1)], false, 0, Some((0, true))),
+        (vec![p(3), e(1)], false, 1, Some((0, true))),
+        (vec![e(1)], false, 1, Some((0, false))),
+        (vec![p(3), e(1)], true, 2, Some((0, true))),
+        (vec![e(3)], true, 2, None),
+        (vec![e(3), p(3)], false, 2, Some((1, true))),
+        (vec![p(5), p(6), p(3)], false, 2, Some((2, true))),
+        (vec![p(7), p(6)], false, 2, Some((1, false))),
+        (vec![p(3), p(9)], false, 2, Some((1, true))),
     ];
-    for (row, (copies, alone, has_base, wanted)) in table.into_iter().enumerate() {
-        let has_base = |base: &ChunkId| *base == BASE && has_base;
-        let found = brings_back(&state(), &CHUNK, copies, alone, &has_base);
-        assert_eq!(found, wanted.map(|place| &copies[place]), "row {row}");
+    for (row, (copies, alone, base, wanted)) in table.into_iter().enumerate() {
+        let found = brings_back(&state(), &CHUNK, &copies, alone, &|_| LEFT[base]);
+        let wanted = wanted.map(|(place, is_sound)| Chosen { copy: &copies[place], is_sound });
+        assert_eq!(found, wanted, "row {row}");
     }
 }
 

@@ -131,7 +131,7 @@ impl<'a, 'r> Data<'a, 'r> {
             }
             Err(Error::Interrupted) => Err(Error::Interrupted),
             Err(error) => {
-                self.check.findings.suspect(*name, &error);
+                self.check.suspect(*name, &error);
                 Ok(())
             }
         }
@@ -182,7 +182,7 @@ impl<'a, 'r> Data<'a, 'r> {
             return Err(pack.damaged(footer.start, "the footer lacks blobs that the index lists"));
         }
         let unknown = records.iter().filter(|record| self.structure.index.locate(&record.id).is_none()).count();
-        if unknown > 0 && self.structure.lost_segments.is_empty() {
+        if unknown > 0 && self.structure.is_complete() {
             return Err(pack.damaged(footer.start, "the footer has blobs that the index does not list"));
         }
         Ok(records)
@@ -228,7 +228,7 @@ impl<'a, 'r> Data<'a, 'r> {
             Some(base) => self.wait(worker, Dependant { base, id: record.id, location, blob: blob.to_vec() }),
             None => {
                 if let Err(error) = worker.reader.decode(&record.id, &location, blob, &mut worker.plain) {
-                    self.check.findings.unreadable(&pack.object, &error, record.id);
+                    self.check.unreadable(&pack.object, &error, record.id);
                 }
                 Ok(())
             }
@@ -258,7 +258,7 @@ impl<'a, 'r> Data<'a, 'r> {
     fn dependant(&self, worker: &mut Worker<'r>, dependant: &mut Dependant) {
         let Dependant { id, location, blob, .. } = dependant;
         if let Err(error) = worker.reader.decode(id, location, blob, &mut worker.plain) {
-            self.check.findings.unreadable(&location.pack.object(), &error, *id);
+            self.check.unreadable(&location.pack.object(), &error, *id);
         }
     }
 

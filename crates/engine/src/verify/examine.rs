@@ -39,7 +39,7 @@ pub(super) fn examine_suspects(check: &Check<'_>) -> Result<()> {
         check.go_on()?;
         let read = check.repository.fetch(location).and_then(|mut blob| reader.decode(id, location, &mut blob, plain));
         if let Err(error) = read {
-            check.findings.unreadable(&location.pack.object(), &error, *id);
+            check.unreadable(&location.pack.object(), &error, *id);
         }
         Ok(())
     })

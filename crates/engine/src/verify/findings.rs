@@ -2,6 +2,9 @@
 //!
 //! A finding names the object, what is wrong in a few words, and the chunks that are known to be lost by it. Packs whose
 //! own list can't be trusted are kept as suspects; their chunks are tried one by one later ([`super::examine`]).
+//!
+//! Invariant: only what tells damage gets here ([`tells_damage`]). What could not be read for another reason (a broken
+//! connection, a key that may not) is undecided, and never recorded ([`super::Check::unreadable`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,7 +30,7 @@ pub(super) struct Finding {
 struct Inner {
     objects: BTreeMap<String, Finding>,
     suspects: BTreeSet<PackName>,
-    /// Suspects that are certainly not whole: not merely hard to reach.
+    /// Suspects that are certainly not whole: all but those that an earlier check found.
     torn: BTreeSet<PackName>,
     /// Suspects of which only the checksum over the whole is wrong.
     stained: BTreeSet<PackName>,
@@ -35,6 +38,8 @@ struct Inner {
     whole: BTreeSet<PackName>,
     /// Blobs that an earlier check found damaged, to be tried.
     doubted: BTreeSet<(PackName, ChunkId)>,
+    /// Objects of which nothing could be told.
+    undecided: BTreeSet<String>,
 }
 
 /// See the module's page.
@@ -83,9 +88,21 @@ impl Findings {
         self.object(&pack.object(), describe(error).1);
         let mut inner = self.lock();
         inner.suspects.insert(pack);
-        if matches!(error, Error::Damaged(_) | Error::Store(StoreError::Missing(_))) {
-            inner.torn.insert(pack);
-        }
+        inner.torn.insert(pack);
+    }
+
+    /// Nothing can be told of this object; true the first time.
+    pub(super) fn undecided(&self, object: &str) -> bool {
+        self.lock().undecided.insert(object.to_owned())
+    }
+
+    pub(super) fn is_undecided(&self, object: &str) -> bool {
+        self.lock().undecided.contains(object)
+    }
+
+    /// How many objects those are.
+    pub(super) fn undecided_count(&self) -> usize {
+        self.lock().undecided.len()
     }
 
     /// The checksum over a pack does not match, though its list is right: some of its blobs are damaged.
@@ -158,6 +175,11 @@ impl Findings {
     pub(super) fn take(&self) -> Vec<(String, Finding)> {
         std::mem::take(&mut self.lock().objects).into_iter().collect()
     }
+}
+
+/// True if an error tells that something is damaged or gone. All else tells only that it could not be read now.
+pub(super) fn tells_damage(error: &Error) -> bool {
+    error.is_damage() || matches!(error, Error::NotFound(_) | Error::Rollback(_))
 }
 
 /// The object that an error names, if it names one, and what is wrong.

@@ -9,17 +9,17 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
-use super::findings::{Finding, describe};
+use super::findings::{Finding, describe, tells_damage};
 use super::record::Record;
 use super::structure::Structure;
 use super::{Check, DAMAGE_PATHS_MAX, Damage};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::{Error, Result};
-use crate::format::names::{PackName, SegmentName, parse_session, session_object};
+use crate::format::names::{LOG, PackName, SegmentName, parse_session, session_object};
 use crate::format::segment::Location;
 use crate::ids::{ChunkId, SnapshotId};
-use crate::repo::Snapshot;
 use crate::repo::nodes::{NodeRef, Search, Step};
+use crate::repo::{BlobReader, Snapshot};
 
 /// Damage in the making.
 struct Reached {
@@ -52,7 +52,8 @@ pub(super) fn reach(
             hits.entry(*id).or_default().push(number);
         }
     }
-    if !hits.is_empty() {
+    // Why also without: what a tree says wrongly of a sound node is met on the way.
+    if !hits.is_empty() || reached.iter().any(|it| !it.damage.object.contains('/')) {
         let mut search = Search::new(check.repository, true);
         for snapshot in &snapshots {
             check.go_on()?;
@@ -71,8 +72,12 @@ pub(super) fn reach(
 /// A prune may have run beside the check: packs that it condemned and segments that it replaced are no damage. Gives the
 /// snapshots that are still live.
 fn drop_retired(check: &Check<'_>, reached: &mut Vec<Reached>) -> HashSet<SnapshotId> {
-    // Where the log can't be read, that is a finding already.
-    let _ = check.repository.refresh();
+    if let Err(error) = check.repository.refresh() {
+        // Where the log is damaged, that is a finding already.
+        if !tells_damage(&error) {
+            check.undecided(LOG, &error);
+        }
+    }
     let (state, index) = (check.repository.state(), check.repository.index());
     let packs: HashSet<PackName> =
         index.segments().iter().filter_map(|segment| segment.view()).flat_map(|view| view.packs()).collect();
@@ -121,12 +126,24 @@ fn drop_readable(check: &Check<'_>, structure: &Structure, reached: &mut [Reache
     for object in reached {
         check.go_on()?;
         if PackName::parse(&object.damage.object).is_some() {
-            object.finding.chunks.retain(|id| reader.read(id, &mut plain).is_err());
+            object.finding.chunks.retain(|id| is_lost(check, &mut reader, id, &mut plain));
         } else if parse_session(&object.damage.object).is_some() {
-            object.finding.chunks.retain(|id| !is_elsewhere(id) || reader.read(id, &mut plain).is_err());
+            object.finding.chunks.retain(|id| !is_elsewhere(id) || is_lost(check, &mut reader, id, &mut plain));
         }
     }
     Ok(())
+}
+
+/// True if no copy of a chunk can be read. What can't be told now counts as not lost, and as a problem.
+fn is_lost(check: &Check<'_>, reader: &mut BlobReader<'_>, id: &ChunkId, plain: &mut Vec<u8>) -> bool {
+    match reader.read(id, plain) {
+        Ok(()) => false,
+        Err(error) if tells_damage(&error) => true,
+        Err(error) => {
+            check.undecided(&format!("chunk {id}"), &error);
+            false
+        }
+    }
 }
 
 /// What is encoded against a lost chunk is lost with it.
@@ -163,13 +180,15 @@ fn walk(
                 numbers.iter().for_each(|&number| reached[number].lose_node(snapshot, node, all));
                 return ControlFlow::Break(true);
             }
-            Step::Lost(node, error) => match by_error(reached, &error) {
-                Some(number) => {
-                    reached[number].lose_node(snapshot, node, all);
-                    true
+            Step::Lost(node, error) => {
+                if !tells_damage(&error) {
+                    check.undecided(&node.object(), &error);
                 }
-                None => true,
-            },
+                if let Some(number) = by_error(reached, &error) {
+                    reached[number].lose_node(snapshot, node, all);
+                }
+                true
+            }
             Step::Entry(key, entry) => {
                 let numbers = hit_by(check, entry, hits, reached);
                 numbers.iter().for_each(|&number| reached[number].lose_path(snapshot, key));
@@ -194,6 +213,9 @@ fn hit_by(check: &Check<'_>, entry: &Entry, hits: &HashMap<ChunkId, Vec<usize>>,
             Ok(Extent::Chunk { id, .. }) => hit(&id),
             Ok(Extent::Hole { .. }) => {}
             Err(error) => {
+                if !tells_damage(&error) {
+                    check.undecided(&part_name(content), &error);
+                }
                 numbers.extend(by_error(reached, &error));
                 break;
             }
@@ -204,9 +226,20 @@ fn hit_by(check: &Check<'_>, entry: &Entry, hits: &HashMap<ChunkId, Vec<usize>>,
     numbers
 }
 
+/// What a list that can't be read is called.
+fn part_name(content: &Content) -> String {
+    match content {
+        Content::Indirect { id, .. } => format!("extent list {id}"),
+        Content::Inline(_) | Content::Extents(_) => "content of a file".to_owned(),
+    }
+}
+
 /// The finding of the object that an error names.
 fn by_error(reached: &[Reached], error: &Error) -> Option<usize> {
-    let object = describe(error).0?;
+    let object = match error {
+        Error::Damaged(damaged) if !damaged.object.contains('/') => damaged.object.clone(),
+        other => describe(other).0?,
+    };
     reached.iter().position(|known| known.damage.object == object)
 }
 
@@ -222,7 +255,7 @@ impl Reached {
         if self.finding.hits_all || !self.damage.snapshots.is_empty() {
             return false;
         }
-        let is_old = |pack: &PackName| structure.standing().damage.contains_key(pack) && !record.names(pack);
+        let is_old = |pack: &PackName| structure.standing().said_of(pack).next().is_some() && !record.names(pack);
         if let Some(pack) = PackName::parse(&self.damage.object) {
             return is_old(&pack);
         }

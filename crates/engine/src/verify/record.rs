@@ -2,7 +2,8 @@
 //!
 //! An AUDIT entry is what makes the next backup store a chunk again instead of leaning on a copy that can't be read (rule
 //! W1). What the stages found is looked at once more, copy by copy: the one that is damaged is named, not the one that is
-//! encoded against it. Only what the log does not say yet is told.
+//! encoded against it, and none that could not be read for another reason. Only what the log does not say yet is told, or
+//! what only members said, which counts for less.
 //!
 //! What earlier checks found is looked at again by every check, whatever data it reads otherwise, so that damage is not
 //! forgotten because nobody happened to read it.
@@ -15,10 +16,11 @@ use std::sync::atomic::Ordering;
 
 use super::structure::Structure;
 use super::{Check, Read, VerifyReport};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::log::{Act, BlobDamage};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
+use crate::format::slot::Role;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
 use crate::repo::BlobReader;
@@ -46,7 +48,8 @@ enum Item {
 
 /// Has what earlier checks found looked at again, unless it was read already.
 pub(super) fn recall(check: &Check<'_>, structure: &Structure) {
-    for (pack, damage) in &structure.standing().damage {
+    let standing = structure.standing();
+    for (pack, damage) in standing.damage.iter().chain(&standing.claims) {
         let is_known = structure.packs.contains_key(pack) && !structure.lost_sessions.contains(&pack.session);
         if !is_known || check.findings.is_whole(pack) {
             continue;
@@ -72,9 +75,14 @@ impl Record {
         let frames: Vec<PackName> = check.findings.all_stained().into_iter().filter(is_frame).collect();
         record.lost.extend(frames);
         record.lose_packs(structure);
-        let whole = |pack: &&PackName| check.findings.is_whole(pack) && !check.findings.has(&pack.object());
-        record.sound.extend(standing.damage.keys().filter(whole));
-        record.drop_known(standing);
+        let whole = |pack: &&PackName| {
+            let object = pack.object();
+            check.findings.is_whole(pack) && !check.findings.has(&object) && !check.findings.is_undecided(&object)
+        };
+        if structure.is_complete() {
+            record.sound.extend(standing.damage.keys().chain(standing.claims.keys()).filter(whole));
+        }
+        record.drop_known(standing, check.repository.role());
         Ok(record)
     }
 
@@ -94,18 +102,21 @@ impl Record {
             if !seen.insert(id) {
                 continue;
             }
+            let mut whole = BTreeSet::new();
             for location in index.copies(&id).map(|found| found.location) {
                 check.go_on()?;
                 if !structure.packs.contains_key(&location.pack) || self.lost.contains(&location.pack) {
                     continue;
                 }
-                if !is_readable(check, &mut reader, &id, &location) {
-                    match location.base.filter(|base| reader.base(base).is_err()) {
-                        Some(base) => waiting.push(base),
-                        None => drop(self.damaged.insert((location.pack, id))),
-                    }
+                match judge(check, &mut reader, &id, &location) {
+                    Verdict::Whole => drop(whole.insert(location.pack)),
+                    Verdict::Damaged => drop(self.damaged.insert((location.pack, id))),
+                    Verdict::LacksBase(base) => waiting.push(base),
+                    Verdict::Undecided(error) => check.undecided(&location.pack.object(), &error),
                 }
             }
+            // Why: a segment may tell a wrong place in a pack that has the chunk elsewhere.
+            self.damaged.retain(|(pack, chunk)| *chunk != id || !whole.contains(pack));
         }
         Ok(())
     }
@@ -124,10 +135,13 @@ impl Record {
         self.damaged.retain(|(pack, _)| !self.lost.contains(pack));
     }
 
-    fn drop_known(&mut self, standing: &Standing) {
-        let damage = |pack: &PackName| standing.damage.get(pack);
-        self.damaged.retain(|(pack, id)| !damage(pack).is_some_and(|known| known.lost || known.chunks.contains(id)));
-        self.lost.retain(|pack| !damage(pack).is_some_and(|known| known.lost));
+    fn drop_known(&mut self, standing: &Standing, role: Role) {
+        let said = |pack: &PackName| {
+            let claim = standing.claims.get(pack).filter(|_| role == Role::Member);
+            standing.damage.get(pack).into_iter().chain(claim)
+        };
+        self.damaged.retain(|(pack, id)| !said(pack).any(|known| known.lost || known.chunks.contains(id)));
+        self.lost.retain(|pack| !said(pack).any(|known| known.lost));
     }
 
     /// True if there is something new about this pack.
@@ -145,7 +159,7 @@ impl Record {
     /// if somebody would have to know.
     pub(super) fn tell(&self, check: &Check<'_>, report: &mut VerifyReport) {
         let is_clean = report.damage.is_empty() && report.mended.is_empty() && report.harmless.is_empty();
-        let is_proof = check.options.read == Read::All && is_clean;
+        let is_proof = check.options.read == Read::All && is_clean && check.findings.undecided_count() == 0;
         let items = self.items();
         if items.is_empty() && !is_proof {
             return;
@@ -196,8 +210,24 @@ fn audit(items: &[Item], depth: u8, bytes: u64, standing: &Standing) -> Act {
     Act::Audit { depth, bytes, lost, damaged, sound }
 }
 
-fn is_readable(check: &Check<'_>, reader: &mut BlobReader<'_>, id: &ChunkId, location: &Location) -> bool {
+/// What one look at one copy tells.
+enum Verdict {
+    Whole,
+    Damaged,
+    /// Of the base, no copy can be read.
+    LacksBase(ChunkId),
+    Undecided(Error),
+}
+
+fn judge(check: &Check<'_>, reader: &mut BlobReader<'_>, id: &ChunkId, location: &Location) -> Verdict {
     let mut plain = Vec::new();
     let read = check.repository.fetch(location).and_then(|mut blob| reader.decode(id, location, &mut blob, &mut plain));
-    read.is_ok()
+    let Err(error) = read else { return Verdict::Whole };
+    if let Some(base) = location.base.filter(|base| reader.base(base).is_err()) {
+        return Verdict::LacksBase(base);
+    }
+    match error {
+        Error::Damaged(damaged) if damaged.object == location.pack.object() => Verdict::Damaged,
+        other => Verdict::Undecided(other),
+    }
 }

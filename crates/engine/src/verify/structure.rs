@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::findings::{describe, tells_damage};
 use super::{Check, Read, count, spread};
 use crate::crypto::{envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::SegmentRecord;
 use crate::format::names::{
-    LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_slot, session_object,
-    slot_object,
+    LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_session, parse_slot,
+    session_object, slot_object,
 };
 use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
@@ -58,6 +59,8 @@ pub(super) struct Structure {
     pub(super) index: Index,
     /// Segments that can't be read: chunks that no other segment lists were in these.
     pub(super) lost_segments: Vec<SegmentName>,
+    /// Segments of which nothing can be told: the same chunks may be in these.
+    unread_segments: Vec<SegmentName>,
     /// Sessions whose key is lost: nothing in their packs can be read.
     pub(super) lost_sessions: HashSet<SessionId>,
 }
@@ -114,7 +117,7 @@ fn check_slots(check: &Check<'_>) -> Result<()> {
             }
             // Somebody deleted this way in meanwhile.
             Err(StoreError::Missing(_)) => {}
-            Err(error) => check.findings.object(&object, format!("it can't be read: {error}")),
+            Err(error) => check.undecided(&object, &error.into()),
         }
     }
     Ok(())
@@ -124,7 +127,11 @@ fn vital(check: &Check<'_>, object: &str, error: Error) -> Result<()> {
     if matches!(error, Error::Interrupted) {
         return Err(error);
     }
-    let (named, what) = super::findings::describe(&error);
+    if !tells_damage(&error) {
+        check.undecided(object, &error);
+        return Ok(());
+    }
+    let (named, what) = describe(&error);
     check.findings.vital(named.as_deref().unwrap_or(object), what);
     Ok(())
 }
@@ -142,6 +149,7 @@ impl Structure {
             unbased: HashSet::new(),
             index: Index::default(),
             lost_segments: Vec::new(),
+            unread_segments: Vec::new(),
             lost_sessions: HashSet::new(),
         };
         let state = Arc::clone(&structure.state);
@@ -149,13 +157,12 @@ impl Structure {
             check.go_on()?;
             structure.segments += 1;
             if let Err(error) = structure.check_segment(check, record) {
-                let (_, what) = super::findings::describe(&error);
-                check.findings.object(&record.name.object(), what);
-                structure.lost_segments.push(record.name);
+                structure.leave_out(check, record.name, &error);
             }
         }
         for segment in check.repository.index().segments() {
-            if !structure.lost_segments.contains(&segment.record().name) {
+            let name = &segment.record().name;
+            if !structure.lost_segments.contains(name) && !structure.unread_segments.contains(name) {
                 structure.index.push(Arc::clone(segment));
             }
         }
@@ -164,6 +171,21 @@ impl Structure {
         structure.check_sessions(check);
         structure.find_packs(check, &state.segments)?;
         Ok(structure)
+    }
+
+    fn leave_out(&mut self, check: &Check<'_>, name: SegmentName, error: &Error) {
+        if tells_damage(error) {
+            check.findings.object(&name.object(), describe(error).1);
+            self.lost_segments.push(name);
+        } else {
+            check.undecided(&name.object(), error);
+            self.unread_segments.push(name);
+        }
+    }
+
+    /// True if the index has every published segment.
+    pub(super) fn is_complete(&self) -> bool {
+        self.lost_segments.is_empty() && self.unread_segments.is_empty()
     }
 
     fn check_segment(&mut self, check: &Check<'_>, record: &SegmentRecord) -> Result<()> {
@@ -265,7 +287,14 @@ impl Structure {
         for id in sessions {
             if let Err(error) = open_session(check, &id) {
                 let object = session_object(&id, check.repository.state().generation());
-                check.findings.object(&object, super::findings::describe(&error).1);
+                let (named, what) = describe(&error);
+                // Why the name: reading the log's new entries may have failed on the way.
+                let is_own = named.and_then(|named| parse_session(&named)).is_some_and(|(session, _)| session == id);
+                if !tells_damage(&error) || !is_own {
+                    check.undecided(&object, &error);
+                    continue;
+                }
+                check.findings.object(&object, what);
                 // Why: with a key from memory this process alone could still read what is lost to everybody else.
                 check.repository.forget_session_key(&id);
                 self.lost_sessions.insert(id);
@@ -290,7 +319,7 @@ impl Structure {
             orphans += u64::from(!known);
         })?;
         self.orphans = orphans;
-        if orphans > 0 && self.lost_segments.is_empty() {
+        if orphans > 0 && self.is_complete() {
             check.monitor.note(&format!(
                 "{orphans} packs and segments belong to no snapshot: other runs are writing them, or left them"
             ));
@@ -299,7 +328,7 @@ impl Structure {
         for (pack, facts) in self.packs.iter_mut().filter(|(_, facts)| facts.length.is_none()) {
             match store.head(&pack.object()) {
                 Ok(info) => facts.length = Some(info.length),
-                Err(error) => check.findings.suspect(*pack, &error.into()),
+                Err(error) => check.suspect(*pack, &error.into()),
             }
         }
         Ok(())
@@ -336,7 +365,7 @@ impl Structure {
             |(), (name, facts, length)| {
                 check.go_on()?;
                 if let Err(error) = read_trailer(check, name, facts, *length) {
-                    check.findings.suspect(*name, &error);
+                    check.suspect(*name, &error);
                 }
                 Ok(())
             },
@@ -345,6 +374,10 @@ impl Structure {
 
     /// A chunk that a snapshot refers to is in no segment that could be read.
     pub(super) fn unlisted(&self, check: &Check<'_>, id: ChunkId) {
+        // Why not damage: what could not be read may list it. That it could not is told already.
+        if !self.unread_segments.is_empty() {
+            return;
+        }
         if self.unbased.contains(&id) && self.lost_segments.is_empty() {
             check.findings.chunk(
                 "index",

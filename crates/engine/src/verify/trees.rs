@@ -1,16 +1,18 @@
 //! Every node of every snapshot's tree, each read once however many snapshots share it, by all threads from one stack.
 //!
 //! A node is held against what the node above says of it (first key, range, level, totals), and every chunk that an
-//! entry refers to must be in the index with the length that the entry gives it. For nodes that are met again under
-//! another parent, only what that parent says is compared. Chunks are not read here.
+//! entry refers to must be in the index with the length that the entry gives it. A node that is met again under another
+//! parent that says the same is not read again. What is below a node is checked whatever the node above says of it: a
+//! snapshot that names another's nodes wrongly hides nothing of that one. Chunks are not read here.
 //!
 //! Memory: 24 bytes a node, and the nodes on the stack (the children of one node a level and thread).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::findings::describe;
 use super::structure::Structure;
 use super::{Check, count, on_threads};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
@@ -24,7 +26,7 @@ pub(super) fn check_trees(check: &Check<'_>, structure: &Structure, snapshots: &
     let stack = Stack::default();
     // Why reversed: the newest snapshot is on top of the stack, and its nodes are most likely to be asked for.
     let roots = snapshots.iter().map(|snapshot| NodeRef::root(&snapshot.record.root));
-    stack.push(roots.filter_map(|root| stack.admit(check, root)).collect());
+    stack.push(roots.filter_map(|root| stack.admit(root)).collect());
     on_threads(check.threads(), || {
         let mut worker = Worker { check, structure, reader: NodeReader::new(check.repository) };
         let outcome = stack.run(&mut |node| worker.node(node, &stack));
@@ -48,8 +50,8 @@ struct Inner {
     /// Threads that work on a node and may push more.
     busy: usize,
     closed: bool,
-    /// First half of the id of each node met, and a hash of what the first parent said of it.
-    met: HashMap<[u8; 16], u64>,
+    /// First half of the id of each node met, and a hash of what the parent said of it.
+    met: HashSet<([u8; 16], u64)>,
 }
 
 impl Stack {
@@ -57,23 +59,11 @@ impl Stack {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the node back if it was not met before.
-    fn admit(&self, check: &Check<'_>, node: NodeRef) -> Option<NodeRef> {
+    /// Gives the node back if nobody said the same of it before.
+    fn admit(&self, node: NodeRef) -> Option<NodeRef> {
         let half: [u8; 16] = *node.id.0.first_chunk().expect("an id has 32 bytes");
-        let said = said_of(&node);
-        let mut inner = self.lock();
-        match inner.met.get(&half) {
-            None => {
-                inner.met.insert(half, said);
-                return Some(node);
-            }
-            // A root says nothing of itself.
-            Some(&before) if before == said || before == 0 || said == 0 => {}
-            Some(_) => {
-                check.findings.chunk(&node.object(), "two nodes above say different things of it", node.id);
-            }
-        }
-        None
+        let is_new = self.lock().met.insert((half, said_of(&node)));
+        is_new.then_some(node)
     }
 
     fn push(&self, nodes: Vec<NodeRef>) {
@@ -142,20 +132,14 @@ impl Worker<'_, '_> {
             Some(Location { base: Some(base), .. }) if self.structure.index.locate(&base).is_none() => return Ok(()),
             Some(_) => {}
         }
-        let below = match self.reader.read(node) {
-            Ok(below) => below,
-            Err(error) => {
-                self.check.findings.unreadable(&node.object(), &error, node.id);
-                return Ok(());
-            }
-        };
+        let Some(below) = self.read(node) else { return Ok(()) };
         self.check.nodes.fetch_add(1, Ordering::Relaxed);
         if let Err(damaged) = node.check_totals(&below) {
             self.check.findings.chunk(&node.object(), damaged.why, node.id);
         }
         match below {
             Below::Nodes(nodes) => {
-                stack.push(nodes.into_iter().filter_map(|below| stack.admit(self.check, below)).collect());
+                stack.push(nodes.into_iter().filter_map(|below| stack.admit(below)).collect());
             }
             Below::Entries(entries) => {
                 self.check.entries.fetch_add(count(entries.len()), Ordering::Relaxed);
@@ -164,6 +148,23 @@ impl Worker<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// What lies below a node; none where it can't be read.
+    fn read(&mut self, node: &NodeRef) -> Option<Below> {
+        let error = match self.reader.read(node) {
+            Ok(below) => return Some(below),
+            Err(error) => error,
+        };
+        if error.is_damage()
+            && let Ok(below) = self.reader.read(&NodeRef::root(&node.id))
+        {
+            // The node is sound, and what is said of it in this tree is wrong. Another tree may have it rightly.
+            self.check.findings.object(&node.object(), describe(&error).1);
+            return Some(below);
+        }
+        self.check.unreadable(&node.object(), &error, node.id);
+        None
     }
 
     /// Checks what an entry refers to.
@@ -193,7 +194,7 @@ impl Worker<'_, '_> {
             match extent {
                 Ok(extent) => sum = sum.saturating_add(self.extent(&extent)),
                 Err(error) => {
-                    self.check.findings.unreadable(&format!("extent list {id}"), &error, *id);
+                    self.check.unreadable(&format!("extent list {id}"), &error, *id);
                     return None;
                 }
             }

@@ -17,7 +17,7 @@ use seawall_engine::format::pack::{BlobKind, decode_header};
 use seawall_engine::format::segment::Location;
 use seawall_engine::format::slot::{self, KeyRing, Role, Unlock};
 use seawall_engine::ids::{ChunkId, SlotId, SnapshotId};
-use seawall_engine::monitor::Silent;
+use seawall_engine::monitor::{Monitor, Silent};
 use seawall_engine::repo::{Committed, Repository, Session};
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
@@ -325,6 +325,47 @@ fn what_a_lost_segment_listed_is_stored_again() {
             scene.assert_restores(&segment, &store);
         }
     });
+}
+
+/// A long file's list of extents is listed in another segment than its data. Where the latter is lost, the file is not
+/// taken over unseen from the snapshot before.
+#[test]
+fn what_a_lost_segment_listed_of_a_long_file_is_stored_again() {
+    for told in [false, true] {
+        let (store, mut scene) = crate::prune::Scene::new();
+        let pieces: Vec<Vec<u8>> = (0..200).map(|piece| noise(3000 + piece, 4096)).collect();
+        for (number, piece) in pieces.iter().enumerate() {
+            scene.write(&format!("{number}"), piece);
+        }
+        scene.backup();
+        let of_data = store.names().into_iter().find(|name| name.starts_with("index/")).unwrap();
+        (0..pieces.len()).for_each(|number| fs::remove_file(scene.source().join(number.to_string())).unwrap());
+        let long = fs::File::create(scene.source().join("long")).unwrap();
+        (0u64..).zip(&pieces).for_each(|(number, piece)| long.write_all_at(piece, number << 17).unwrap());
+        drop(long);
+        let before = scene.backup();
+        store.delete(&of_data).unwrap();
+        if told {
+            assert!(!check(&scene.open(), Read::Nothing).damage.is_empty());
+        }
+        let notes = Notes::default();
+        let report = backup(&scene.open(), scene.small(), &notes).unwrap();
+        assert!(report.bytes_read > 0, "the file is read again: {report:?}");
+        assert!(notes.0.lock().unwrap().iter().any(|note| note.contains("index segments that can't be opened: 1;")));
+        let fresh = scene.open();
+        for snapshot in fresh.snapshots().iter().skip(1) {
+            assert!(files_of(&fresh, &snapshot.record.root) == scene.known[&before], "told: {told}");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Monitor for Notes {
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
 }
 
 /// A pack that was not to be had for a while is whole again: the log is told, and nothing is stored twice any more.

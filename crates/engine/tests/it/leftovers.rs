@@ -207,6 +207,41 @@ fn what_an_adopter_took_over_is_not_taken_over_from_it_once_its_owner_is_fenced(
     }
 }
 
+/// What an adopted session stored against a base does not count where the base is condemned: the session leaned on another
+/// copy meanwhile, and so did not note the base.
+#[test]
+fn an_own_copy_whose_base_is_gone_does_not_stand_in_for_a_condemned_one() {
+    let scene = Scene::new();
+    let (repository, base) = (scene.open(), noise(1, 200_000));
+    let (base_id, of_base) = protect(&repository, &base);
+    let (_, parent) = protect(&repository, &noise(2, 1_000));
+    let mut plain = base.clone();
+    plain[1_000] ^= 1;
+    let id = repository.id_key().chunk_id(&plain);
+
+    let writer = scene.open();
+    let session = Session::begin(&writer, 4 * MIB).unwrap();
+    assert!(session.rest_on(&parent));
+    with_writers(&session, || {
+        assert!(store(&writer, &session, &plain, Some((&base_id, &base))));
+        session.flush().unwrap();
+    });
+    // Somebody else stores the same chunk without a base; then the session looks anew, and leans on that one.
+    let (_, of_other) = protect(&scene.open(), &plain);
+    repository.refresh().unwrap();
+    forget(&repository, &[parent]);
+    assert!(matches!(commit(&session, id), Committed::Again), "the parent is forgotten");
+    assert!(session.contains(&id));
+    let packs = [repository.locate(&base_id).unwrap().pack, repository.locate(&id).unwrap().pack];
+    forget(&repository, &[of_base, of_other]);
+    condemn(&repository, &packs);
+    scene.remove(&packs, &[]);
+    assert!(matches!(commit(&session, id), Committed::Again), "its own copy lacks the base");
+    assert!(with_writers(&session, || store(&writer, &session, &plain, None)));
+    assert!(matches!(commit(&session, id), Committed::Done(..)));
+    scene.reads(&id, &plain);
+}
+
 impl Scene {
     fn cache_mark(&self, session: &SessionId) -> std::path::PathBuf {
         let mut open = vec![self.cache.path().to_owned()];

@@ -9,6 +9,7 @@ use seawall_engine::format::slot::{self, Lock, Role, Share, SharedSecret, Unlock
 use seawall_engine::keys::{Added, add};
 use seawall_engine::repo::Repository;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::keys::{self, KeySource};
 use crate::output::printable;
@@ -92,6 +93,7 @@ struct Made<'a> {
     label: &'a str,
     role: &'a str,
     files: Vec<String>,
+    fingerprint: String,
 }
 
 impl Arguments {
@@ -111,7 +113,7 @@ impl Arguments {
         // Why the files come first: a key that the repository has and nobody holds is worse than a file of no use.
         let (lock, files) = self.lock(run, &repository)?;
         let added = add(&repository, role, &lock, &self.label).inspect_err(|_| discard(&files))?;
-        self.report(run, &added, &files)
+        self.report(run, &added, &files, &repository.fingerprint().to_string())
     }
 
     fn lock(&self, run: &Run, repository: &Repository) -> Result<(Lock, Vec<PathBuf>)> {
@@ -151,16 +153,19 @@ impl Arguments {
         let mut files = Vec::new();
         for share in shares {
             let path = directory.join(format!("share-{}-of-{count}.txt", share.number));
-            let text = format!(
-                "{}# Share {} of {count} of the key {} to the seawall repository {}. Any {} of them open it:\n\
-                 #   seawall -r DIR --share FILE --share FILE ... snapshots\n",
-                &*share.text(),
+            let remarks = format!(
+                "# Share {} of {count} of the key {} to the seawall repository {}. Any {} of them open it:\n\
+                 #   seawall -r DIR --expect {} --share FILE --share FILE ... snapshots\n",
                 share.number,
                 printable(self.label.as_bytes()),
                 repository.id(),
-                share.needed
+                share.needed,
+                repository.fingerprint()
             );
-            let text = zeroize::Zeroizing::new(text);
+            let digits = share.text();
+            let mut text = Zeroizing::new(String::with_capacity(digits.len() + remarks.len()));
+            text.push_str(&digits);
+            text.push_str(&remarks);
             if let Err(error) = keys::write_private(&path, &text) {
                 discard(&files);
                 return Err(error);
@@ -170,7 +175,7 @@ impl Arguments {
         Ok(files)
     }
 
-    fn report(&self, run: &Run, added: &Added, files: &[PathBuf]) -> anyhow::Result<Outcome> {
+    fn report(&self, run: &Run, added: &Added, files: &[PathBuf], fingerprint: &str) -> anyhow::Result<Outcome> {
         let files: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
         let role = Role::from(self.role).name();
         run.output.report(format!(
@@ -181,8 +186,15 @@ impl Arguments {
         for file in &files {
             run.output.report(format!("  {file}"))?;
         }
-        let (slot, member) = (added.slot.to_string(), added.member.to_string());
-        Outcome::done(Made { slot, member, number: added.number, label: &self.label, role, files })
+        run.output.report(format!("The repository's fingerprint is {fingerprint}"))?;
+        if self.recipient.is_some() || self.shares.is_some() {
+            run.output.note(
+                "an identity or shares do not prove which repository they open: tell who holds them the fingerprint, for \
+                 --expect or SEAWALL_EXPECT",
+            );
+        }
+        let (slot, member, fingerprint) = (added.slot.to_string(), added.member.to_string(), fingerprint.to_owned());
+        Outcome::done(Made { slot, member, number: added.number, label: &self.label, role, files, fingerprint })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use seawall_engine::crypto::wrap;
 use seawall_engine::format::slot;
+use zeroize::Zeroizing;
 
 use crate::keys;
 use crate::run::{Outcome, Run};
@@ -34,7 +35,12 @@ impl Arguments {
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let (identity, public) = wrap::generate();
         let public = slot::public_key_text(&public);
-        let text = zeroize::Zeroizing::new(format!("{}# {public}\n", slot::identity_text(&identity)));
+        let secret = slot::identity_text(&identity);
+        let mut text = Zeroizing::new(String::with_capacity(secret.len() + public.len() + 3));
+        text.push_str(&secret);
+        text.push_str("# ");
+        text.push_str(&public);
+        text.push('\n');
         keys::write_private(&self.file, &text)?;
         run.output.line(&public)?;
         Outcome::done(serde_json::json!({ "file": self.file.display().to_string(), "public_key": public }))

@@ -181,6 +181,7 @@ fn write_kit(run: &Run, location: &Path, repository: &Repository, key: &Path, ki
     let secret = read_key_file(key, &run.output)?;
     let text = Kit {
         repository: repository.id(),
+        fingerprint: repository.fingerprint(),
         location,
         host: &run.environment.host,
         made: Timestamp::now(),

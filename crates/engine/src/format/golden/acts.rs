@@ -3,7 +3,8 @@
 use super::super::log::{self, Act, BlobDamage, Grant, KeyChange, LogEntry, MemberRecord, SegmentRecord};
 use super::super::names::{PackName, SegmentName};
 use super::super::slot::{self, Contents, Role, SharedSecret, SlotKind, Unlock};
-use super::{MEMBER, PACK, REPOSITORY, SALT, SESSION, SLOT, SLOT_SALT, check, golden, log_key, ring, secret, signer};
+use super::{MEMBER, PACK, REPOSITORY, SALT, SESSION, SLOT, SLOT_SALT};
+use super::{check, golden, log_key, open_entry, ring, secret, signer};
 use crate::crypto::wrap::DataSecretKey;
 use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SnapshotId};
 
@@ -56,7 +57,7 @@ fn every_act() {
         let previous = Some(ObjectHash([0xF6; 32]));
         let entry = LogEntry { number, previous, repository: REPOSITORY, member: MEMBER, time_ms: 0, act };
         check(name, &log::seal_with_salt(&entry, &log_key(), &signer(), &SALT));
-        assert_eq!(log::open(number, &golden(name), &log_key()).unwrap().entry, entry, "{name}");
+        assert_eq!(open_entry(number, name).act, Ok(entry.act), "{name}");
     }
 }
 
@@ -73,8 +74,8 @@ fn slots_for_identities_and_shares() {
     {
         let stored = golden(name);
         let kind = slot::describe(&stored, &SLOT).unwrap().kind;
-        assert_eq!(slot::open(&stored, &SLOT, &unlock).unwrap(), Some(ring(Role::Owner)), "{name}");
-        let key = slot::purpose_key(&kind, secret(0x55).as_bytes(), &SLOT_SALT).unwrap();
+        assert_eq!(slot::open(&stored, &SLOT, &unlock, &REPOSITORY).unwrap(), Some(ring(Role::Owner)), "{name}");
+        let key = slot::purpose_key(&kind, secret(0x55).as_bytes(), &SLOT_SALT, &REPOSITORY).unwrap();
         let ring = ring(Role::Owner);
         let contents = Contents { ring: &ring, kind, label: "board", created_seconds: 1_800_000_000 };
         check(name, &contents.seal(&SLOT, &key, &SLOT_SALT, &SALT));

@@ -13,6 +13,7 @@ use crate::codec::{Effort, Encoder};
 use crate::crypto::Secret32;
 use crate::entry::{Content, Kind};
 use crate::format::log::SnapshotRecord;
+use crate::format::node::{Child, encode_inner};
 use crate::format::pack::BlobKind;
 use crate::format::slot::Unlock;
 use crate::ids::SnapshotId;
@@ -233,6 +234,38 @@ fn nodes_are_held_against_what_is_said_of_them() {
     }
     let data = repository.id_key().chunk_id(b"nothing");
     assert!(reader.read(&NodeRef::root(&data)).is_err());
+}
+
+/// A tree that names another one's leaf under a wrong key: the search can't enter it there, and does so in the other tree.
+#[test]
+fn what_one_tree_says_wrongly_of_a_node_hides_nothing_in_another() {
+    let tree: Tree = (0..5).map(|number| (key(number, 10), entry(number))).collect();
+    let repository = repository();
+    let session = Session::begin(&repository, 4 * MIB).unwrap();
+    let (end, ended) = crossbeam_channel::bounded(0);
+    let (leaf, wrong) = thread::scope(|scope| {
+        scope.spawn(|| session.write_packs(&session.writer_queue(), &ended));
+        let leaf = write(&repository, &session, &tree);
+        let child = Child { first: key(77, 10), id: leaf, entries: 5, bytes: 0 };
+        let (plain, mut body) = (encode_inner(1, &[child]), Vec::new());
+        let wrong = repository.id_key().chunk_id(&plain);
+        assert!(session.claim(&wrong));
+        Encoder::new(Effort::Fast).encode(&plain, None, &mut body);
+        session.store(BlobKind::Tree, &wrong, plain.len(), &body).unwrap();
+        session.commit(&mut |_| record(leaf)).unwrap();
+        drop(end);
+        (leaf, wrong)
+    });
+    let (mut lost, mut entries) = (0, 0);
+    let mut search = Search::new(&repository, true);
+    for root in [wrong, leaf] {
+        search.run(&root, &mut |step| {
+            lost += u32::from(matches!(step, Step::Lost(..)));
+            entries += u32::from(matches!(step, Step::Entry(..)));
+            ControlFlow::Continue(false)
+        });
+    }
+    assert_eq!((lost, entries), (1, 5));
 }
 
 #[test]

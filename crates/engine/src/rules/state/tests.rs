@@ -31,7 +31,8 @@ fn segment(owner: u8, counter: u64) -> SegmentRecord {
     SegmentRecord { name: SegmentName { session: session(owner), counter }, hash, records: 1, bytes: 1 }
 }
 
-fn record(id: SnapshotId) -> SnapshotRecord {
+/// A snapshot that says nothing but its id.
+pub(in crate::rules) fn record(id: SnapshotId) -> SnapshotRecord {
     SnapshotRecord {
         id,
         time: Timestamp { seconds: 0, nanos: 0 },
@@ -277,6 +278,9 @@ fn generations_of_the_data_key_follow_one_another() {
     let generations: Vec<_> = state.data_keys.iter().map(|key| (key.generation, key.public)).collect();
     assert_eq!(generations, [(0, [1; 32]), (1, [1; 32]), (2, [2; 32])]);
     assert_eq!(State::new(RepositoryId([0; 16])).generation(), 0);
+    // After the last number there is no next one, and no first one again.
+    state.data_keys.last_mut().unwrap().generation = u32::MAX;
+    assert!(apply(&mut state, OWNER, rotate(0)).is_err() && apply(&mut state, OWNER, rotate(u32::MAX)).is_err());
 }
 
 #[test]
@@ -378,6 +382,36 @@ fn damage_is_remembered_until_an_audit_finds_the_pack_sound() {
     for (row, (acts, wanted)) in table.into_iter().enumerate() {
         let damage = &after(acts).standing.damage;
         assert_eq!(damage.get(&pack(1)).map(|it| (it.lost, it.chunks.len())), wanted, "row {row}");
+    }
+}
+
+#[test]
+fn what_a_member_finds_is_a_claim_and_what_it_calls_whole_is_not() {
+    /// Who says what; then of pack 1: whether it is damaged, whether somebody claims so, and whether a writer may lean on it.
+    type Row = (Vec<(MemberId, Act)>, bool, bool, bool);
+    let table: [Row; 8] = [
+        (vec![(READER, audit(&[1], &[], &[]))], true, false, false),
+        (vec![(MEMBER, audit(&[1], &[], &[]))], false, true, false),
+        (vec![(MEMBER, audit(&[], &[1], &[]))], false, true, true),
+        (vec![(OWNER, audit(&[1], &[], &[])), (MEMBER, audit(&[], &[], &[1]))], true, false, false),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (MEMBER, audit(&[], &[], &[1]))], false, true, false),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (READER, audit(&[], &[], &[1]))], false, false, true),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (READER, audit(&[], &[1], &[]))], true, true, false),
+        (vec![(MEMBER, audit(&[1], &[], &[])), (OWNER, remap(None, vec![], &[], &[1]))], false, false, true),
+    ];
+    for (row, (acts, damaged, claimed, usable)) in table.into_iter().enumerate() {
+        let mut state = after([admit(READER, Role::Reader), admit(MEMBER, Role::Member)]);
+        let since = state.next;
+        for (signer, act) in acts {
+            apply(&mut state, signer, act).unwrap();
+        }
+        let standing = &state.standing;
+        let found = (standing.damage.contains_key(&pack(1)), standing.claims.contains_key(&pack(1)));
+        assert_eq!((found, is_usable(standing, &pack(1))), ((damaged, claimed), usable), "row {row}");
+        assert_eq!(standing.is_damage_newer(since), damaged || claimed, "row {row}");
+        assert_eq!(standing.is_damaged(&pack(1), &ChunkId([1; 32])), damaged, "row {row}");
+        assert_eq!(standing.is_doubted(&pack(1), &ChunkId([1; 32])), damaged || claimed, "row {row}");
+        assert_eq!(standing.is_undoubted(), !damaged && !claimed, "row {row}");
     }
 }
 

@@ -94,7 +94,27 @@ impl Stat {
         self.inode == other.inode && self.device == other.device
     }
 
+    /// The same for the same modification time, whatever the file system chose: for a simulation that repeats a run.
+    #[cfg(feature = "simulation")]
+    fn plain(self) -> Self {
+        let is_directory = self.kind == StatKind::Directory;
+        let mtime = if is_directory { Timestamp::default() } else { self.mtime };
+        let inode = (mtime.seconds.unsigned_abs() << 30 | u64::from(mtime.nanos)) + 1;
+        Self { mtime, ctime: mtime, btime: None, inode, device: (0, 1), ..self }
+    }
+
+    #[cfg(feature = "simulation")]
     fn from_statx(raw: &Statx) -> Self {
+        let stat = Self::as_told(raw);
+        if crate::simulation::has_plain_stat() { stat.plain() } else { stat }
+    }
+
+    #[cfg(not(feature = "simulation"))]
+    fn from_statx(raw: &Statx) -> Self {
+        Self::as_told(raw)
+    }
+
+    fn as_told(raw: &Statx) -> Self {
         let known = StatxAttributes::COMPRESSED
             | StatxAttributes::IMMUTABLE
             | StatxAttributes::APPEND

@@ -4,7 +4,7 @@
 //! A collector removes by the log that it last read, which may be old. What it appends, it judges and appends in one step,
 //! as put-if-absent makes of it.
 
-use seawall_engine::rules::{self, Copy};
+use seawall_engine::rules::{self, BaseLeft, Copy, Kept};
 
 use super::explore::{Moves, Setup};
 use super::ledger::{Entry, Known, Ledger};
@@ -17,6 +17,8 @@ use super::world::{Collecting, Collector, Step, World};
 
 const NAMES: [&str; 2] = ["prune 1", "prune 2"];
 const SESSIONS_OF: [u8; 2] = [3, 4];
+/// A pack that nobody writes.
+const PHANTOM: u8 = 127;
 
 /// Every step that a collector can take.
 pub fn steps(setup: &Setup, world: &World, collector: usize, ledger: &mut Ledger, moves: &mut Moves) {
@@ -88,16 +90,17 @@ pub fn owner_steps(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mu
 fn comes_back(rules: Rules, known: &Known, chunks: Chunks) -> Option<Packs> {
     let copies: [Vec<Copy>; 3] =
         std::array::from_fn(|chunk| known.copies[chunk].iter().map(|(_, copy)| *copy).collect());
-    let find = |chunk: usize, alone: bool, has_base: &dyn Fn() -> bool| {
-        rules::brings_back(&known.state, &chunk_id(chunk), &copies[chunk], alone, &|_| has_base()).copied()
+    let find = |chunk: usize, alone: bool, base: BaseLeft| {
+        rules::brings_back(&known.state, &chunk_id(chunk), &copies[chunk], alone, &|_| base)
     };
-    let has_base = || !rules.has(Rule::BaseComesBack) || find(BASE, true, &|| false).is_some();
+    let of_base = find(BASE, true, BaseLeft::Nothing);
+    let base = if rules.has(Rule::BaseComesBack) { rules::left(of_base) } else { BaseLeft::Sound };
     let mut packs = 0;
     for chunk in (0..3).filter(|chunk| chunks >> chunk & 1 == 1) {
-        let copy = find(chunk, false, &has_base)?;
+        let copy = find(chunk, false, base)?.copy;
         packs |= pack_bit(&copy.pack);
         if copy.base.is_some() && rules.has(Rule::BaseComesBack) {
-            packs |= pack_bit(&find(BASE, true, &|| false)?.pack);
+            packs |= pack_bit(&of_base?.copy.pack);
         }
     }
     Some(if rules.has(Rule::PacksComeBack) { packs & known.condemned } else { 0 })
@@ -134,23 +137,36 @@ fn settle(rules: Rules, known: &Known, fresh: Packs, list: Packs) -> Settled {
 }
 
 impl Settling<'_> {
-    fn choose(&self, chunk: usize, alone: bool, list: Packs) -> Option<Copy> {
+    fn keep(&mut self, chunk: usize, alone: bool) -> Option<Copy> {
+        let list = self.settled.list;
         let standing = &self.known.state.standing;
         let leaves = |pack: &_| list & pack_bit(pack) != 0;
-        let has_base = |base: &_| {
-            !self.rules.has(Rule::CopyWithoutBaseIsNone)
-                || rules::stays(standing, base, &self.copies[BASE], true, &leaves, &|_| false).is_some()
+        let (id, copies) = (chunk_id(chunk), &self.copies[chunk]);
+        let mut kept = rules::keeps(standing, &id, copies, alone, &leaves, &|_| self.bases());
+        if !self.rules.has(Rule::SoundStays) {
+            let of_base = |base: &_| rules::base_left(standing, base, &self.bases(), &leaves);
+            let stays = rules::stays(standing, &id, copies, alone, &leaves, &of_base);
+            kept = stays.map_or(kept, |chosen| Kept::Stays(chosen.copy));
+        }
+        let (copy, returns) = match kept {
+            Kept::Stays(copy) | Kept::Saved(copy) => (*copy, 0),
+            Kept::Returns(copy) => (*copy, pack_bit(&copy.pack)),
+            Kept::Doubtful(best) => (*best?, copies.iter().fold(0, |packs, copy| packs | pack_bit(&copy.pack))),
         };
-        rules::stays(standing, &chunk_id(chunk), &self.copies[chunk], alone, &leaves, &has_base).copied()
+        self.settled.kept |= u8::from(list & returns != 0) << chunk;
+        self.settled.list &= !returns;
+        Some(copy)
     }
 
-    fn keep(&mut self, chunk: usize, alone: bool) -> Option<Copy> {
-        self.choose(chunk, alone, self.settled.list).or_else(|| {
-            let copy = self.choose(chunk, alone, 0)?;
-            self.settled.list &= !pack_bit(&copy.pack);
-            self.settled.kept |= 1 << chunk;
-            Some(copy)
-        })
+    /// Copies of the base; a phantom where a rule is left out that would not take what there is.
+    fn bases(&self) -> Vec<Copy> {
+        let phantom = Copy { pack: pack_name(PHANTOM), base: None };
+        if !self.rules.has(Rule::CopyWithoutBaseIsNone) {
+            return vec![phantom];
+        }
+        let stays = self.known.damaged & !self.known.condemned & !self.settled.list;
+        let is_taken = |copy: &Copy| !self.rules.has(Rule::BaseIsSound) && stays & pack_bit(&copy.pack) != 0;
+        self.copies[BASE].iter().map(|copy| if is_taken(copy) { phantom } else { *copy }).collect()
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Setup {
     pub start: &'static [&'static [u8]],
     /// Copies in a pack that a crashed session left.
     pub crashed: Option<u8>,
+    /// Copies in a pack of the first snapshot that an AUDIT calls lost.
+    pub damaged: Option<u8>,
     pub has_parents: bool,
     pub has_adoption: bool,
     pub has_undelete: bool,
@@ -204,7 +206,8 @@ pub fn moves_from(setup: &Setup, world: &World, ledger: &mut Ledger, moves: &mut
     if setup.collectors > 0 {
         collector::owner_steps(setup, world, ledger, moves);
     }
-    let entries_max = 1 + setup.start.len() as u64 + setup.entries_max;
+    let audits = u64::from(setup.damaged.is_some());
+    let entries_max = 1 + setup.start.len() as u64 + audits + setup.entries_max;
     moves.retain(|(_, after)| ledger.known_ref(after.log).state.next <= entries_max);
 }
 
@@ -232,6 +235,10 @@ pub fn start(setup: &Setup, ledger: &mut Ledger) -> World {
         world.packs |= packs;
         world.segments |= text.object();
         world.keys |= 1 << session;
+    }
+    if let Some(copies) = setup.damaged {
+        let audit = Entry::Audit(pack_set(SEED, copies));
+        world.log = ledger.append(world.log, audit).expect("the start is a good log");
     }
     if let Some(copies) = setup.crashed {
         world.packs |= pack_set(CRASHED, copies);

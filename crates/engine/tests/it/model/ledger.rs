@@ -48,6 +48,7 @@ pub enum Entry {
     Undelete(Shot, Packs),
     Condemn { packs: Packs, session: u8, segment: SegmentNumber },
     Delete(Packs),
+    Audit(Packs),
     Fence(u8),
     Remap { session: u8, segment: SegmentNumber, retired: Vec<SegmentNumber>, gone: Packs },
 }
@@ -63,6 +64,7 @@ pub struct Known {
     pub plain: [Packs; 3],
     pub encoded: Packs,
     pub condemned: Packs,
+    pub damaged: Packs,
     /// Published segments, newest last, and their objects.
     pub segments: Vec<(SegmentNumber, Packs)>,
     pub segment_objects: SegmentObjects,
@@ -83,6 +85,7 @@ impl Known {
             segment_objects: texts.clone().fold(0, |objects, text| objects | text.object()),
             segments: segments.iter().zip(texts).map(|(number, text)| (*number, text.packs)).collect(),
             condemned: state.standing.condemned.keys().fold(0, |set, pack| set | pack_bit(pack)),
+            damaged: state.standing.damage.keys().fold(0, |set, pack| set | pack_bit(pack)),
             forgotten: state.forgotten.keys().map(Shot::of).collect(),
             plain: [0; 3],
             encoded: 0,
@@ -137,6 +140,7 @@ impl Known {
             key.extend([pack.session.0[0], pack.counter as u8, *number as u8]);
             key.push(u8::from(standing.deleted.contains_key(pack)));
         }
+        key.extend(self.damaged.to_le_bytes());
         key
     }
 }
@@ -231,6 +235,9 @@ impl Ledger {
                 Act::Condemn { packs: names(packs), session: publisher(*session, segment), segments: fresh(segment) }
             }
             Entry::Delete(packs) => Act::Delete { packs: names(packs) },
+            Entry::Audit(packs) => {
+                Act::Audit { depth: 0, bytes: 0, lost: names(packs), damaged: Vec::new(), sound: Vec::new() }
+            }
             Entry::Fence(session) => Act::Fence { sessions: vec![session_id(*session)] },
             Entry::Remap { session, segment, retired, gone } => Act::Remap {
                 session: publisher(*session, segment),

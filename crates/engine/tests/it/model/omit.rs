@@ -27,6 +27,10 @@ pub enum Rule {
     BaseStays,
     /// G1: an encoded copy whose base is gone does not count as the one that stays. Without: it does.
     CopyWithoutBaseIsNone,
+    /// G1: a sound copy is not given up for one that is known to be damaged. Without: any copy that stays will do.
+    SoundStays,
+    /// G1: an encoded copy is sound only while a sound plain copy of its base stays. Without: a damaged one will do.
+    BaseIsSound,
     /// G1: a collector whose session was fenced publishes nothing. Without: it does.
     FencedCollector,
     /// G2: a DELETE names a pack before its object is removed. Without: being condemned is enough.
@@ -45,7 +49,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::BaseOfLeaned,
         Self::BaseOfOwn,
         Self::LookAgain,
@@ -58,6 +62,8 @@ impl Rule {
         Self::CondemnLooksAgain,
         Self::BaseStays,
         Self::CopyWithoutBaseIsNone,
+        Self::SoundStays,
+        Self::BaseIsSound,
         Self::FencedCollector,
         Self::DeleteFirst,
         Self::GoneIsUnlisted,

@@ -16,6 +16,7 @@ const NOTHING: Setup = Setup {
     wants: &[A],
     start: &[&[A]],
     crashed: None,
+    damaged: None,
     has_parents: false,
     has_adoption: false,
     has_undelete: false,
@@ -80,6 +81,17 @@ const KEYS: Setup = Setup {
     ..NOTHING
 };
 
+/// A base of which one copy is damaged, and a chunk that lies plain and against that base.
+const DAMAGE: Setup = Setup {
+    name: "damage",
+    wants: &[C],
+    start: &[&[A, ENCODED], &[A, C]],
+    damaged: Some(A),
+    has_undelete: true,
+    has_rewrite: true,
+    ..NOTHING
+};
+
 /// Everybody and everything.
 const FULL: Setup = Setup {
     name: "full",
@@ -101,7 +113,7 @@ const FULL: Setup = Setup {
 pub const LONG: Setup = Setup { writers: 3, entries_max: 30, name: "long", ..FULL };
 
 /// The setups of the test.
-pub const ALL: [Setup; 9] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, FULL];
+pub const ALL: [Setup; 10] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, DAMAGE, FULL];
 
 /// The same, searched further.
 pub fn deep(setup: &Setup) -> Setup {
@@ -117,6 +129,7 @@ pub fn showing(rule: Rule) -> Setup {
         Rule::BaseOfOwn => ANEW,
         Rule::KeyAfterFence => KEYS,
         Rule::BaseStays | Rule::CopyWithoutBaseIsNone => BASES,
+        Rule::SoundStays | Rule::BaseIsSound => DAMAGE,
         Rule::RetiredIsDoubtful | Rule::GoneIsUnlisted => COMPACTION,
         Rule::UniqueNames => Setup { name: "names", ..NOTHING },
         Rule::FencedCommit | Rule::PublishedOnce | Rule::FenceFirst => ADOPTION,

@@ -1,0 +1,78 @@
+//! Which repository lay at a place when this user last looked.
+//!
+//! The cache of a repository goes by the repository's id, which the store shows to everybody. Whoever puts another
+//! repository into a store's place, with a slot that the user's public key opens, would meet an empty cache. So the cache
+//! also remembers, by the store's location, the id and the fingerprint of what was there.
+//!
+//! Invariants: a place that was taken by a repository that this user never saw is told, and nothing is written there; what
+//! was seen stays remembered until somebody says which fingerprint to expect. Failing to remember costs only this check.
+
+use std::fs::{self, DirBuilder};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::crypto::object_hash;
+use crate::error::{Error, Result};
+use crate::ids::{ObjectHash, RepositoryId};
+use crate::repo::cache::write_atomically;
+use crate::repo::log::Log;
+
+/// A remembered place is a line of two ids and nothing more.
+const LINE_BYTES: usize = 2 * RepositoryId::LEN + 1 + 2 * ObjectHash::LEN + 1;
+
+/// One store's place in this user's cache; may be absent.
+pub(crate) struct Place {
+    file: Option<PathBuf>,
+}
+
+impl Place {
+    /// The place of the store at this location. `base` is the directory for all of this user's caches.
+    pub(crate) fn new(base: Option<&Path>, location: &str) -> Self {
+        let directory = base.map(|base| base.join("places"));
+        let made =
+            directory.filter(|directory| DirBuilder::new().recursive(true).mode(0o700).create(directory).is_ok());
+        Self { file: made.map(|directory| directory.join(object_hash(location.as_bytes()).to_string())) }
+    }
+
+    /// Holds the repository of this log against what is expected, or else against what was here before.
+    ///
+    /// # Errors
+    /// [`Error::Substituted`] where it is not the expected one. Where it is another one than before, the log is marked as
+    /// gone back.
+    pub(crate) fn admit(&self, log: &mut Log, expected: Option<ObjectHash>) -> Result<()> {
+        let state = log.state();
+        let Some(fingerprint) = state.fingerprint else { return Ok(()) };
+        let here = (state.repository, fingerprint);
+        if expected.is_some_and(|expected| expected != fingerprint) {
+            return Err(Error::Substituted(format!("the repository here has the fingerprint {fingerprint}")));
+        }
+        match self.seen() {
+            Some(before) if before == here => return Ok(()),
+            Some((before, _)) if expected.is_none() && !log.is_known() => {
+                log.distrust(format!(
+                    "the repository {before} was seen here before, and this is another one ({}, fingerprint \
+                     {fingerprint})",
+                    here.0
+                ));
+            }
+            _ => {}
+        }
+        if log.rollback().is_none() {
+            self.remember(here);
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> Option<(RepositoryId, ObjectHash)> {
+        let text = fs::read_to_string(self.file.as_ref()?).ok().filter(|text| text.len() == LINE_BYTES)?;
+        let (repository, fingerprint) = text.trim_end().split_once(' ')?;
+        Some((RepositoryId::from_hex(repository).ok()?, ObjectHash::from_hex(fingerprint).ok()?))
+    }
+
+    fn remember(&self, (repository, fingerprint): (RepositoryId, ObjectHash)) {
+        if let Some(file) = &self.file {
+            let _ = write_atomically(file, |file| writeln!(file, "{repository} {fingerprint}"));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What misleads a client about what there is: a cache that a power cut spoilt, a log entry or a segment that the store
+//! lost. Nothing that a snapshot needs goes because of it, and it is told.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use seawall_engine::backup::backup;
+use seawall_engine::error::Error;
+use seawall_engine::forget::forget;
+use seawall_engine::format::names::log_object;
+use seawall_engine::monitor::Silent;
+use seawall_engine::prune::PruneOptions;
+use seawall_engine::reindex::reindex;
+use seawall_engine::repo::Repository;
+use seawall_engine::store::Store;
+use seawall_engine::store::memory::MemoryStore;
+use seawall_engine::undelete::undelete;
+use seawall_engine::units::MIB;
+
+use crate::place::{files_of, noise};
+use crate::prune::{Scene, run, thorough};
+
+/// Several snapshots, of which the first is forgotten; its packs are partly needed.
+fn scene() -> (Arc<MemoryStore>, Scene) {
+    let (store, mut scene) = Scene::new();
+    for number in 0..40 {
+        scene.write(&format!("file {number}"), &noise(number, 60_000));
+    }
+    let first = scene.backup();
+    for number in 0..20 {
+        scene.write(&format!("file {number}"), &noise(100 + number, 60_000));
+    }
+    scene.backup();
+    scene.write("last", &noise(500, 2 * MIB));
+    scene.backup();
+    forget(&scene.open(), &[first], "test").unwrap();
+    (store, scene)
+}
+
+fn cached(scene: &Scene) -> Repository {
+    open_with_cache(scene, "cache")
+}
+
+fn open_with_cache(scene: &Scene, name: &str) -> Repository {
+    Repository::open(scene.store.clone(), &scene.unlock, Some(scene.directory.path().join(name))).unwrap()
+}
+
+fn cached_segments(scene: &Scene) -> Vec<PathBuf> {
+    let repository = cached(scene);
+    let directory = scene.directory.path().join("cache").join(repository.id().to_string()).join("segments");
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|item| item.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 3, "{files:?}");
+    files
+}
+
+/// Ways to spoil a file of which the length stays.
+fn spoil(path: &PathBuf, way: usize) -> bool {
+    let mut bytes = fs::read(path).unwrap();
+    let length = bytes.len();
+    // Header, packs' names, records, filter, checksum.
+    let places =
+        [64..length, 64..88, 88..200, length / 2..length / 2 + 1, length - 64..length - 32, length - 32..length];
+    let Some(place) = places.get(way) else { return false };
+    let is_flip = place.len() == 1;
+    bytes[place.clone()].iter_mut().for_each(|byte| *byte = if is_flip { *byte ^ 0x40 } else { 0 });
+    fs::write(path, bytes).unwrap();
+    true
+}
+
+#[test]
+fn a_spoilt_cache_misleads_neither_backup_nor_prune_nor_readers() {
+    let mut way = 0;
+    loop {
+        let (_, mut scene) = scene();
+        let files = cached_segments(&scene);
+        if !files.iter().all(|path| spoil(path, way)) {
+            break;
+        }
+        let repository = cached(&scene);
+        for snapshot in repository.snapshots() {
+            assert_eq!(files_of(&repository, &snapshot.record.root), scene.known[&snapshot.record.id], "way {way}");
+        }
+        files.iter().for_each(|path| assert!(spoil(path, way)));
+        let report = run(&cached(&scene), &thorough()).unwrap();
+        assert_eq!(report.problems, 0, "way {way}");
+        assert_eq!(scene.check(), 2, "way {way}");
+        for path in cached_segments(&scene) {
+            assert!(spoil(&path, way));
+        }
+        let report = backup(&cached(&scene), scene.small(), &Silent).unwrap();
+        let id = report.snapshot.unwrap().id;
+        scene.known.insert(id, scene.files());
+        assert_eq!(scene.check(), 3, "way {way}");
+        way += 1;
+    }
+    assert!(way > 4);
+}
+
+#[test]
+fn a_lost_entry_is_not_taken_for_the_end_of_the_log() {
+    let (store, scene) = scene();
+    let entries = scene.open().log_entries();
+    assert_eq!(entries, 5);
+    // One entry, or all but the last: the probe behind the end sees only the first kind.
+    for lost in [vec![1], vec![2], vec![3], vec![1, 2], vec![2, 3], vec![1, 2, 3]] {
+        let holed = Arc::new(store.copy());
+        lost.iter().for_each(|number| holed.delete(&log_object(*number)).unwrap());
+        let before = holed.names();
+        let repository = Repository::open(holed.clone(), &scene.unlock, None).unwrap();
+        assert_eq!(repository.log_entries(), lost[0]);
+        assert_eq!(repository.rollback().is_some(), lost.len() == 1, "{lost:?}");
+        let refused = |error: Error| match error {
+            Error::Rollback(why) => assert!(why.contains("later entries exist"), "{why}"),
+            other => panic!("{lost:?}: {other}"),
+        };
+        refused(run(&repository, &thorough()).unwrap_err());
+        if let Some(snapshot) = repository.snapshots().first() {
+            refused(forget(&repository, &[snapshot.record.id], "test").unwrap_err());
+        }
+        let packs =
+            |names: &[String]| names.iter().filter(|name| name.starts_with("pack/")).cloned().collect::<Vec<_>>();
+        assert_eq!(packs(&holed.names()), packs(&before), "{lost:?}");
+        refused(backup(&repository, scene.small(), &Silent).unwrap_err());
+        let lost_nothing = before.iter().all(|name| holed.names().contains(name));
+        assert!(lost_nothing && !holed.names().contains(&log_object(lost[0])), "{lost:?}");
+    }
+}
+
+#[test]
+fn a_lost_segment_stops_prune_and_undelete_until_its_packs_are_listed_anew() {
+    let (store, mut scene) = scene();
+    let segments = scene.open().segments();
+    assert!(segments.len() >= 3);
+    for (number, segment) in segments.iter().enumerate() {
+        for (damaged, is_cached) in [(false, false), (false, true), (true, false), (true, true)] {
+            let copy = Arc::new(store.copy());
+            let object = segment.name.object();
+            scene.store = copy.clone();
+            let cache = is_cached.then(|| format!("cache {number} {damaged}"));
+            drop(cache.as_ref().map(|name| open_with_cache(&scene, name)));
+            copy.delete(&object).unwrap();
+            if damaged {
+                copy.replace(&object, &noise(7, 1000));
+            }
+            list_anew(&scene, &copy, &object, cache.as_deref());
+        }
+    }
+}
+
+fn list_anew(scene: &Scene, store: &MemoryStore, object: &str, cache: Option<&str>) {
+    let bare = scene.open();
+    let forgotten = bare.forgotten()[0].snapshot.record.id;
+    for refusal in [run(&bare, &thorough()).err(), undelete(&bare, &[forgotten], &Silent).err()] {
+        let Some(Error::Damaged(damaged)) = &refusal else { panic!("{refusal:?}") };
+        assert!(damaged.object.contains(object) || damaged.object == "index segment", "{damaged}");
+        assert!(damaged.why.contains("repair --index"), "{damaged}");
+    }
+    let repository = cache.map_or_else(|| scene.open(), |name| open_with_cache(scene, name));
+    let told = reindex(&repository, true, &Silent).unwrap();
+    assert_eq!((told.lost.len(), told.number), (1, None));
+    let report = reindex(&repository, false, &Silent).unwrap();
+    assert_eq!((report.lost, report.records, report.unreadable), (told.lost, told.records, 0));
+    assert_eq!(report.cached, u64::from(cache.is_some()));
+    assert!(report.number.is_some() && !store.names().contains(&object.to_owned()));
+    assert_eq!(scene.check(), 2);
+    assert_eq!(reindex(&scene.open(), false, &Silent).unwrap().lost, []);
+    undelete(&scene.open(), &[forgotten], &Silent).unwrap();
+    assert_eq!(scene.check(), 3);
+    forget(&scene.open(), &[forgotten], "test").unwrap();
+    run(&scene.open(), &thorough()).unwrap();
+    assert_eq!(scene.check(), 2);
+}
+
+#[test]
+fn while_needed_chunks_are_in_no_list_nothing_is_removed() {
+    let (_, mut scene) = scene();
+    let newest = scene.open().snapshots().pop().unwrap();
+    // The last backup's segment is lost, and so is one of its data packs: its chunks can't be listed anew.
+    let record = scene.open().segments().pop().unwrap();
+    scene.store.delete(&record.name.object()).unwrap();
+    let mut packs = Vec::new();
+    scene
+        .store
+        .list(&format!("pack/{}/", record.name.session), &mut |info| packs.push((info.length, info.name)))
+        .unwrap();
+    let (_, largest) = packs.into_iter().max().unwrap();
+    scene.store.delete(&largest).unwrap();
+    reindex(&scene.open(), false, &Silent).unwrap();
+    let before: u64 = ["pack/", "index/", "session/"].map(|prefix| scene.objects(prefix)).iter().sum();
+    let refused = run(&scene.open(), &thorough()).unwrap_err();
+    assert!(matches!(&refused, Error::Refused(why) if why.contains("--despite-missing")), "{refused}");
+    let dry = run(&scene.open(), &PruneOptions { dry_run: true, ..thorough() }).unwrap();
+    assert_eq!(dry.problems, 1);
+    assert_eq!(["pack/", "index/", "session/"].map(|prefix| scene.objects(prefix)).iter().sum::<u64>(), before);
+    // What is listed nowhere stays, even for who goes on.
+    scene.store.put("pack/00000000000000000000000000000001/0000000000", b"orphan").unwrap();
+    let report = run(&scene.open(), &PruneOptions { despite_missing: true, ..thorough() }).unwrap();
+    assert_eq!(report.orphans, 0);
+    assert!(report.deleted_packs > 0);
+    // The next backup stores the lost chunks again.
+    let id = newest.record.id;
+    scene.backup();
+    run(&scene.open(), &thorough()).unwrap();
+    assert!(scene.known.contains_key(&id));
+    assert_eq!(scene.check(), 3);
+}
