@@ -180,11 +180,11 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         counted(report.packs, "pack", "packs")
     ))?;
     let seconds = report.duration.as_secs_f64();
-    let read = if report.packs_read == 0 {
+    let read = if report.bytes_read == 0 {
         "no data was read back (--read-data does)".to_owned()
     } else {
         format!(
-            "{} of {} read back, {} ({})",
+            "{} of {} read back whole, {} ({})",
             count(report.packs_read),
             counted(report.packs, "pack", "packs"),
             bytes(report.bytes_read),
