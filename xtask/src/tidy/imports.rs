@@ -18,8 +18,8 @@ const ROWS: [(&str, &[&str]); 5] = [
     (
         "verbs",
         &[
-            "backup", "restore", "verify", "forget", "keys", "audit", "prune", "repair", "undelete", "copy", "diff",
-            "browse",
+            "backup", "restore", "verify", "forget", "keys", "audit", "prune", "repair", "reindex", "undelete", "copy",
+            "diff", "browse",
         ],
     ),
     ("repository", &["repo"]),
