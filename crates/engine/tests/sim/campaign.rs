@@ -40,6 +40,11 @@ pub fn setup(seed: u64) -> Setup {
     }
 }
 
+/// A run as one of several processes plays it: the names of its files have the number of the process.
+pub fn setup_of_job(seed: u64, job: u64) -> Setup {
+    Setup { place: place(job), ..setup(seed) }
+}
+
 /// The command that plays a run again.
 pub fn again(setup: &Setup) -> String {
     let job = variable("JOB").map(|job| format!(" --job {job}")).unwrap_or_default();
