@@ -124,7 +124,7 @@ fn play_share(job: u64, jobs: u64) -> bool {
                 total.add(&summary);
             }
             Err(what) => {
-                println!("seed {seed}: LOST: {what}\n{}", again(&setup));
+                println!("seed {seed}: WRONG: {what}\n{}", again(&setup));
                 good = false;
             }
         }
@@ -146,11 +146,11 @@ fn as_told() {
     let jobs = variable("JOBS").unwrap_or(1);
     if let Some(job) = variable("JOB") {
         // As one of several, or alone as that one.
-        assert!(play_share(if jobs == 1 { 0 } else { job }, jobs), "something was lost");
+        assert!(play_share(if jobs == 1 { 0 } else { job }, jobs), "something is wrong");
         return;
     }
     if jobs == 1 {
-        assert!(play_share(0, 1), "something was lost");
+        assert!(play_share(0, 1), "something is wrong");
         return;
     }
     let program = std::env::current_exe().unwrap();
@@ -171,5 +171,5 @@ fn as_told() {
         }
     });
     let good = children.iter_mut().all(|child| child.wait().unwrap().success());
-    assert!(good, "something was lost");
+    assert!(good, "something is wrong");
 }
