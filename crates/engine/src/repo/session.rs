@@ -28,6 +28,7 @@ use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
 use crate::repo::repository::Repository;
 use crate::rules::{self, Draft, Obstacle, State};
+use crate::store::StoreError;
 use crate::units::{MIB, PACK_BYTES_MAX};
 
 /// A segment is written at the latest after this many seconds, stored bytes or records.
@@ -429,7 +430,19 @@ impl<'r> Session<'r> {
 
     /// Wraps the session's key anew where the data key pair was renewed while the session wrote, so that a rotation
     /// that did not know of this session leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where a prune has fenced the session and removed its key meanwhile; when the store fails.
     pub(crate) fn follow_rotation(&self, state: &State) -> Result<()> {
+        self.wrap_anew(state).map_err(|error| match error {
+            Error::Store(StoreError::Missing(object)) => Error::Refused(format!(
+                "{object} is gone: a prune has fenced this writing session meanwhile; nothing was committed, run again"
+            )),
+            other => other,
+        })
+    }
+
+    fn wrap_anew(&self, state: &State) -> Result<()> {
         let Some(key) = self.key.get() else { return Ok(()) };
         let (generation, public) = newest_public(state)?;
         if self.wrapped_for.load(Ordering::SeqCst) < generation {
@@ -439,8 +452,10 @@ impl<'r> Session<'r> {
             if !is_ours && self.repository.can_read_data() {
                 let secret = self.repository.data_secret(state, generation);
                 let found = secret.map(|secret| read_wrapped(self.repository, &self.id, generation, &secret));
-                if !matches!(found, Some(Ok(found)) if found == *key) {
-                    return Err(Damaged::new(object, 0, "it holds another key than this session's").into());
+                match found {
+                    Some(Ok(found)) if found == *key => {}
+                    Some(Err(error @ Error::Store(_))) => return Err(error),
+                    _ => return Err(Damaged::new(object, 0, "it holds another key than this session's").into()),
                 }
             }
             self.wrapped_for.store(generation, Ordering::SeqCst);

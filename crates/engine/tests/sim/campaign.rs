@@ -40,6 +40,11 @@ pub fn setup(seed: u64) -> Setup {
     }
 }
 
+/// A run as one of several processes plays it: the names of its files have the number of the process.
+pub fn setup_of_job(seed: u64, job: u64) -> Setup {
+    Setup { place: place(job), ..setup(seed) }
+}
+
 /// The command that plays a run again.
 pub fn again(setup: &Setup) -> String {
     let job = variable("JOB").map(|job| format!(" --job {job}")).unwrap_or_default();
@@ -119,7 +124,7 @@ fn play_share(job: u64, jobs: u64) -> bool {
                 total.add(&summary);
             }
             Err(what) => {
-                println!("seed {seed}: LOST: {what}\n{}", again(&setup));
+                println!("seed {seed}: WRONG: {what}\n{}", again(&setup));
                 good = false;
             }
         }
@@ -141,11 +146,11 @@ fn as_told() {
     let jobs = variable("JOBS").unwrap_or(1);
     if let Some(job) = variable("JOB") {
         // As one of several, or alone as that one.
-        assert!(play_share(if jobs == 1 { 0 } else { job }, jobs), "something was lost");
+        assert!(play_share(if jobs == 1 { 0 } else { job }, jobs), "something is wrong");
         return;
     }
     if jobs == 1 {
-        assert!(play_share(0, 1), "something was lost");
+        assert!(play_share(0, 1), "something is wrong");
         return;
     }
     let program = std::env::current_exe().unwrap();
@@ -166,5 +171,5 @@ fn as_told() {
         }
     });
     let good = children.iter_mut().all(|child| child.wait().unwrap().success());
-    assert!(good, "something was lost");
+    assert!(good, "something is wrong");
 }

@@ -26,7 +26,7 @@ use std::sync::PoisonError;
 
 use seawall_engine::simulation::{self, Rule};
 
-use campaign::{setup, skipped};
+use campaign::{setup, setup_of_job, skipped};
 use run::{ONE, Setup, Summary, play};
 use world::Lie;
 
@@ -68,6 +68,21 @@ fn the_same_seed_is_the_same_run() {
         digests.insert(first.digest, seed);
     }
     assert_eq!(digests.len() as u64, REPEATED, "another seed is another run");
+}
+
+/// Runs that once failed: seed, number of the process, and what was wrong.
+const MENDED: [(u64, u64, &str); 1] =
+    [(101_774, 7, "a backup that a prune had fenced beside a rotation said that its key is not in the store")];
+
+#[test]
+fn what_was_mended_stays_so() {
+    if skipped() {
+        return;
+    }
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for (seed, job, what) in MENDED {
+        play(&setup_of_job(seed, job)).unwrap_or_else(|why| panic!("{what}: {why}"));
+    }
 }
 
 /// The first seed that finds what is wrong, and what it says.
