@@ -196,7 +196,18 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
             rotated.deleted += 1;
         }
     }
+    if !rotated.unreadable.is_empty() {
+        forgive_what_is_gone(repository, &mut rotated)?;
+    }
     Ok(rotated)
+}
+
+/// Takes those sessions out of the unreadable ones that nothing names any more: a prune has removed them meanwhile.
+fn forgive_what_is_gone(repository: &Repository, rotated: &mut Rotated) -> Result<()> {
+    repository.refresh()?;
+    let named = sessions(repository, &repository.state())?;
+    rotated.unreadable.retain(|session| named.contains_key(session));
+    Ok(())
 }
 
 fn wrap_anew(

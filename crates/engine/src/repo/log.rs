@@ -74,11 +74,13 @@ impl Log {
         if log.state.next == 0 {
             return Err(Damaged::new(log_object(0), 0, "the log has no entries").into());
         }
-        // Why only the next one: this is asked by every command. Whoever writes asks the listing.
-        if log.rollback.is_none() && store.head(&log_object(log.state.next + 1)).is_ok() {
+        // Why only the one behind the end: this is asked by every command. Whoever writes asks the listing. Why in this order:
+        // others append meanwhile, one entry after the other; what lies behind the end proves that the end has moved.
+        while log.rollback.is_none() && store.head(&log_object(log.state.next + 1)).is_ok() {
+            let end = log.state.next;
             log.refresh(store, ring)?;
-            if store.head(&log_object(log.state.next + 1)).is_ok() {
-                log.rollback = Some(hole(log.state.next));
+            if log.state.next == end {
+                log.rollback = Some(hole(end));
             }
         }
         Ok(log)

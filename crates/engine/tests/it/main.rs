@@ -26,6 +26,7 @@ mod properties;
 mod prune;
 mod repair;
 mod resume;
+mod rotation;
 mod roundtrip;
 mod session;
 mod substitution;

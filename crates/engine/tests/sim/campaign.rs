@@ -112,6 +112,7 @@ impl fmt::Display for Total {
 
 /// Plays the seeds of one process; false where one loses something.
 fn play_share(job: u64, jobs: u64) -> bool {
+    quiet::stay_on_one_processor(job);
     let (first, count) = (variable("SEED").unwrap_or(1), variable("SEEDS").unwrap_or(1));
     let (mut total, mut good) = (Total::default(), true);
     for seed in (first..first + count).filter(|seed| (seed - first) % jobs == job) {

@@ -3,7 +3,8 @@
 //!
 //! A thread waits if the kernel says that it sleeps on a futex, and has run no nanosecond between two looks at its clock of
 //! processor time, with every other thread asleep at a moment in between. A thread that was woken and sleeps again in that
-//! time has run. One run at a time in a process: new threads count as the released client's.
+//! time has run. All threads stay on one processor: one that was woken on another looks asleep until that hears of it. One
+//! run at a time in a process: new threads count as the released client's.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,6 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 const TASKS: &str = "/proc/self/task";
 /// Number of the system call in which a lock, a condition or a channel waits.
@@ -112,6 +114,15 @@ fn processor_time(thread: i32) -> Option<(i64, i64)> {
     const PRECISE: i32 = 2;
     let time = clock_gettime(ClockId::from_raw((!thread << 3) | OF_THREAD | PRECISE)).ok()?;
     Some((time.tv_sec(), time.tv_nsec()))
+}
+
+/// Keeps this thread, and those that it starts, on one of the processors that it may use; `number` says which.
+pub fn stay_on_one_processor(number: u64) {
+    let allowed = sched_getaffinity(None).unwrap();
+    let processors: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)).collect();
+    let mut one = CpuSet::new();
+    one.set(processors[usize::try_from(number).unwrap() % processors.len()]);
+    sched_setaffinity(None, &one).unwrap();
 }
 
 /// True where the kernel tells what this needs.

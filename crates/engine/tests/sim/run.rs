@@ -25,7 +25,7 @@ use super::client::{Client, Expected, Identity, Job, Outcome, Verb};
 use super::desk::Desk;
 use super::ending;
 use super::faults::{Fault, Faults};
-use super::quiet::Threads;
+use super::quiet::{Threads, stay_on_one_processor};
 use super::source::Source;
 use super::world::{Answer, Lie, Operation, World, failure};
 
@@ -114,6 +114,7 @@ pub fn play(setup: &Setup) -> Result<Summary, String> {
     let lock = setup.place.with_extension("lock");
     let lock = fs::File::open(&lock).or_else(|_| fs::File::create(&lock)).unwrap();
     lock.lock().unwrap();
+    stay_on_one_processor(0);
     let _ = fs::remove_dir_all(&setup.place);
     fs::create_dir_all(&setup.place).unwrap();
     simulation::set_plain_stat(true);
@@ -461,12 +462,13 @@ impl Run {
         Ok(())
     }
 
-    /// A crash may cost the local cache, or the end of its log.
+    /// A crash may cost the local cache, the end of its log, or parts of its segments.
     fn spoil_cache(&mut self, client: usize) {
         let Some(cache) = self.seats[client].client.identity.cache() else { return };
         match self.chance.below(6) {
             0 => drop(fs::remove_dir_all(&cache)),
             1 => cut_logs(&cache, &mut self.chance),
+            2 => blank_segments(&cache, &mut self.chance),
             _ => {}
         }
     }
@@ -571,6 +573,25 @@ fn cut_logs(cache: &Path, chance: &mut Chance) {
         let log = item.path().join("log");
         if let Ok(bytes) = fs::read(&log) {
             let _ = fs::write(&log, &bytes[..chance.below(bytes.len())]);
+        }
+    }
+}
+
+/// Zeros in every cached segment, as a power cut leaves them.
+fn blank_segments(cache: &Path, chance: &mut Chance) {
+    for item in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let segments = fs::read_dir(item.path().join("segments")).into_iter().flatten().flatten();
+        let mut segments: Vec<PathBuf> = segments.map(|segment| segment.path()).collect();
+        segments.sort();
+        for segment in segments {
+            let Ok(mut bytes) = fs::read(&segment) else { continue };
+            let from = chance.below(bytes.len());
+            bytes.iter_mut().skip(from).take(100).for_each(|byte| *byte = 0);
+            // Why renamed: what is mapped must not change.
+            let fresh = segment.with_extension("blank");
+            if fs::write(&fresh, bytes).is_ok() {
+                let _ = fs::rename(&fresh, &segment);
+            }
         }
     }
 }
