@@ -28,7 +28,9 @@ fn a_prune_before_any_call_of_a_rotation_makes_no_key_a_lost_one() {
         scene.store = store.clone();
         let unlock = scene.unlock.clone();
         let other = Repository::open(store.clone(), &unlock, None).unwrap();
-        let prune = Box::new(move || drop(run(&other, &thorough()).unwrap()));
+        let prune = Box::new(move || {
+            run(&other, &thorough()).unwrap();
+        });
         let between = Arc::new(Between::new(store, At::Operation(calls), prune));
         let repository = Repository::open(between.clone(), &unlock, None).unwrap();
         let rotated = rotate(&repository, false, false, &Silent).unwrap();
