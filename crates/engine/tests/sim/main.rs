@@ -35,7 +35,7 @@ const SEEDS: u64 = 300;
 /// Of so many seeds each is played twice.
 const REPEATED: u64 = 40;
 /// Within so many seeds each planted fault is found.
-const PLANT_SEEDS: u64 = 400;
+const PLANT_SEEDS: u64 = 1_000;
 
 fn play_or_panic(setup: &Setup) -> Summary {
     play(setup).unwrap_or_else(|what| panic!("seed {}: {what}\n{}", setup.seed, campaign::again(setup)))
