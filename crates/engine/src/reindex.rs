@@ -9,6 +9,7 @@
 //! nobody but an owner who asks for it runs this.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::crypto::object_hash;
 use crate::error::{Error, Result};
@@ -56,7 +57,7 @@ pub fn reindex(repository: &Repository, dry_run: bool, monitor: &dyn Monitor) ->
         return Err(Error::NotAllowed("write the index anew"));
     }
     monitor.phase(Phase::VerifyingStructure);
-    let (state, index) = repository.current()?;
+    let (state, mut index) = repository.current()?;
     let lost = find_lost(repository, &state, monitor)?;
     let mut report =
         ReindexReport { lost: lost.iter().map(|record| record.name).collect(), ..ReindexReport::default() };
@@ -66,8 +67,15 @@ pub fn reindex(repository: &Repository, dry_run: bool, monitor: &dyn Monitor) ->
     let session = Session::collect(repository, 24 * MIB);
     let mut writer = Writer { session: (!dry_run).then_some(&session), builders: Vec::new(), ranks: HashMap::new() };
     let hashes: HashSet<ObjectHash> = lost.iter().map(|record| record.hash).collect();
-    for segment in index.segments().iter().filter(|segment| hashes.contains(&segment.record().hash)) {
-        report.cached += u64::from(writer.copy(segment)?);
+    let cached: Vec<Arc<Segment>> =
+        index.segments().iter().filter(|segment| hashes.contains(&segment.record().hash)).cloned().collect();
+    for segment in cached {
+        if writer.copy(&segment)? {
+            report.cached += 1;
+        } else {
+            // Why: what it lists is not taken over, so its packs have to be read.
+            index.drop_segment(&segment.record().hash);
+        }
     }
     if report.cached < lost.len() as u64 {
         read_footers(repository, (&state, &index), &mut writer, &mut report, monitor)?;
