@@ -213,7 +213,8 @@ fn damage_ends_in_13_and_names_what_is_hit() {
         assert!(damage["object"].as_str().unwrap().starts_with("pack/"), "{damage}");
         assert_eq!(damage["snapshots"].as_array().map(Vec::len), Some(1), "{damage}");
         world.run(["-r", "repo", "restore", "latest", "--target", "out"]).expect(13);
-        // A node of the old tree is lost for good where a time above the sources has changed since; chunks are not.
+        // The old tree's root is lost for good, as the time of the directory above the sources has changed since.
+        world.write("beside", b"what changes that time");
         let json = world.run(["-r", "repo", "backup", "data", "--json"]).expect(0);
         assert!(kind == 1 || json.summary()["chunks_mended"].as_u64() > Some(0), "{}", json.stdout);
         if kind == 0 {
@@ -252,13 +253,26 @@ fn pack_of_kind(world: &World, kind: u8) -> PathBuf {
 }
 
 /// Flips a bit: in the middle of a pack of data, where the noise lies in whatever order threads stored the files, else in
-/// the first blob's body, behind the pack's header (64 bytes) and the blob's (48).
+/// every blob. Where a tree has nodes besides its root, and in which order they lie, depends on keys and threads.
 fn damage(pack: &std::path::Path, kind: u8) {
     let mut bytes = std::fs::read(pack).unwrap();
-    let place = if kind == 0 { bytes.len() / 2 } else { 64 + 48 + 20 };
-    bytes[place] ^= 1;
+    let places = if kind == 0 { vec![bytes.len() / 2] } else { bodies(&bytes) };
+    for place in places {
+        bytes[place] ^= 1;
+    }
     std::fs::set_permissions(pack, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(pack, bytes).unwrap();
+}
+
+/// Where the bodies of blobs begin: blobs follow each other from byte 64, each with a header of 48 bytes and the length of
+/// its body in bytes 4 to 7 (docs/format.md §6).
+fn bodies(pack: &[u8]) -> Vec<usize> {
+    let (mut place, mut bodies) = (64, Vec::new());
+    while pack[place..].starts_with(b"SWBL") {
+        bodies.push(place + 48);
+        place += 48 + u32::from_le_bytes(pack[place + 4..place + 8].try_into().unwrap()) as usize;
+    }
+    bodies
 }
 
 #[test]
