@@ -4,6 +4,7 @@
 //!
 //! All tools do one act before any does the next, so that they meet the machine in the same mood.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
@@ -128,16 +129,34 @@ impl Round<'_> {
         Ok(list.lines().count())
     }
 
-    /// Every tool meets the same state: nothing of the tool before it is left to be written, and what it reads is in the page
-    /// cache. Why each time: a virtual machine may give memory back that was not used for a minute, and then only
-    /// the tool that came first found its source there.
+    /// Every tool meets the same state: nothing of the tool before it is left to be written, what it reads is in the page
+    /// cache, and there is as much free memory that the machine has really got as a first backup or a restore fills.
+    /// Why each time: a virtual machine gives memory back that was not used for a minute, or was freed, and then only the tool
+    /// that came first found its source there, and did not pay for fresh memory.
     fn settle(&self, tool: Tool, act: &Act) -> Result<()> {
         process::run(&mut Command::new("sync"))?;
         match act {
             Act::Init => Ok(()),
-            Act::Backup(source, _) => warm(source),
-            Act::Restore(..) | Act::Check => warm(&tool.repository(self.place)),
+            Act::Backup(source, number) => {
+                warm(source)?;
+                if *number == 1 { self.touch_memory() } else { Ok(()) }
+            }
+            Act::Restore(..) => {
+                warm(&tool.repository(self.place))?;
+                self.touch_memory()
+            }
+            Act::Check => warm(&tool.repository(self.place)),
         }
+    }
+
+    /// Fills as much of the page cache as the source has bytes, and frees it. Nothing of it gets to the disk.
+    fn touch_memory(&self) -> Result<()> {
+        let path = self.place.data.join("scratch");
+        let (bytes, _) = size_of(&self.workload.source(self.place))?;
+        let mut file = fs::File::create(&path)?;
+        io::copy(&mut io::repeat(1).take(bytes), &mut file)?;
+        fs::remove_file(&path)?;
+        Ok(())
     }
 
     /// Runs one act of one tool under bench/measure.py.
