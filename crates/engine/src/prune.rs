@@ -183,6 +183,7 @@ pub fn prune(
     planned(&plan.planned);
     if !options.dry_run {
         run.perform(&plan)?;
+        repository.tidy_cache();
     }
     run.report.segments_after = run.state.segments.len() as u64;
     run.report.duration = started.elapsed();

@@ -7,7 +7,7 @@
 mod act;
 mod cbor;
 mod entry;
-mod fixed;
+pub(crate) mod fixed;
 mod key_text;
 pub mod log;
 pub mod marker;

@@ -1,19 +1,24 @@
 //! The local cache: hints that make the next run faster. Deleting it at any time is safe.
 //!
 //! Layout below the directory that the caller names: `<repository id>/segments/<hash>` (opened index segments),
-//! `log` (verified log entries), `sessions/<id>` (sessions that this user began, locked while they live),
+//! `directories/<name>` (tables over many of those, see [`super::directory`]), `log` (verified log entries), `sessions/<id>` (sessions that this user began, locked while they live),
 //! `entries/…` (the entries of the newest snapshot of a source, see [`super::parent`]).
 //! The directory holds file names and tiny files of the protected sources in clear, so it is made with mode 0700.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::ids::{ObjectHash, RepositoryId, SessionId};
+
+/// A temporary file that is not touched for so long was left by a process that was killed.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The local cache of one repository; may be absent.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +40,7 @@ impl Cache {
     pub fn new(base: Option<&Path>, repository: &RepositoryId) -> Self {
         let Some(base) = base else { return Self::default() };
         let directory = base.join(repository.to_string());
-        let made = ["segments", "sessions", "entries"]
+        let made = ["segments", "directories", "sessions", "entries"]
             .iter()
             .all(|part| DirBuilder::new().recursive(true).mode(0o700).create(directory.join(part)).is_ok());
         Self { directory: made.then_some(directory) }
@@ -51,6 +56,40 @@ impl Cache {
     #[must_use]
     pub fn segment_path(&self, hash: &ObjectHash) -> Option<PathBuf> {
         Some(self.directory.as_ref()?.join("segments").join(hash.to_string()))
+    }
+
+    /// Where the directory with this name is kept.
+    pub(crate) fn directory_path(&self, name: &ObjectHash) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("directories").join(name.to_string()))
+    }
+
+    /// The names of the directories that are there.
+    pub(crate) fn directories(&self) -> Vec<ObjectHash> {
+        let mut names: Vec<ObjectHash> = self.files("directories").filter_map(|path| hash(&path)).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Removes segments and directories that are not among these, and what killed processes left beside them a day ago or
+    /// longer. Who has one of them mapped keeps it; who asks for one again gets it from the store.
+    pub(crate) fn retain(&self, segments: &HashSet<ObjectHash>, directories: &HashSet<ObjectHash>) {
+        for (folder, stays) in [("segments", segments), ("directories", directories)] {
+            for path in self.files(folder) {
+                let goes = match hash(&path) {
+                    Some(hash) => !stays.contains(&hash),
+                    None => is_old(&path),
+                };
+                if goes {
+                    // Why ignored: it takes room, no more.
+                    let _ = fs::remove_file(&path);
+                }
+            }
+        }
+    }
+
+    fn files(&self, folder: &str) -> impl Iterator<Item = PathBuf> {
+        let listing = self.directory.as_ref().and_then(|directory| fs::read_dir(directory.join(folder)).ok());
+        listing.into_iter().flatten().flatten().map(|item| item.path())
     }
 
     /// The directory of entry files.
@@ -101,6 +140,16 @@ impl SessionMark {
         // Why: a mark that stays only makes a later run look at this session again.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// The hash that is a file's name.
+fn hash(path: &Path) -> Option<ObjectHash> {
+    ObjectHash::from_hex(path.file_name()?.to_str()?).ok()
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFTOVER_AGE))
 }
 
 /// Opens and locks `path` if nobody else holds its lock.

@@ -1,18 +1,17 @@
 //! Where a chunk lies: look-ups over the published segments.
 //!
 //! Segments are immutable files of sorted records. Each is opened (decrypted) once into the local cache and mapped from
-//! there; without a cache it is held in memory. A look-up asks the newest segment first; each answers from a membership
-//! filter and at most a few probes.
+//! there; without a cache it is held in memory. A look-up asks the directories, which say where in the segments that they
+//! cover a record may be ([`super::directory`]), and each segment that none covers; that answers from a membership filter
+//! and at most a few probes. Copies come with those of the newest segment first.
 //!
-//! A file of the cache ends with the BLAKE3 of the segment's plain bytes, keyed with the hash of the stored object. Whoever
-//! leans on what the index says, or removes something, has it checked before
-//! (`Repository::check_cached_segments`); a reader only where it does not find something, as it compares every chunk with
-//! its id anyway.
+//! A file of the cache has a checksum, keyed with the hash of the stored object. Whoever leans on what the index says, or
+//! removes something, has it checked before (`Repository::check_cached_segments`); a reader only where it does not find
+//! something, as it compares every chunk with its id anyway.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::crypto::{Secret32, envelope, object_hash};
@@ -21,31 +20,24 @@ use crate::format::log::SegmentRecord;
 use crate::format::names::PackName;
 use crate::format::segment::{Location, SegmentView};
 use crate::ids::{ChunkId, ObjectHash};
-use crate::repo::cache::{Cache, write_atomically};
-use crate::repo::map::SegmentBytes;
+use crate::repo::cache::Cache;
+use crate::repo::directory::Directory;
+use crate::repo::kept::{self, Kept};
 use crate::rules::{self, Standing, State};
 use crate::store::Store;
 use crate::units::MIB;
 
-/// Length of the checksum at the end of a cached segment.
-const CHECKSUM_BYTES: usize = 32;
-/// A cached segment is read in pieces of this length to be held against its checksum.
-const CHECK_BYTES: usize = MIB;
+/// So many look-ups touch at most 64 MiB of maps: each a page or two of a directory and of a segment, which the kernel
+/// maps with their neighbours, 64 KiB at a time.
+const LOOK_UPS: u32 = 256;
+/// More of the maps does not stay in this process's memory.
+const MAPPED_BYTES_MAX: u64 = 96 * MIB as u64;
 
 /// One opened segment.
 pub(crate) struct Segment {
     record: SegmentRecord,
-    bytes: SegmentBytes,
-    /// The file that is mapped and was not written by this process.
-    cached: Option<Cached>,
-}
-
-/// A file of the local cache, of which nobody knows what happened to it since it was written.
-struct Cached {
-    path: PathBuf,
-    /// Device and inode: another process may have put a file of its own there.
-    inode: (u64, u64),
-    is_whole: OnceLock<bool>,
+    kept: Kept,
+    is_sound: OnceLock<bool>,
 }
 
 impl Segment {
@@ -91,58 +83,55 @@ impl Segment {
         Self::from_plain(record, plain)
     }
 
-    /// Puts the plain bytes that `produce` writes into the cache, and maps them; none where that can't be. Not made
-    /// durable: the checksum tells what a power cut left.
+    /// Puts the plain bytes that `produce` writes into the cache, and maps them; none where that can't be.
     fn write_cached(
         path: &Path,
         record: &SegmentRecord,
         produce: impl FnOnce(&mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()>,
     ) -> Option<Self> {
-        let mut hasher = blake3::Hasher::new_keyed(&record.hash.0);
-        let written = write_atomically(path, |file| {
-            produce(&mut |block| {
-                hasher.update(block);
-                file.write_all(block)
-            })?;
-            file.write_all(hasher.finalize().as_bytes())
-        });
-        written.ok()?;
-        let mut segment = Self::open_cached(path, record)?;
-        // Why: what this process has just written lies in the page cache as it was written.
-        segment.cached = None;
-        Some(segment)
+        Self::parse(record, Kept::write(path, &record.hash, produce)?)
     }
 
     fn open_cached(path: &Path, record: &SegmentRecord) -> Option<Self> {
-        let file = File::open(path).ok()?;
-        let metadata = file.metadata().ok()?;
-        let bytes = SegmentBytes::map(&file, CHECKSUM_BYTES).ok()?;
-        let records = SegmentView::parse(&bytes).ok()?.len();
-        let cached =
-            Cached { path: path.to_path_buf(), inode: (metadata.dev(), metadata.ino()), is_whole: OnceLock::new() };
-        (u64::try_from(records) == Ok(record.records)).then(|| Self {
-            record: record.clone(),
-            bytes,
-            cached: Some(cached),
-        })
+        Self::parse(record, Kept::open(path, &record.hash)?)
+    }
+
+    fn parse(record: &SegmentRecord, kept: Kept) -> Option<Self> {
+        let records = SegmentView::parse(&kept).ok()?.len();
+        (u64::try_from(records) == Ok(record.records)).then(|| Self::new(record.clone(), kept))
     }
 
     fn from_plain(record: SegmentRecord, plain: Vec<u8>) -> Result<Self> {
         SegmentView::parse(&plain)?;
-        Ok(Self { record, bytes: SegmentBytes::Owned(plain), cached: None })
+        Ok(Self::new(record, Kept::owned(plain)))
+    }
+
+    fn new(record: SegmentRecord, kept: Kept) -> Self {
+        Self { record, kept, is_sound: OnceLock::new() }
     }
 
     /// The records.
     pub(crate) fn view(&self) -> Option<SegmentView<'_>> {
-        SegmentView::parse(&self.bytes).ok()
+        SegmentView::parse(&self.kept).ok()
     }
 
-    /// Holds what came from the cache against its checksum, once: true where it is the segment that was put there. The
-    /// file is read, not the map, so that its pages do not count as this process's memory.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.cached.as_ref().is_none_or(|cached| {
-            *cached.is_whole.get_or_init(|| cached.check(&self.record, self.bytes.len()).unwrap_or(false))
+    /// True where its records are in order and all of them possible. Looked at once.
+    pub(crate) fn is_sound(&self) -> bool {
+        *self.is_sound.get_or_init(|| {
+            let is_sound = self.view().is_some_and(|view| view.check().is_ok());
+            self.kept.release();
+            is_sound
         })
+    }
+
+    /// See [`Kept::release`].
+    pub(crate) fn release(&self) {
+        self.kept.release();
+    }
+
+    /// See [`Kept::is_whole`].
+    pub(crate) fn is_whole(&self) -> bool {
+        self.kept.is_whole()
     }
 
     /// How the log names it.
@@ -151,35 +140,27 @@ impl Segment {
     }
 }
 
-impl Cached {
-    fn check(&self, record: &SegmentRecord, length: usize) -> std::io::Result<bool> {
-        let mut file = File::open(&self.path)?;
-        let metadata = file.metadata()?;
-        if (metadata.dev(), metadata.ino()) != self.inode {
-            return Ok(false);
-        }
-        let mut hasher = blake3::Hasher::new_keyed(&record.hash.0);
-        let mut piece = vec![0; CHECK_BYTES.min(length)];
-        let mut left = length;
-        while left > 0 {
-            let now = left.min(piece.len());
-            file.read_exact(&mut piece[..now])?;
-            hasher.update(&piece[..now]);
-            left -= now;
-        }
-        let mut checksum = [0; CHECKSUM_BYTES];
-        file.read_exact(&mut checksum)?;
-        Ok(hasher.finalize() == checksum)
-    }
-}
-
 /// A set of segments, newest last, and what the log says of single packs. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Index {
     segments: Vec<Arc<Segment>>,
+    directories: Vec<Placed>,
+    /// Places of the segments that no directory covers, ascending.
+    uncovered: Vec<usize>,
     standing: Arc<Standing>,
     /// Number of log entries that this knows of.
     since: u64,
+    /// Look-ups since somebody last looked what the maps take.
+    touches: Arc<AtomicU32>,
+}
+
+/// A directory in use.
+#[derive(Clone)]
+struct Placed {
+    directory: Arc<Directory>,
+    /// Of each segment that it covers, the place in the index; none for those that are not in it, or that another one
+    /// covers.
+    places: Arc<[Option<usize>]>,
 }
 
 /// A record of a segment.
@@ -195,12 +176,14 @@ pub(crate) struct Found {
 
 impl Index {
     pub(crate) fn push(&mut self, segment: Arc<Segment>) {
+        self.uncovered.push(self.segments.len());
         self.segments.push(segment);
     }
 
     /// Drops the `count` oldest segments.
     pub(crate) fn drop_first(&mut self, count: usize) {
         self.segments.drain(..count);
+        self.arrange();
     }
 
     /// Puts `segment` in the place of the one that is opened as the same object.
@@ -213,13 +196,56 @@ impl Index {
     /// Drops the segment with this stored hash.
     pub(crate) fn drop_segment(&mut self, hash: &ObjectHash) {
         self.segments.retain(|open| open.record.hash != *hash);
+        self.arrange();
     }
 
     /// Drops what is not published any more and takes over what the log says of packs.
     pub(crate) fn follow(&mut self, state: &State) {
+        let before = self.segments.len();
         self.segments.retain(|segment| state.is_published(&segment.record.hash));
+        if self.segments.len() != before {
+            self.arrange();
+        }
         self.standing = Arc::clone(&state.standing);
         self.since = state.next;
+    }
+
+    /// Uses these directories, and no others. Where several cover a segment, the first does.
+    pub(crate) fn use_directories(&mut self, directories: impl IntoIterator<Item = Arc<Directory>>) {
+        self.directories =
+            directories.into_iter().map(|directory| Placed { directory, places: Arc::default() }).collect();
+        self.arrange();
+    }
+
+    /// The directories in use, each with the number of entries of segments that are in the index.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = (&Arc<Directory>, usize)> {
+        self.directories.iter().map(|placed| {
+            let segments = placed.places.iter().flatten();
+            let live = segments.map(|place| self.segments[*place].view().map_or(0, |view| view.len())).sum();
+            (&placed.directory, live)
+        })
+    }
+
+    /// Segments that none of the directories covers for which `leaves` is false, in order.
+    pub(crate) fn uncovered_without(&self, leaves: impl Fn(&Arc<Directory>) -> bool) -> Vec<&Arc<Segment>> {
+        let left = self.directories.iter().filter(|placed| leaves(&placed.directory));
+        let mut places: Vec<usize> = left.flat_map(|placed| placed.places.iter().flatten().copied()).collect();
+        places.extend(&self.uncovered);
+        places.sort_unstable();
+        places.into_iter().map(|place| &self.segments[place]).collect()
+    }
+
+    /// Finds out anew where the covered segments are.
+    fn arrange(&mut self) {
+        let hashes = self.segments.iter().enumerate();
+        let mut places: HashMap<ObjectHash, usize> =
+            hashes.map(|(place, segment)| (segment.record.hash, place)).collect();
+        for placed in &mut self.directories {
+            placed.places = placed.directory.covers().iter().map(|hash| places.remove(hash)).collect();
+        }
+        self.directories.retain(|placed| placed.places.iter().any(Option::is_some));
+        self.uncovered = places.into_values().collect();
+        self.uncovered.sort_unstable();
     }
 
     pub(crate) fn segments(&self) -> &[Arc<Segment>] {
@@ -238,10 +264,48 @@ impl Index {
 
     /// Every copy of a chunk, those of the newest segments first.
     pub(crate) fn copies(&self, id: &ChunkId) -> impl Iterator<Item = Found> {
-        self.segments.iter().enumerate().rev().filter_map(move |(segment, opened)| {
-            let (record, location) = opened.view()?.find_numbered(id)?;
-            Some(Found { segment, record, location })
+        self.touch();
+        let mut listed = self.listed(id);
+        let mut asked = self.ask(id).peekable();
+        std::iter::from_fn(move || {
+            let is_next = listed.last().is_some_and(|last| asked.peek().is_none_or(|next| next.segment < last.segment));
+            if is_next { listed.pop() } else { asked.next() }
         })
+    }
+
+    /// The copies of segments that no directory covers, those of the newest first.
+    fn ask(&self, id: &ChunkId) -> impl Iterator<Item = Found> {
+        self.uncovered.iter().rev().filter_map(move |place| {
+            let (record, location) = self.segments[*place].view()?.find_numbered(id)?;
+            Some(Found { segment: *place, record, location })
+        })
+    }
+
+    /// The copies of covered segments, those of the newest last.
+    fn listed(&self, id: &ChunkId) -> Vec<Found> {
+        let mut found = Vec::new();
+        for placed in &self.directories {
+            for (covered, record) in placed.directory.view().into_iter().flat_map(|view| view.find(id)) {
+                let Some(segment) = placed.places.get(covered).copied().flatten() else { continue };
+                let listed = self.segments[segment].view().and_then(|view| view.record(record));
+                if let Some((_, location)) = listed.filter(|(listed, _)| listed == id) {
+                    found.push(Found { segment, record, location });
+                }
+            }
+        }
+        found.sort_unstable_by_key(|found| found.segment);
+        found
+    }
+
+    /// Counts look-ups, and lets go of the maps' memory where they take too much.
+    fn touch(&self) {
+        if self.touches.fetch_add(1, Ordering::Relaxed) >= LOOK_UPS {
+            self.touches.store(0, Ordering::Relaxed);
+            if kept::mapped_bytes() > MAPPED_BYTES_MAX {
+                self.segments.iter().for_each(|segment| segment.release());
+                self.directories.iter().for_each(|placed| placed.directory.release());
+            }
+        }
     }
 
     /// The copy on which a new snapshot may lean (rule W1). `alone`: to be a base. `more` answers for bases that lie

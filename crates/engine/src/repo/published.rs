@@ -4,16 +4,21 @@
 //! reports with the chunk, and `verify` with the segment. Writers store it again; whoever removes things is refused
 //! ([`Repository::look`]).
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::error::{Damaged, Error, Result};
 use crate::format::segment::Location;
 use crate::ids::{ChunkId, ObjectHash};
+use crate::repo::directory::{self, Directory};
 use crate::repo::index::{Index, Segment};
 use crate::repo::repository::Repository;
 use crate::rules::State;
 use crate::store::StoreError;
+
+/// More segments than this that no directory covers get one.
+const UNCOVERED_MAX: usize = if cfg!(feature = "simulation") { 2 } else { 16 };
 
 /// What an owner does about a segment that can't be opened.
 const REPAIR: &str = "`repair --index` writes a new one from the packs";
@@ -28,7 +33,7 @@ impl Repository {
     pub(crate) fn current(&self) -> Result<(Arc<State>, Index)> {
         loop {
             self.refresh()?;
-            self.check_cached_segments();
+            self.prove_index();
             let (state, index) = (self.state(), self.index());
             // Why: another thread may have read on between the two.
             if index.since() == state.next {
@@ -64,9 +69,76 @@ impl Repository {
         }
     }
 
-    /// Holds the segments that came from the local cache against their checksums, each once. What is not as it was written
-    /// (a power cut, a bit that flipped) is fetched from the store again.
+    /// What whoever leans on the index, or looks up a lot, asks for before: what came from the local cache is checked, and
+    /// many segments get a directory.
+    pub(crate) fn prove_index(&self) {
+        self.check_cached_segments();
+        self.gather();
+    }
+
+    /// Makes a directory over the segments that have none, if they are many. Directories of at most about twice as many
+    /// entries are taken up into it, so that there are few, and each entry is written a few times only.
+    fn gather(&self) {
+        let index = self.index();
+        let uncovered = index.uncovered_without(|_| false);
+        let sound = uncovered.iter().filter(|segment| segment.is_sound());
+        let lengths: Vec<usize> = sound.filter_map(|segment| Some(segment.view()?.len())).collect();
+        if lengths.len() <= UNCOVERED_MAX {
+            return;
+        }
+        let mut entries: usize = lengths.iter().sum();
+        let mut directories: Vec<(usize, &Arc<Directory>)> = index.directories().map(|(it, live)| (live, it)).collect();
+        directories.sort_by_key(|(live, _)| *live);
+        let mut taken_up: Vec<&Arc<Directory>> = Vec::new();
+        for (live, directory) in directories {
+            if live <= 2 * entries || 2 * live < directory.len() {
+                entries += live;
+                taken_up.push(directory);
+            }
+        }
+        let is_taken_up = |directory: &Arc<Directory>| taken_up.iter().any(|it| Arc::ptr_eq(it, directory));
+        let segments: Vec<&Segment> =
+            index.uncovered_without(is_taken_up).into_iter().map(|it| &**it).filter(|it| it.is_sound()).collect();
+        let name = directory::name(segments.iter().map(|segment| segment.record().hash));
+        let path = self.cache().directory_path(&name);
+        let Some(fresh) = Directory::build(&segments, path.as_deref(), &name) else { return };
+        let mut used: Vec<Arc<Directory>> =
+            index.directories().map(|(it, _)| it).filter(|it| !is_taken_up(it)).cloned().collect();
+        used.push(Arc::new(fresh));
+        self.index.write().unwrap_or_else(PoisonError::into_inner).use_directories(used);
+        self.tidy_cache();
+    }
+
+    /// Removes from the local cache what is not published any more, and directories that are not in use.
+    pub(crate) fn tidy_cache(&self) {
+        let index = self.index();
+        let names = index.directories().map(|(it, _)| directory::name(it.covers().iter().copied())).collect();
+        self.cache().retain(&self.state().segments.iter().map(|record| record.hash).collect(), &names);
+    }
+
+    /// Takes the directories of the local cache into use. What is in none of them is asked for in the segments.
+    fn open_directories(&self) {
+        let names = self.cache().directories();
+        let open = names.iter().filter_map(|name| Directory::open(&self.cache().directory_path(name)?, name));
+        let mut directories: Vec<Arc<Directory>> = open.map(Arc::new).collect();
+        directories.sort_by_key(|directory| Reverse(directory.len()));
+        self.index.write().unwrap_or_else(PoisonError::into_inner).use_directories(directories);
+    }
+
+    /// Holds what came from the local cache against its checksums, each once. A segment that is not as it was written (a
+    /// power cut, a bit that flipped) is fetched from the store again; such a directory goes.
     pub(crate) fn check_cached_segments(&self) {
+        let index = self.index();
+        if !index.directories().all(|(directory, _)| directory.is_whole()) {
+            for spoilt in index.directories().map(|(it, _)| it).filter(|it| !it.is_whole()) {
+                if let Some(path) = self.cache().directory_path(&directory::name(spoilt.covers().iter().copied())) {
+                    // Why: it is looked at again when it is opened again.
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+            let whole = index.directories().map(|(it, _)| it).filter(|it| it.is_whole()).cloned();
+            self.index.write().unwrap_or_else(PoisonError::into_inner).use_directories(whole);
+        }
         for spoilt in self.index().segments().iter().filter(|segment| !segment.is_whole()) {
             let record = spoilt.record();
             if let Some(path) = self.cache().segment_path(&record.hash) {
@@ -80,6 +152,12 @@ impl Repository {
                 Err(_) => index.drop_segment(&record.hash),
             }
         }
+    }
+
+    /// What opening does: [`Self::open_new_segments`], and the directories of the local cache.
+    pub(super) fn open_index(&self) {
+        self.open_new_segments();
+        self.open_directories();
     }
 
     /// Brings the index up to the log: opens the published segments that are not open yet, drops the retired ones.

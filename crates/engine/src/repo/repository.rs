@@ -185,7 +185,7 @@ impl Repository {
             parity: None,
             mends: Mends::default(),
         };
-        repository.open_new_segments();
+        repository.open_index();
         Ok(repository)
     }
 

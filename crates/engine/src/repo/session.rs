@@ -83,7 +83,7 @@ struct Published {
 impl Published {
     fn now(repository: &Repository) -> Arc<Self> {
         // Why: the snapshot will lean on what the index says.
-        repository.check_cached_segments();
+        repository.prove_index();
         let (is_whole, index) = (repository.closed_segments() == 0, repository.index());
         Arc::new(Self { leaning: Leaning::new(&index), index, is_whole })
     }

@@ -139,6 +139,7 @@ fn vital(check: &Check<'_>, object: &str, error: Error) -> Result<()> {
 impl Structure {
     /// Checks segments, session keys and packs' presence.
     pub(super) fn check(check: &Check<'_>) -> Result<Self> {
+        check.repository.prove_index();
         let mut structure = Self {
             packs: BTreeMap::new(),
             chunks: 0,
@@ -166,6 +167,9 @@ impl Structure {
                 structure.index.push(Arc::clone(segment));
             }
         }
+        structure
+            .index
+            .use_directories(check.repository.index().directories().map(|(directory, _)| Arc::clone(directory)));
         structure.leave_condemned();
         structure.check_bases(check)?;
         structure.check_sessions(check);

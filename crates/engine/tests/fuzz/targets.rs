@@ -27,6 +27,7 @@ use seawall_engine::format::snapshot::SnapshotRecord;
 use seawall_engine::format::{log, session};
 use seawall_engine::ids::{ChunkId, MemberId, ObjectHash, RepositoryId, SessionId, SlotId, SnapshotId};
 use seawall_engine::repo;
+use seawall_engine::repo::directory::DirectoryView;
 use seawall_engine::repo::log::Cached;
 use seawall_engine::repo::parent::{self, EntriesFile};
 use seawall_engine::units::CHUNK_BYTES_MAX;
@@ -44,6 +45,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: &[Target] = &[
     Target { name: "cached_entries", run: cached_entries, seeds: cached_entry_seeds },
+    Target { name: "cached_directory", run: cached_directory, seeds: directories },
     Target { name: "cached_log", run: cached_log, seeds: cached_log_seeds },
     Target { name: "codec_decode", run: codec_decode, seeds: bodies },
     Target { name: "codec_encode", run: codec_encode, seeds: plains },
@@ -241,6 +243,34 @@ fn cached_records(records: &[(u64, &[u8])]) -> Vec<u8> {
     let mut cached = Vec::new();
     assert!(records.iter().all(|(number, entry)| repo::log::encode_cached(*number, true, entry, &mut cached)));
     cached
+}
+
+/// Three entries of two segments, in one bucket and in two.
+fn directories() -> Vec<Vec<u8>> {
+    let entries = [(7u64, 0u32, 1u32), (7, 1, 0), (u64::MAX, 1, 1)];
+    let with = |bits: u32, firsts: &[u32]| {
+        let mut bytes = b"SWDIR001".to_vec();
+        bytes.extend(3u64.to_le_bytes());
+        bytes.extend([2u32.to_le_bytes(), bits.to_le_bytes()].concat());
+        bytes.extend([[1; 32], [2; 32]].concat());
+        for (key, segment, record) in entries {
+            bytes.extend(key.to_le_bytes());
+            bytes.extend([segment.to_le_bytes(), record.to_le_bytes()].concat());
+        }
+        bytes.extend(firsts.iter().flat_map(|first| first.to_le_bytes()));
+        bytes
+    };
+    vec![with(0, &[0, 3]), with(1, &[0, 2, 3])]
+}
+
+fn cached_directory(data: &[u8]) {
+    let Some(view) = DirectoryView::parse(data) else { return };
+    assert!(view.covers().count() * 32 + view.len() * 16 < data.len());
+    for key in [0, 7, u64::MAX] {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&u64::to_be_bytes(key));
+        assert!(view.find(&ChunkId(id)).count() <= view.len());
+    }
 }
 
 fn cached_log_seeds() -> Vec<Vec<u8>> {

@@ -19,7 +19,7 @@ use seawall_engine::undelete::undelete;
 use seawall_engine::units::MIB;
 
 use crate::place::{files_of, noise};
-use crate::prune::{Scene, run, thorough};
+use crate::prune::{Scene, patient, run, thorough};
 
 /// Several snapshots, of which the first is forgotten; its packs are partly needed.
 fn scene() -> (Arc<MemoryStore>, Scene) {
@@ -96,6 +96,96 @@ fn a_spoilt_cache_misleads_neither_backup_nor_prune_nor_readers() {
         way += 1;
     }
     assert!(way > 4);
+}
+
+fn cached_in(scene: &Scene, folder: &str) -> Vec<PathBuf> {
+    let place = scene.directory.path().join("cache").join(scene.open().id().to_string()).join(folder);
+    let mut files: Vec<PathBuf> = fs::read_dir(place).unwrap().map(|item| item.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// So many segments that a writer makes a directory over them.
+fn many_segments() -> Scene {
+    let (_, mut scene) = Scene::new();
+    for number in 0..20 {
+        scene.write(&format!("file {number}"), &noise(number, 20_000));
+        scene.write("changing", &noise(100 + number, 20_000));
+        scene.backup();
+    }
+    scene
+}
+
+fn backup_with_cache(scene: &mut Scene) {
+    let report = backup(&cached(scene), scene.small(), &Silent).unwrap();
+    scene.known.insert(report.snapshot.unwrap().id, scene.files());
+}
+
+#[test]
+fn many_segments_get_a_directory_and_prune_leaves_none_of_what_it_retired() {
+    let mut scene = many_segments();
+    drop(cached(&scene));
+    assert!(cached_in(&scene, "directories").is_empty(), "a reader needs none");
+    backup_with_cache(&mut scene);
+    let first = cached_in(&scene, "directories");
+    assert_eq!(first.len(), 1);
+    scene.write("more", &noise(500, 20_000));
+    backup_with_cache(&mut scene);
+    assert_eq!(cached_in(&scene, "directories"), first, "one more segment is asked itself");
+    for number in 0..17 {
+        scene.write("more", &noise(600 + number, 20_000));
+        scene.backup();
+    }
+    backup_with_cache(&mut scene);
+    let second = cached_in(&scene, "directories");
+    assert!(second.len() == 1 && second != first, "the first was taken up: {second:?}");
+    let oldest: Vec<_> = cached(&scene).snapshots().iter().take(15).map(|snapshot| snapshot.record.id).collect();
+    forget(&cached(&scene), &oldest, "test").unwrap();
+    let report = run(&cached(&scene), &thorough()).unwrap();
+    assert!(report.segments_after < 5 && report.problems == 0, "{report:?}");
+    assert!(cached_in(&scene, "directories").is_empty());
+    assert_eq!(cached_in(&scene, "segments").len() as u64, report.segments_after);
+    assert_eq!(scene.check(), 25);
+}
+
+#[test]
+fn a_spoilt_directory_misleads_nobody() {
+    // Header, hashes of segments, entries, buckets, checksum, all of it.
+    let spoil: [fn(&mut Vec<u8>); 9] = [
+        |bytes| bytes[8] ^= 1,
+        |bytes| bytes[16] ^= 1,
+        |bytes| bytes[30] ^= 1,
+        |bytes| bytes[24 + 20 * 32..].fill(0),
+        |bytes| bytes[24 + 20 * 32..].fill(0xff),
+        |bytes| bytes[24 + 20 * 32..].chunks_exact_mut(16).for_each(|entry| entry[12] ^= 1),
+        |bytes| bytes.truncate(1000),
+        |bytes| bytes.extend([0; 16]),
+        |bytes| bytes.reverse(),
+    ];
+    for (way, spoil) in spoil.iter().enumerate() {
+        let mut scene = many_segments();
+        backup_with_cache(&mut scene);
+        let oldest = scene.open().snapshots()[0].record.id;
+        forget(&scene.open(), &[oldest], "test").unwrap();
+        let spoil_all = || {
+            for path in cached_in(&scene, "directories") {
+                let mut bytes = fs::read(&path).unwrap();
+                spoil(&mut bytes);
+                fs::write(&path, bytes).unwrap();
+            }
+        };
+        assert_eq!(cached_in(&scene, "directories").len(), 1);
+        spoil_all();
+        let repository = cached(&scene);
+        for snapshot in repository.snapshots() {
+            assert_eq!(files_of(&repository, &snapshot.record.root), scene.known[&snapshot.record.id], "way {way}");
+        }
+        drop(repository);
+        backup_with_cache(&mut scene);
+        let report = run(&cached(&scene), &PruneOptions { window: patient().window, ..thorough() }).unwrap();
+        assert_eq!(report.problems, 0, "way {way}");
+        assert_eq!(scene.check(), 21, "way {way}");
+    }
 }
 
 #[test]

@@ -577,13 +577,14 @@ fn cut_logs(cache: &Path, chance: &mut Chance) {
     }
 }
 
-/// Zeros in every cached segment, as a power cut leaves them. At the same place in each, as their names follow from which
+/// Zeros in every cached segment and directory, as a power cut leaves them. At the same place in each, as their names follow from which
 /// thread sealed them.
 fn blank_segments(cache: &Path, chance: &mut Chance) {
     let per_mille = chance.below(1000);
     for item in fs::read_dir(cache).into_iter().flatten().flatten() {
-        let segments = fs::read_dir(item.path().join("segments")).into_iter().flatten().flatten();
-        for segment in segments.map(|segment| segment.path()) {
+        let folders = ["segments", "directories"].map(|folder| item.path().join(folder));
+        let files = folders.iter().flat_map(fs::read_dir).flatten().flatten();
+        for segment in files.map(|file| file.path()) {
             let Ok(mut bytes) = fs::read(&segment) else { continue };
             let from = bytes.len() * per_mille / 1000;
             bytes.iter_mut().skip(from).take(100).for_each(|byte| *byte = 0);
