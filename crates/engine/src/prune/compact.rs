@@ -93,6 +93,7 @@ fn choose(run: &Run<'_>, own: SessionId, removed: &BTreeSet<PackName>) -> Vec<Ar
 /// False, and a problem, where a segment's records are not in order: a merge would lose some.
 fn is_sorted(run: &mut Run<'_>, segment: &Segment) -> bool {
     let checked = segment.view().map(|view| view.check());
+    segment.release();
     if let Some(Err(damaged)) = &checked {
         run.report.problems += 1;
         let subject = segment.record().name.object();
@@ -122,8 +123,8 @@ fn lists_gone(segment: &Segment, removed: &BTreeSet<PackName>) -> bool {
     if !view.packs().any(|pack| removed.contains(&pack)) {
         return false;
     }
-    let is_gone = |record: &usize| view.record(*record).is_some_and(|(_, place)| removed.contains(&place.pack));
-    view.len() < SMALL_RECORDS || (0..view.len()).filter(is_gone).count() * GONE_SHARE >= view.len()
+    let gone = || segment.records().filter(|(_, _, place)| removed.contains(&place.pack)).count();
+    view.len() < SMALL_RECORDS || gone() * GONE_SHARE >= view.len()
 }
 
 /// Writes what `retired` lists of all packs but those of `removed` into new segments.

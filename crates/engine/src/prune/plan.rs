@@ -14,6 +14,9 @@ use crate::rules::Standing;
 
 /// More small packs of one kind than this are merged.
 const SMALL_PACKS_MAX: usize = 16;
+/// For one entry at most so many blobs are stored again, unless a single pack has more: a list of them takes about 150
+/// bytes each.
+const BATCH_BLOBS_MAX: u64 = 160 * 1024;
 /// A pack below this share of the usual length is small.
 const SMALL_SHARE: u64 = 4;
 
@@ -149,22 +152,25 @@ fn small(partly: &[(PackName, PackUse)], options: &PruneOptions) -> Vec<(PackNam
     all
 }
 
-/// Cuts the packs that go into batches of so many packs, and bytes to be stored again.
+/// Cuts the packs that go into batches of so many packs, and bytes and blobs to be stored again.
 fn batches(going: &[(PackName, PackUse)], options: &PruneOptions) -> Vec<Vec<PackName>> {
     let mut batches: Vec<Vec<PackName>> = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut blobs) = (0, 0);
     for (pack, usage) in going {
         let is_full = |batch: &Vec<PackName>| {
-            batch.len() >= options.batch_packs || bytes + usage.live_bytes > options.batch_bytes
+            batch.len() >= options.batch_packs
+                || bytes + usage.live_bytes > options.batch_bytes
+                || blobs + usage.live_blobs > BATCH_BLOBS_MAX
         };
         match batches.last_mut().filter(|batch| !is_full(batch)) {
             Some(batch) => batch.push(*pack),
             None => {
-                bytes = 0;
+                (bytes, blobs) = (0, 0);
                 batches.push(vec![*pack]);
             }
         }
         bytes += usage.live_bytes;
+        blobs += usage.live_blobs;
     }
     batches
 }

@@ -30,6 +30,8 @@ pub(super) struct PackUse {
     pub(super) bytes: u64,
     /// Bytes of the blobs that stay.
     pub(super) live_bytes: u64,
+    /// The blobs that stay.
+    pub(super) live_blobs: u64,
 }
 
 /// What came of [`settle`].
@@ -103,7 +105,7 @@ impl Settling<'_, '_> {
         for (number, copy) in copies.iter().enumerate() {
             if copies[..number].iter().all(|other| other.location.pack != copy.location.pack) {
                 let kind = copy.location.kind;
-                let new = PackUse { kind, bytes: 0, live_bytes: 0 };
+                let new = PackUse { kind, bytes: 0, live_bytes: 0, live_blobs: 0 };
                 self.settled.uses.entry(copy.location.pack).or_insert(new).bytes += blob_bytes(&copy.location);
             }
         }
@@ -151,6 +153,7 @@ impl Settling<'_, '_> {
             self.marks.set(Mark::Stays, chosen.segment, chosen.record);
             if let Some(usage) = self.settled.uses.get_mut(&chosen.location.pack) {
                 usage.live_bytes += blob_bytes(&chosen.location);
+                usage.live_blobs += 1;
             }
         }
         if let Some(base) = chosen.location.base {

@@ -31,7 +31,7 @@ use crate::units::MIB;
 /// maps with their neighbours, 64 KiB at a time.
 const LOOK_UPS: u32 = 256;
 /// More of the maps does not stay in this process's memory.
-const MAPPED_BYTES_MAX: u64 = 96 * MIB as u64;
+const MAPPED_BYTES_MAX: u64 = 80 * MIB as u64;
 
 /// One opened segment.
 pub(crate) struct Segment {
@@ -115,6 +115,11 @@ impl Segment {
         SegmentView::parse(&self.kept).ok()
     }
 
+    /// Every record that can be, with its number; lets go of the map's memory at the end.
+    pub(crate) fn records(&self) -> Records<'_> {
+        Records { segment: self, view: self.view(), next: 0 }
+    }
+
     /// True where its records are in order and all of them possible. Looked at once.
     pub(crate) fn is_sound(&self) -> bool {
         *self.is_sound.get_or_init(|| {
@@ -137,6 +142,35 @@ impl Segment {
     /// How the log names it.
     pub(crate) fn record(&self) -> &SegmentRecord {
         &self.record
+    }
+}
+
+/// See [`Segment::records`].
+pub(crate) struct Records<'a> {
+    segment: &'a Segment,
+    view: Option<SegmentView<'a>>,
+    next: usize,
+}
+
+impl Iterator for Records<'_> {
+    type Item = (usize, ChunkId, Location);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let view = self.view?;
+        while self.next < view.len() {
+            let number = self.next;
+            self.next += 1;
+            if let Some((id, location)) = view.record(number) {
+                return Some((number, id, location));
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Records<'_> {
+    fn drop(&mut self) {
+        self.segment.release();
     }
 }
 

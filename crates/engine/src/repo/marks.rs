@@ -142,12 +142,10 @@ impl<'r> Marks<'r> {
         }
         let retired = std::mem::replace(&mut self.index, index);
         for (segment, marks) in retired.segments().iter().zip(old) {
-            let (Some(view), Some(marks)) = (segment.view(), marks) else { continue };
-            for record in 0..view.len() {
+            let Some(marks) = marks else { continue };
+            for (record, id, _) in segment.records() {
                 for mark in [Mark::Live, Mark::Entered, Mark::Base] {
-                    if marks.0[mark as usize].get(record)
-                        && let Some((id, _)) = view.record(record)
-                    {
+                    if marks.0[mark as usize].get(record) {
                         self.mark(mark, &id);
                     }
                 }

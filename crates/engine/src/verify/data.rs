@@ -191,8 +191,7 @@ impl<'a, 'r> Data<'a, 'r> {
     /// True if a segment says just what the footer says.
     fn is_listed(&self, pack: &Pack<'_>, record: &BlobRecord) -> bool {
         let wanted = pack.location(record);
-        let views = self.structure.index.segments().iter().filter_map(|segment| segment.view());
-        views.into_iter().any(|view| view.find(&record.id) == Some(wanted))
+        self.structure.index.copies(&record.id).any(|copy| copy.location == wanted)
     }
 
     /// Hashes and decodes the blobs of one piece, which lies at `start` in the pack.

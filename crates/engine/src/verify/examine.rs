@@ -24,8 +24,7 @@ pub(super) fn examine_suspects(check: &Check<'_>) -> Result<()> {
     let missing: HashSet<&PackName> = suspects.iter().filter(is_missing).collect();
     let mut tasks: Vec<(ChunkId, Location)> = Vec::new();
     for segment in check.repository.index().segments() {
-        let Some(view) = segment.view() else { continue };
-        for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
+        for (_, id, location) in segment.records() {
             if missing.contains(&location.pack) {
                 check.findings.chunk(&location.pack.object(), "it is missing", id);
             } else if suspects.contains(&location.pack) || doubted.contains(&(location.pack, id)) {

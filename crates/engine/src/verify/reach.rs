@@ -96,10 +96,7 @@ fn drop_retired(check: &Check<'_>, reached: &mut Vec<Reached>) -> HashSet<Snapsh
 
 fn each_record(check: &Check<'_>, each: &mut dyn FnMut(ChunkId, Location)) {
     for segment in check.repository.index().segments() {
-        let Some(view) = segment.view() else { continue };
-        for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
-            each(id, location);
-        }
+        segment.records().for_each(|(_, id, location)| each(id, location));
     }
 }
 

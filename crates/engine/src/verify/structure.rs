@@ -271,8 +271,7 @@ impl Structure {
         let mut unbased = HashSet::new();
         for segment in self.index.segments() {
             check.go_on()?;
-            let Some(view) = segment.view() else { continue };
-            for (id, location) in (0..view.len()).filter_map(|number| view.record(number)) {
+            for (_, id, location) in segment.records() {
                 if location.base.is_some()
                     && !whole(self, &location)
                     && !self.index.copies(&id).any(|copy| whole(self, &copy.location))
