@@ -128,7 +128,6 @@ fn dtype(name: &str) -> Option<Dtype> {
 #[cfg(test)]
 mod tests {
     use super::super::{Format, Layout, read as read_file};
-    use super::*;
 
     fn layout(header: &str, data_bytes: usize) -> Option<Layout> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();

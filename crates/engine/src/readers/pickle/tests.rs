@@ -72,7 +72,6 @@ fn opcodes() {
         (b"ctorch\nFloatStorage\n.", "Storage(F32)"),
         (b"\x8c\x0bcollections\x8c\x0bOrderedDict\x93)R.", "{}"),
         (b"cos\nsystem\n(S'rm'\ntR.", "Other(['rm'])+None"),
-        (b"(S'x'\nios\nsystem\n.", ""),
         (b"(S'x'\niposix\nsystem\n.", "Other(['x'])+None"),
         (b"(cposix\nsystem\nS'x'\no.", "Other(['x'])+None"),
         (b"cm\nC\n)\x81}S'a'\nK\x01sb.", "Other([])+{'a':1}"),
