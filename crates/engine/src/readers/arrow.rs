@@ -160,3 +160,41 @@ fn number(kind: u8, details: Table) -> Option<Dtype> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schema whose columns share their inner columns, level by level: `64^levels` ways lead to the innermost.
+    fn schema(levels: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let number = |bytes: &mut Vec<u8>, value: usize| bytes.extend_from_slice(&(value as u32).to_le_bytes());
+        // The list of field offsets of all tables: fields 1 and 5 are the vector, field 2 the type.
+        number(&mut bytes, 20);
+        for offset in [16_u16, 12, 0, 4, 8, 0, 0, 4] {
+            bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        for level in 0..=levels {
+            // A table: back to its offsets, the vector's place, the type of a structure. Then the vector.
+            let table = bytes.len();
+            number(&mut bytes, table - 4);
+            number(&mut bytes, if level < levels { 8 } else { 0 });
+            number(&mut bytes, 13);
+            if level == levels {
+                break;
+            }
+            number(&mut bytes, 64);
+            let end = bytes.len() + 4 * 64;
+            (0..64).for_each(|place| number(&mut bytes, end - (table + 16 + 4 * place)));
+        }
+        bytes
+    }
+
+    #[test]
+    fn columns_that_share_inner_ones_end() {
+        let count = |levels| buffers(Table::root(&schema(levels)).unwrap()).map(|buffers| buffers.len());
+        assert_eq!(count(1), Some(64));
+        assert_eq!(count(2), Some(64 + 64 * 64));
+        assert_eq!(count(12), None);
+    }
+}

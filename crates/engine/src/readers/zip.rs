@@ -195,6 +195,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use std::cell::Cell;
 
+    use super::super::layout::Format;
     use super::*;
 
     /// An archive of one stored member, with 64-bit records where asked for, and a comment.
@@ -264,6 +265,19 @@ mod tests {
                 assert_eq!(&bytes[content.start as usize..content.end as usize], b"content");
                 assert_eq!((entries.len(), entries[0].name.as_str(), entries[0].crc), (1, "a/data/0", 77));
             }
+        }
+    }
+
+    #[test]
+    fn a_checksum_of_zero_is_none() {
+        for (crc, checks) in [(0, 0), (5, 1)] {
+            let allowance = Cell::new(1 << 20);
+            let file = &[0; 20][..];
+            let input = Input::new(&file, &allowance);
+            let mut builder = Builder::new(Format::Zip, 20);
+            Entry { name: "m".into(), crc, content: Some(10..20), start: 3 }.add(&input, &mut builder);
+            let layout = builder.finish();
+            assert_eq!((layout.checks.len(), layout.boundaries), (checks, vec![3, 10]));
         }
     }
 }

@@ -161,6 +161,9 @@ fn as_it_lies(shape: &[u64], strides: &[u64]) -> Option<Vec<u64>> {
     if shape.len() != strides.len() || shape.len() > DIMENSIONS_MAX || shape.contains(&0) {
         return None;
     }
+    if row_major(shape, strides) {
+        return Some(shape.to_vec());
+    }
     let mut dimensions: Vec<(u64, u64)> = strides.iter().copied().zip(shape.iter().copied()).collect();
     dimensions.sort_by_key(|&(stride, length)| (std::cmp::Reverse(stride), std::cmp::Reverse(length)));
     let mut span = 1_u64;
@@ -171,9 +174,35 @@ fn as_it_lies(shape: &[u64], strides: &[u64]) -> Option<Vec<u64>> {
     Some(if elements(&sorted)? == span { sorted } else { vec![span] })
 }
 
+/// Whether the dimensions lie in their own order, without holes. The stride of a dimension of length 1 means nothing.
+fn row_major(shape: &[u64], strides: &[u64]) -> bool {
+    let mut step = Some(1_u64);
+    shape.iter().zip(strides).rev().all(|(&length, &stride)| {
+        let fits = length == 1 || step == Some(stride);
+        step = step.and_then(|step| step.checked_mul(length));
+        fits
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use super::super::super::input::Input;
     use super::*;
+
+    /// Lists that hold the list before twice, and a list that holds itself.
+    #[test]
+    fn shared_values_and_rings_end() {
+        let mut shared = b"]\x94".to_vec();
+        (0..45).for_each(|number| shared.extend([b'h', number, b'h', number, 0x86, 0x94]));
+        shared.push(b'.');
+        for bytes in [&shared[..], b"]q\x00h\x00a."] {
+            let allowance = Cell::new(1 << 20);
+            let stream = Input::new(&bytes, &allowance).stream(0..bytes.len() as u64).unwrap();
+            assert!(Views::of(&Pickle::read(stream).unwrap()).storages.is_empty());
+        }
+    }
 
     #[test]
     fn shapes_as_they_lie() {
@@ -184,6 +213,7 @@ mod tests {
             (&[2, 3], &[0, 1], Some(vec![3])),
             (&[], &[], Some(vec![])),
             (&[1, 4], &[7, 1], Some(vec![1, 4])),
+            (&[4, 1, 5], &[5, 1, 1], Some(vec![4, 1, 5])),
             (&[2, 0], &[1, 1], None),
             (&[2], &[1, 1], None),
             (&[u64::MAX], &[u64::MAX], None),
