@@ -17,8 +17,9 @@ use crate::units::{KIB, MIB};
 pub const READ_BYTES_MAX: u64 = 512 * MIB as u64;
 /// What a read costs beside its length, in bytes: many small reads end too.
 const READ_COST_BYTES: u64 = 64;
-/// The buffer of a [`Stream`].
-const BUFFER_BYTES: u64 = 32 * KIB as u64;
+/// The buffer of a [`Stream`], in bytes: small at first and behind what was skipped, then twice as large each time. A
+/// header is often followed by data that is skipped at once.
+const BUFFER_BYTES: [u64; 2] = [2 * KIB as u64, 32 * KIB as u64];
 
 /// Positioned reads of a file of known length. An error ends the reading: the file is then one whose layout is unknown.
 pub trait ReadAt {
@@ -126,6 +127,7 @@ impl<'a> Input<'a> {
             end,
             buffer: Vec::new(),
             place: 0,
+            next: BUFFER_BYTES[0],
         })
     }
 }
@@ -139,6 +141,8 @@ pub(super) struct Stream<'a> {
     buffer: Vec<u8>,
     /// How much of the buffer is read.
     place: usize,
+    /// How long the next buffer is.
+    next: u64,
 }
 
 impl Stream<'_> {
@@ -153,7 +157,7 @@ impl Stream<'_> {
     }
 
     fn refill(&mut self) -> Option<()> {
-        let length = (self.end - self.at).min(BUFFER_BYTES);
+        let length = (self.end - self.at).min(self.next);
         if length == 0 {
             return None;
         }
@@ -162,6 +166,7 @@ impl Stream<'_> {
         self.input.fill(self.at, &mut self.buffer)?;
         self.at += length;
         self.place = 0;
+        self.next = BUFFER_BYTES[1].min(2 * self.next);
         Some(())
     }
 
@@ -234,6 +239,7 @@ impl Stream<'_> {
         } else {
             self.at += length - buffered;
             self.place = self.buffer.len();
+            self.next = BUFFER_BYTES[0];
         }
         Some(())
     }

@@ -69,7 +69,8 @@ fn value_of<'a>(header: &'a str, key: &str) -> Option<&'a str> {
 fn shape(text: &str) -> Option<Vec<u64>> {
     let (numbers, _) = text.strip_prefix('(')?.split_once(')')?;
     let numbers = numbers.split(',').map(str::trim).filter(|number| !number.is_empty());
-    let shape: Vec<u64> = numbers.take(DIMENSIONS_MAX + 1).map(|n| n.trim_end_matches('L').parse().ok()).collect::<Option<_>>()?;
+    let shape: Vec<u64> =
+        numbers.take(DIMENSIONS_MAX + 1).map(|n| n.trim_end_matches('L').parse().ok()).collect::<Option<_>>()?;
     (shape.len() <= DIMENSIONS_MAX).then_some(shape)
 }
 

@@ -140,7 +140,9 @@ mod tests {
 
     #[test]
     fn headers_and_what_they_give() {
-        let one = |dtype, shape, offsets| format!(r#"{{"t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#);
+        let one = |dtype, shape, offsets| {
+            format!(r#"{{"t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
         // Header, then bytes of data, and the ranges of the tensors, counted from the data.
         for (header, data_bytes, ranges) in [
             (one("F32", "[2,3]", "[0,24]"), 24, Some(vec![0..24])),

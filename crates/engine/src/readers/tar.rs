@@ -82,7 +82,8 @@ fn member(input: &Input, start: u64, builder: &mut Builder) -> Option<u64> {
             nested(&input.part(content..end)?, &name, builder);
             return Some(at);
         }
-        let text = if matches!(header.kind, b'x' | b'L') { input.bytes(content..end, EXTENDED_BYTES_MAX) } else { None };
+        let text =
+            if matches!(header.kind, b'x' | b'L') { input.bytes(content..end, EXTENDED_BYTES_MAX) } else { None };
         match (header.kind, text) {
             (b'x', Some(text)) => pax(&text, &mut extended),
             (b'L', Some(text)) => extended.name = Some(until_zero(&text)),
@@ -115,7 +116,8 @@ fn nested(member: &Input, name: &str, builder: &mut Builder) {
 fn pax(mut text: &[u8], extended: &mut Extended) {
     while let Some(space) = text.iter().position(|&byte| byte == b' ') {
         let length = std::str::from_utf8(&text[..space]).ok().and_then(|digits| digits.parse::<usize>().ok());
-        let Some(record) = length.filter(|&length| length > space).and_then(|length| text.get(space + 1..length)) else {
+        let Some(record) = length.filter(|&length| length > space).and_then(|length| text.get(space + 1..length))
+        else {
             return;
         };
         text = &text[space + 1 + record.len()..];

@@ -193,8 +193,7 @@ fn truncations() {
 }
 
 /// Numbers that a hostile header may hold in place of a length, offset or count.
-const HOSTILE: [u64; 8] =
-    [0, 1, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX - 7, u64::MAX];
+const HOSTILE: [u64; 8] = [0, 1, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, u64::MAX - 7, u64::MAX];
 
 #[test]
 fn hostile_lengths_everywhere() {

@@ -57,9 +57,11 @@ impl Iterator for Records<'_> {
         let next = end.checked_add(FOOT_BYTES).filter(|&next| next <= self.file.length())?;
         let mut foot = [0; FOOT_BYTES as usize];
         self.file.read_at(end, &mut foot).ok()?;
-        let check = |range, expected, name: &str| Check { range, kind: CheckKind::MaskedCrc32c, expected, name: name.into() };
+        let check =
+            |range, expected, name: &str| Check { range, kind: CheckKind::MaskedCrc32c, expected, name: name.into() };
         let stored = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
-        let checks = [check(self.at..self.at + 8, stored, "length"), check(begin..end, u32::from_le_bytes(foot), "data")];
+        let checks =
+            [check(self.at..self.at + 8, stored, "length"), check(begin..end, u32::from_le_bytes(foot), "data")];
         let range = self.at..next;
         self.at = next;
         Some(Record { range, checks })

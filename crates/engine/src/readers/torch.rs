@@ -25,8 +25,8 @@ const PICKLES: [(&str, &str); 2] = [("data.pkl", "data/"), ("constants.pkl", "co
 
 /// The beginning of all members' names, with its slash, if these are the members of a torch file.
 pub(super) fn stem(entries: &[Entry]) -> Option<&str> {
-    let pickle = entries.iter().find_map(|entry| entry.name.strip_suffix(PICKLES[0].0))?;
-    (pickle.ends_with('/') && pickle.matches('/').count() == 1).then_some(pickle)
+    let mut stems = entries.iter().filter_map(|entry| entry.name.strip_suffix(PICKLES[0].0));
+    stems.find(|stem| stem.ends_with('/') && stem.matches('/').count() == 1)
 }
 
 /// Adds the tensors of one archive.
@@ -82,7 +82,7 @@ impl Storage<'_> {
         let bytes = range.end.saturating_sub(range.start);
         let dtype = self.kind(self.dtype);
         let (dtype, count) = match bytes.is_multiple_of(dtype.width().into()) {
-            true => (dtype, bytes / u64::from(dtype.width())),
+            true => (dtype, bytes / u64::from(dtype.width()) * u64::from(dtype.block_elements())),
             false => (Dtype::Unknown, bytes),
         };
         builder.tensor(self.name, dtype, &[count], input.start() + range.start);

@@ -142,9 +142,8 @@ impl Entry {
 /// Whether an end record at `at` has a comment that reaches just to `end`.
 fn is_end(input: &Input, at: u64, end: u64) -> bool {
     let record: Option<[u8; END_BYTES as usize]> = input.array(at);
-    record.is_some_and(|record| {
-        record.starts_with(&END_MAGIC) && at + END_BYTES + u64::from(u16_at(&record, 20)) == end
-    })
+    record
+        .is_some_and(|record| record.starts_with(&END_MAGIC) && at + END_BYTES + u64::from(u16_at(&record, 20)) == end)
 }
 
 /// Looks for an end record before a comment.

@@ -215,7 +215,8 @@ impl Machine<'_> {
             Value::Nothing => {}
             _ => return Some(object),
         }
-        let Value::Node(content) = self.node(if keyed { Node::Map(Vec::new()) } else { Node::List(Vec::new()) })? else {
+        let Value::Node(content) = self.node(if keyed { Node::Map(Vec::new()) } else { Node::List(Vec::new()) })?
+        else {
             return None;
         };
         if let Some(Node::Object { state, .. }) = self.nodes.get_mut(object as usize) {

@@ -48,7 +48,11 @@ pub(super) enum Node {
     /// What the pickle's writer keeps elsewhere, by its id.
     Persistent(Value),
     /// What a call would have made.
-    Object { class: Global, arguments: Value, state: Value },
+    Object {
+        class: Global,
+        arguments: Value,
+        state: Value,
+    },
 }
 
 /// The graph of one pickle.

@@ -102,6 +102,7 @@ fn what_is_no_pickle_ends() {
         b"K\x01(a.",
         b"K\x01(\x85.",
         b"t.",
+        b"K\x01(\x85K\x02t.",
         b"(K\x01d.",
         b"h\x00.",
         b"X\xff\xff\xff\xffhi.",
