@@ -62,16 +62,19 @@ impl Chunks<'_> {
 
     /// ColumnMetaData: 7 compressed size, 9 first data page, 11 dictionary page, which comes first where there is one.
     fn column(&mut self, stream: &mut Stream) -> Option<()> {
-        let (mut bytes, mut data, mut dictionary) = (0, None, None);
-        fields(stream, |stream, field, kind| match (field, kind) {
-            (7, I64) => Some(bytes = signed(stream)?),
-            (9, I64) => Some(data = Some(signed(stream)?)),
-            (11, I64) => Some(dictionary = Some(signed(stream)?)),
-            _ => skip(stream, kind, DEPTH_MAX),
+        let (mut bytes, mut data, mut dictionary) = (None, None, None);
+        fields(stream, |stream, field, kind| {
+            let value = match (field, kind) {
+                (7, I64) => &mut bytes,
+                (9, I64) => &mut data,
+                (11, I64) => &mut dictionary,
+                _ => return skip(stream, kind, DEPTH_MAX),
+            };
+            *value = u64::try_from(signed(stream)?).ok().filter(|&value| value > 0);
+            Some(())
         })?;
-        let place = |offset: i64| u64::try_from(offset).ok().filter(|&offset| offset > 0);
-        let starts = [data.and_then(place), dictionary.and_then(place)];
-        if let (Some(start), Some(bytes)) = (starts.into_iter().flatten().min(), place(bytes)) {
+        let start = [data, dictionary].into_iter().flatten().min();
+        if let (Some(start), Some(bytes)) = (start, bytes) {
             self.builder.boundary(self.base.saturating_add(start));
             self.builder.boundary(self.base.saturating_add(start).saturating_add(bytes));
         }

@@ -145,10 +145,10 @@ mod tests {
         };
         // Header, then bytes of data, and the ranges of the tensors, counted from the data.
         for (header, data_bytes, ranges) in [
-            (one("F32", "[2,3]", "[0,24]"), 24, Some(vec![0..24])),
-            (one("F4", "[4]", "[8,10]"), 24, Some(vec![8..10])),
-            (one("F32", "[]", "[0,4]"), 4, Some(vec![0..4])),
-            (one("NEW", "[2]", "[0,3]"), 4, Some(vec![0..3])),
+            (one("F32", "[2,3]", "[0,24]"), 24, Some(vec![(0, 24)])),
+            (one("F4", "[4]", "[8,10]"), 24, Some(vec![(8, 10)])),
+            (one("F32", "[]", "[0,4]"), 4, Some(vec![(0, 4)])),
+            (one("NEW", "[2]", "[0,3]"), 4, Some(vec![(0, 3)])),
             (one("F32", "[2]", "[0,7]"), 24, Some(vec![])),
             (one("F32", "[2]", "[4,0]"), 24, Some(vec![])),
             (one("F32", "[6]", "[0,24]"), 20, Some(vec![])),
@@ -162,7 +162,7 @@ mod tests {
         ] {
             let found = layout(&header, data_bytes).map(|layout| {
                 let data = 8 + header.len() as u64;
-                layout.tensors.iter().map(|tensor| tensor.range.start - data..tensor.range.end - data).collect()
+                layout.tensors.iter().map(|tensor| (tensor.range.start - data, tensor.range.end - data)).collect()
             });
             assert_eq!(found, ranges, "{header}");
         }

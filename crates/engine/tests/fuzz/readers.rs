@@ -43,7 +43,7 @@ pub fn read(data: &[u8]) {
         let Some(layout) = readers::read(&data, name) else { continue };
         assert!(layout.holds(data.len() as u64));
         assert!(layout.tensors.len() <= data.len());
-        layout.checks.iter().take(64).for_each(|check| drop(crc::holds(&data, check).unwrap()));
+        assert!(layout.checks.iter().take(64).all(|check| crc::holds(&data, check).is_ok()));
     }
     let mut records = Records::new(&data);
     let end = records.by_ref().map(|record| record.range.end).last().unwrap_or(0);
