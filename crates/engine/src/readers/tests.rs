@@ -66,6 +66,26 @@ fn files_of_other_libraries() {
 }
 
 #[test]
+fn other_files_have_no_layout() {
+    for (name, bytes) in [
+        ("empty", &b""[..]),
+        ("short", b"G"),
+        ("text.txt", b"some words, and { a brace"),
+        ("zeros", &[0; 4096]),
+        ("ones", &[0xff; 4096]),
+        // torch.save before version 1.6: a pickle of its magic number first.
+        ("legacy.pt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."),
+        ("version1.gguf", b"GGUF\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+        ("big_endian.gguf", b"GGUF\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+        ("text.onnx", b"no protobuf of a model"),
+        ("torn.pt", b"PK\x03\x04 and nothing more"),
+        ("encrypted.parquet", b"PAR1 and then PARE"),
+    ] {
+        assert_eq!(read(&bytes, name.as_bytes()), None, "{name}");
+    }
+}
+
+#[test]
 fn tensors_are_as_wide_as_they_say() {
     for (name, _) in layouts() {
         let bytes = bytes_of(&name);
