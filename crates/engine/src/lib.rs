@@ -41,6 +41,7 @@ pub mod error;
 pub mod format;
 pub mod ids;
 pub mod monitor;
+pub mod readers;
 pub mod rules;
 pub mod simulation;
 pub mod units;

@@ -8,6 +8,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a target reports")]
 
+mod readers;
+
 use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::{BodyHeader, Decoder, Effort, Encoder};
 use seawall_engine::crypto::passphrase::Cost;
@@ -60,6 +62,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pack", run: whole_pack, seeds: || vec![packed().0] },
     Target { name: "pack_footer", run: pack_footer, seeds: footers },
     Target { name: "pack_parity", run: pack_parity, seeds: packs_with_parity },
+    Target { name: "pickle", run: readers::pickle, seeds: readers::pickles },
+    Target { name: "readers", run: readers::read, seeds: readers::files },
     Target { name: "segment", run: index_segment, seeds: segments },
     Target { name: "session", run: session_record, seeds: || vec![session::encode(SESSION, 0, &[1; 32], &[2; 48])] },
     Target { name: "share_file", run: share_file, seeds: share_files },

@@ -1,0 +1,286 @@
+//! What a reader gives back: tensors, embedded checksums and good places to cut, as plain data.
+//!
+//! [`Builder`] collects while a header is read and keeps the promises of [`Layout`]: everything lies inside the file,
+//! tensors are ascending and disjoint, and memory stays under [`LAYOUT_BYTES_MAX`] whatever the header says. What does
+//! not fit is left out, not refused: a part of a layout is still a good hint.
+
+use std::cmp::Reverse;
+use std::ops::Range;
+
+use super::dtype::Dtype;
+use crate::units::MIB;
+
+/// No layout takes more memory than about this, in bytes, with all names and shapes.
+pub const LAYOUT_BYTES_MAX: usize = 64 * MIB;
+/// No layout has more tensors.
+pub const TENSORS_MAX: usize = 1 << 20;
+/// A tensor of more dimensions is left out.
+pub const DIMENSIONS_MAX: usize = 16;
+/// Longer names are cut, in bytes.
+pub const NAME_BYTES_MAX: usize = 1024;
+
+/// The format that a file was recognised as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// One safetensors file.
+    Safetensors,
+    /// A zip of torch.save or TorchScript.
+    Torch,
+    /// Several torch zips or safetensors files, one after another: a file of torch's distributed checkpoints.
+    Distcp,
+    /// GGUF, version 2 or 3.
+    Gguf,
+    /// ONNX.
+    Onnx,
+    /// One numpy array.
+    Npy,
+    /// A zip of numpy arrays.
+    Npz,
+    /// Any other zip.
+    Zip,
+    /// An Arrow IPC file (Feather version 2).
+    Arrow,
+    /// Parquet.
+    Parquet,
+    /// TFRecord. Its records are too many for a layout: [`super::tfrecord::Records`] gives them one by one.
+    TfRecord,
+    /// A tar archive.
+    Tar,
+}
+
+/// Where one tensor lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// Its name in the file, at most [`NAME_BYTES_MAX`] bytes. Need not be unique; may be empty.
+    pub name: String,
+    /// What its elements are.
+    pub dtype: Dtype,
+    /// Its dimensions as they lie in the file, slowest first; the product fills `range`. Empty for a single number.
+    pub shape: Vec<u64>,
+    /// Its bytes in the file. Never empty.
+    pub range: Range<u64>,
+}
+
+/// How an embedded checksum is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// CRC-32 as zip has it (IEEE 802.3).
+    Crc32,
+    /// CRC-32C, rotated and shifted as TFRecord does.
+    MaskedCrc32c,
+}
+
+/// A checksum that the file itself holds for a part of its bytes. See [`super::crc`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What it covers, in the file.
+    pub range: Range<u64>,
+    /// How it is computed.
+    pub kind: CheckKind,
+    /// What it must be.
+    pub expected: u32,
+    /// What the covered part is called in the file.
+    pub name: String,
+}
+
+/// A tensor whose numbers lie in another file, beside this one (ONNX).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// The other file, as this one names it: any text. Never open it without looking where it leads.
+    pub location: String,
+    /// The tensor; its range is one of that file, and is not checked against its length.
+    pub tensor: Tensor,
+}
+
+/// Where the numbers of a file lie. All of it is a hint: the bytes may be anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// What the file was recognised as.
+    pub format: Format,
+    /// Ascending by range, disjoint, inside the file.
+    pub tensors: Vec<Tensor>,
+    /// Embedded checksums, ascending by range, inside the file. They may cover the same bytes.
+    pub checks: Vec<Check>,
+    /// Other places where a cut is good (members, pages, record batches): ascending, distinct, inside the file, not 0.
+    pub boundaries: Vec<u64>,
+    /// Tensors that lie in other files.
+    pub external: Vec<External>,
+}
+
+impl Layout {
+    /// Whether what is promised of the fields holds in a file of `length` bytes. For tests; readers keep it.
+    #[must_use]
+    pub fn holds(&self, length: u64) -> bool {
+        let mut end = 0;
+        let tensors = self.tensors.iter().all(|tensor| {
+            let fits = tensor.range.start >= end && tensor.range.start < tensor.range.end;
+            end = tensor.range.end;
+            fits && end <= length && tensor.shape.len() <= DIMENSIONS_MAX && tensor.name.len() <= NAME_BYTES_MAX
+        });
+        let checks = self.checks.iter().all(|check| check.range.start <= check.range.end && check.range.end <= length);
+        let sorted = self.checks.is_sorted_by_key(|check| check.range.start);
+        let cuts = self.boundaries.is_sorted_by(|left, right| left < right);
+        let inside = self.boundaries.iter().all(|&at| at > 0 && at < length);
+        tensors && checks && sorted && cuts && inside && self.tensors.len() <= TENSORS_MAX
+    }
+}
+
+/// Collects a [`Layout`]. Offsets that go in are those of the file, never of a part of it.
+pub(super) struct Builder {
+    layout: Layout,
+    length: u64,
+    bytes_left: usize,
+}
+
+impl Builder {
+    /// For a file of `length` bytes.
+    pub fn new(format: Format, length: u64) -> Self {
+        let (tensors, checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let layout = Layout { format, tensors, checks, boundaries, external };
+        Self { layout, length, bytes_left: LAYOUT_BYTES_MAX }
+    }
+
+    pub fn set_format(&mut self, format: Format) {
+        self.layout.format = format;
+    }
+
+    /// False when there is no room: nothing is added then.
+    fn charge(&mut self, bytes: usize) -> bool {
+        // Why: twice, as a growing vector has room for twice what it holds.
+        let Some(left) = self.bytes_left.checked_sub(2 * bytes) else { return false };
+        self.bytes_left = left;
+        true
+    }
+
+    /// Adds a tensor that begins at `start`, if its elements fit the file. Gives the end of its bytes.
+    pub fn tensor(&mut self, name: &str, dtype: Dtype, shape: &[u64], start: u64) -> Option<u64> {
+        let tensor = tensor(name, dtype, shape, start)?;
+        let end = tensor.range.end;
+        let fits = end <= self.length && start < end && self.layout.tensors.len() < TENSORS_MAX;
+        if fits && self.charge(tensor_bytes(&tensor)) {
+            self.layout.tensors.push(tensor);
+        }
+        (end <= self.length).then_some(end)
+    }
+
+    pub fn external(&mut self, location: &str, name: &str, dtype: Dtype, shape: &[u64], start: u64) {
+        let Some(tensor) = tensor(name, dtype, shape, start) else { return };
+        let location = cut_name(location).to_owned();
+        if self.charge(tensor_bytes(&tensor) + size_of::<External>() + location.len()) {
+            self.layout.external.push(External { location, tensor });
+        }
+    }
+
+    pub fn check(&mut self, name: &str, kind: CheckKind, range: Range<u64>, expected: u32) {
+        let name = cut_name(name);
+        let fits = range.start <= range.end && range.end <= self.length;
+        if fits && self.charge(size_of::<Check>() + name.len()) {
+            self.layout.checks.push(Check { range, kind, expected, name: name.to_owned() });
+        }
+    }
+
+    pub fn boundary(&mut self, at: u64) {
+        if at > 0 && at < self.length && self.charge(size_of::<u64>()) {
+            self.layout.boundaries.push(at);
+        }
+    }
+
+    /// Sorts, and leaves out what overlaps: of tensors that share bytes, the one that begins first stays, of those
+    /// with one beginning the longest, of equal ones the first that was added.
+    pub fn finish(mut self) -> Layout {
+        let mut end = 0;
+        self.layout.tensors.sort_by_key(|tensor| (tensor.range.start, Reverse(tensor.range.end)));
+        self.layout.tensors.retain(|tensor| {
+            let free = tensor.range.start >= end;
+            end = if free { tensor.range.end } else { end };
+            free
+        });
+        self.layout.checks.sort_by_key(|check| check.range.start);
+        self.layout.boundaries.sort_unstable();
+        self.layout.boundaries.dedup();
+        self.layout
+    }
+}
+
+/// None when the shape has too many dimensions, or its bytes can't be counted in 64 bits.
+fn tensor(name: &str, dtype: Dtype, shape: &[u64], start: u64) -> Option<Tensor> {
+    if shape.len() > DIMENSIONS_MAX {
+        return None;
+    }
+    let end = start.checked_add(dtype.bytes_of(elements(shape)?)?)?;
+    Some(Tensor { name: cut_name(name).to_owned(), dtype, shape: shape.to_vec(), range: start..end })
+}
+
+fn tensor_bytes(tensor: &Tensor) -> usize {
+    size_of::<Tensor>() + tensor.name.len() + size_of_val(&tensor.shape[..])
+}
+
+/// The product of a shape; 1 of an empty one.
+pub(super) fn elements(shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(1_u64, |product, &dimension| product.checked_mul(dimension))
+}
+
+/// The longest beginning of a name that is allowed and ends between characters.
+fn cut_name(name: &str) -> &str {
+    &name[..name.floor_char_boundary(NAME_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(tensors: &[(u64, u64)], length: u64) -> Vec<(u64, u64)> {
+        let mut builder = Builder::new(Format::Npy, length);
+        for &(start, bytes) in tensors {
+            builder.tensor("t", Dtype::U8, &[bytes], start);
+        }
+        let layout = builder.finish();
+        assert!(layout.holds(length));
+        layout.tensors.into_iter().map(|tensor| (tensor.range.start, tensor.range.end)).collect()
+    }
+
+    #[test]
+    fn tensors_end_up_sorted_and_disjoint() {
+        for (tensors, kept) in [
+            (&[(4, 4), (0, 4)][..], vec![(0, 4), (4, 8)]),
+            (&[(0, 4), (2, 4), (4, 1)], vec![(0, 4), (4, 5)]),
+            (&[(0, 2), (0, 6)], vec![(0, 6)]),
+            (&[(8, 2), (9, 2), (3, 0)], vec![(8, 10)]),
+            (&[(u64::MAX, 2), (2, u64::MAX)], vec![]),
+        ] {
+            assert_eq!(ranges(tensors, 10), kept, "{tensors:?}");
+        }
+    }
+
+    #[test]
+    fn of_equal_ranges_the_first_name_stays() {
+        let mut builder = Builder::new(Format::Torch, 100);
+        builder.tensor("first", Dtype::F32, &[2], 0);
+        builder.tensor("tied", Dtype::F32, &[2], 0);
+        assert_eq!(builder.finish().tensors[0].name, "first");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut builder = Builder::new(Format::Zip, u64::MAX);
+        let name = "\u{20ac}".repeat(NAME_BYTES_MAX);
+        for at in 0..2 * TENSORS_MAX as u64 {
+            builder.tensor(&name, Dtype::U8, &[1], at);
+            builder.boundary(at);
+        }
+        let layout = builder.finish();
+        assert!(layout.holds(u64::MAX));
+        assert_eq!(layout.tensors[0].name.len(), NAME_BYTES_MAX / 3 * 3);
+        let names: usize = layout.tensors.iter().map(tensor_bytes).sum();
+        assert!(names + 8 * layout.boundaries.len() <= LAYOUT_BYTES_MAX / 2);
+        assert!(layout.tensors.len() > 10_000);
+    }
+
+    #[test]
+    fn dimensions_are_bounded() {
+        let mut builder = Builder::new(Format::Npy, 100);
+        assert_eq!(builder.tensor("", Dtype::U8, &[1; 17], 0), None);
+        assert_eq!(builder.tensor("", Dtype::U8, &[u64::MAX, 2, 0], 0), None);
+        assert_eq!(builder.tensor("", Dtype::U8, &[1; 16], 0), Some(1));
+    }
+}
