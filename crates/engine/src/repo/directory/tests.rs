@@ -1,3 +1,5 @@
+//! Tests of directories: they say what the segments say, however they are spoilt.
+
 use std::sync::Arc;
 
 use super::*;
