@@ -5,6 +5,9 @@
 
 use std::sync::LazyLock;
 
+use super::Hint;
+use super::pieces::RAW_ENTROPY_BITS;
+
 /// At most this many bytes of a chunk are counted to find its layout: about a thousand in each of eight lanes.
 const SAMPLE_BYTES: usize = 8 << 10;
 /// At most this many bytes are counted to learn the statistics of one plane, or the phase.
@@ -15,9 +18,6 @@ const BLOCK_BYTES: usize = 512;
 const NUMERIC_BYTES_MIN: usize = 2048;
 /// Lanes are counted by position modulo the widest element.
 const LANES: usize = 8;
-/// A plane is taken as incompressible over this many bits a byte.
-const RAW_ENTROPY_BITS: f32 = 7.8;
-
 /// `n log2 n` for every count that a sample can have.
 static COUNT_LOG: LazyLock<Vec<f32>> =
     LazyLock::new(|| (0..=SAMPLE_BYTES).map(|n| if n == 0 { 0.0 } else { n as f32 * (n as f32).log2() }).collect());
@@ -81,6 +81,12 @@ impl Histogram {
         self.counts.iter().map(|&count| (f32::from(count) / total).powi(2)).sum()
     }
 
+    /// The commonest byte, and its share of all (0 where there are none).
+    pub(super) fn commonest(&self) -> (u8, f32) {
+        let (byte, count) = self.counts.iter().enumerate().max_by_key(|&(_, count)| count).expect("there are 256 bytes");
+        (byte as u8, f32::from(*count) / self.total.max(1) as f32)
+    }
+
     /// True where 90 of 100 bytes are text in ASCII; `index` says where a byte was counted.
     fn is_text(&self, index: impl Fn(u8) -> u8) -> bool {
         let text = (b' '..=b'~').chain(b"\t\n\r".iter().copied());
@@ -123,7 +129,7 @@ pub(super) struct Profile {
 /// A guess at the layout of numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Numbers {
-    /// Bytes an element: 2, 4 or 8.
+    /// Bytes an element: 1 (by a hint only), 2, 4 or 8.
     pub width: u8,
     /// Bytes before the first whole element.
     pub head: u8,
@@ -140,8 +146,8 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Looks at a sample of `plain`.
-    pub(super) fn profile(&mut self, plain: &[u8]) -> Profile {
+    /// Looks at a sample of `plain`. A hint says how wide the numbers are and where they begin, so both need not be guessed.
+    pub(super) fn profile(&mut self, plain: &[u8], hint: Option<&Hint>) -> Profile {
         if plain.len() < NUMERIC_BYTES_MIN {
             let (histogram, _) = Histogram::of_plane(plain);
             return Profile { byte_bits: histogram.entropy(), text: histogram.is_text(|byte| byte), numbers: None };
@@ -149,6 +155,13 @@ impl Sampler {
         self.count_lanes(plain);
         let all = Histogram::merged(self.lanes.iter());
         let byte_bits = all.entropy();
+        // A rotated byte of text is twice the byte: text has no high bits to take over from a neighbour.
+        let text = all.is_text(|byte| byte << 1);
+        if let Some(&Hint { width, head, .. }) = hint {
+            // Lanes of eight are lanes of any width; where numbers begin, only their bottom plane depends on.
+            let bits = if width == 1 { byte_bits } else { self.width_bits(usize::from(width)) };
+            return Profile { byte_bits, text, numbers: Some(Numbers { width, head, bits }) };
+        }
         let mut best: Option<Numbers> = None;
         for (width, floor) in [(2u8, byte_bits - 0.25), (4, 8.0), (8, 8.0)] {
             let bits = self.width_bits(usize::from(width));
@@ -159,8 +172,7 @@ impl Sampler {
             }
         }
         let numbers = best.map(|numbers| Numbers { head: phase(plain, usize::from(numbers.width)), ..numbers });
-        // A rotated byte of text is twice the byte: text has no high bits to take over from a neighbour.
-        Profile { byte_bits, text: all.is_text(|byte| byte << 1), numbers }
+        Profile { byte_bits, text, numbers }
     }
 
     fn count_lanes(&mut self, plain: &[u8]) {

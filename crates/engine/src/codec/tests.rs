@@ -69,7 +69,7 @@ fn fp64(seed: u64, count: usize) -> Vec<u8> {
 
 fn encode(effort: Effort, plain: &[u8], base: Option<&[u8]>) -> Vec<u8> {
     let mut body = vec![1, 2, 3];
-    Encoder::new(effort).encode(plain, base.map(|base| (&BASE_ID, base)), &mut body);
+    Encoder::new(effort).encode(plain, None, base.map(|base| (&BASE_ID, base)), &mut body);
     body
 }
 

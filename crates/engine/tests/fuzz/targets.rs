@@ -93,7 +93,7 @@ fn bodies() -> Vec<Vec<u8>> {
 
 fn encoded(encoder: &mut Encoder, plain: &[u8], base: Option<&[u8]>) -> Vec<u8> {
     let mut body = Vec::new();
-    encoder.encode(plain, base.map(|base| (&ChunkId([6; 32]), base)), &mut body);
+    encoder.encode(plain, None, base.map(|base| (&ChunkId([6; 32]), base)), &mut body);
     body
 }
 
