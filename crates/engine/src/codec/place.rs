@@ -9,7 +9,7 @@ use super::element::{Element, for_width};
 /// Elements whose bits make a word.
 const WORD: usize = 32;
 /// Stretches of the chunk that are looked up, each at [`WORD`] places.
-const PROBES: usize = 192;
+const PROBES: usize = 384;
 /// This many words must agree on a place.
 const VOTES_MIN: usize = 5;
 /// Log2 of slots for each word of the base.
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_place_is_found_before_and_behind() {
         let old = numbers(1, 60_000);
-        let new: Vec<u32> = old.iter().map(|bits| bits.wrapping_add(777_777)).collect();
+        let new: Vec<u32> = old.iter().map(|bits| bits.wrapping_add(77_777)).collect();
         let mut finder = PlaceFinder::default();
         for (from, to, place) in [(0, 60_000, 0), (1_234, 60_000, 1_234), (40_001, 55_555, 40_001)] {
             assert_eq!(finder.find(4, 24, &bytes(&new[from..to]), &bytes(&old)), Some(place));
