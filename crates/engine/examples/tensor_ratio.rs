@@ -1,6 +1,6 @@
 //! Ratio and throughput of the encodings of tensors, by class of tensor, on two checkpoints in safetensors files.
 //!
-//! `cargo run --release --example tensor_ratio -- OLD.safetensors NEW.safetensors`. Each tensor of NEW is cut into chunks of
+//! `cargo run --release --example tensor_ratio -- OLD.safetensors NEW.safetensors [ENCODING...]`. Each tensor of NEW is cut into chunks of
 //! 256 Ki elements; its base is the same stretch of the tensor of the same name in OLD. Columns: bytes stored / raw, and
 //! GB/s in and out of the encoder and decoder (without hash and encryption) by this thread's processor time, for zstd level 3, alone
 //! (planes), and against the base with effort fast, balanced and dense. Every chunk is decoded and compared.
@@ -14,6 +14,7 @@ use seawall_engine::ids::ChunkId;
 
 const CHUNK_ELEMENTS: usize = 256 << 10;
 const WAYS: [&str; 5] = ["zstd-3", "alone", "fast", "balanced", "dense"];
+const EFFORTS: [Effort; 5] = [Effort::Balanced, Effort::Balanced, Effort::Fast, Effort::Balanced, Effort::Dense];
 
 type Failure = Box<dyn Error>;
 
@@ -35,16 +36,19 @@ struct Row {
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [old, new] = &arguments[..] else { return Err("two safetensors files are needed".into()) };
+    let [old, new, wanted @ ..] = &arguments[..] else { return Err("two safetensors files are needed".into()) };
+    let ways: Vec<usize> =
+        (0..WAYS.len()).filter(|&way| wanted.is_empty() || wanted.iter().any(|name| name == WAYS[way])).collect();
     let (old, new) = (std::fs::read(Path::new(old))?, std::fs::read(Path::new(new))?);
     let (old_tensors, new_tensors) = (tensors(&old)?, tensors(&new)?);
+    let mut codecs = EFFORTS.map(|effort| (Encoder::new(effort), Decoder::new()));
     let mut rows: BTreeMap<(String, usize), Row> = BTreeMap::new();
     for (name, tensor) in &new_tensors {
         let class = if name.contains("adam_") { name.split('.').next().unwrap_or(name) } else { "weights" };
         let bytes = &new[tensor.start..tensor.end];
         let base = old_tensors.get(name).map_or(&[][..], |tensor| &old[tensor.start..tensor.end]);
-        for way in 0..WAYS.len() {
-            let row = measure(way, tensor, bytes, base)?;
+        for &way in &ways {
+            let row = measure(way, &mut codecs[way], tensor, bytes, base)?;
             for class in [class, "all"] {
                 rows.entry((class.to_string(), way)).or_default().add(&row);
             }
@@ -69,9 +73,8 @@ impl Row {
     }
 }
 
-fn measure(way: usize, tensor: &Tensor, bytes: &[u8], base: &[u8]) -> Result<Row, Failure> {
-    let effort = [Effort::Balanced, Effort::Balanced, Effort::Fast, Effort::Balanced, Effort::Dense][way];
-    let (mut encoder, mut decoder, id) = (Encoder::new(effort), Decoder::new(), ChunkId([0; 32]));
+fn measure(way: usize, (encoder, decoder): &mut (Encoder, Decoder), tensor: &Tensor, bytes: &[u8], base: &[u8]) -> Result<Row, Failure> {
+    let id = ChunkId([0; 32]);
     let hint = Hint { width: tensor.width, head: 0, kind: tensor.kind };
     let length = CHUNK_ELEMENTS * usize::from(tensor.width);
     let (mut row, mut body, mut out) = (Row::default(), Vec::new(), Vec::new());

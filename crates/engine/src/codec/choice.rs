@@ -10,6 +10,7 @@ use super::buckets::Partition;
 use super::difference::{Operation, Shape};
 use super::element::{Element, for_width};
 use super::pieces::{COMMON_MIN, RAW_ENTROPY_BITS};
+use super::sample::entropy_of;
 use super::{BodyHeader, Effort, NumberKind};
 
 /// At most this many elements are looked at.
@@ -157,7 +158,7 @@ fn piece_bits(counts: &[u32; 256], scale: f32) -> f32 {
     let kinds = counts.iter().filter(|&&count| count > 0).count() as f32;
     let overhead = PIECE_BITS + KIND_BITS * kinds;
     let raw = 8.0 * total as f32 * scale;
-    let entropy = entropy_bits(counts, total, kinds);
+    let entropy = entropy_of(counts);
     let common = most as f32 / total as f32;
     let coded = if common >= COMMON_MIN {
         // A map of single bits, eight to a byte, and the others.
@@ -169,10 +170,4 @@ fn piece_bits(counts: &[u32; 256], scale: f32) -> f32 {
         entropy.max(total as f32)
     };
     (coded * scale + overhead).min(raw)
-}
-
-/// Shannon entropy of all these bytes together, with Miller and Madow's correction for small samples.
-fn entropy_bits(counts: &[u32; 256], total: u32, kinds: f32) -> f32 {
-    let sum: f32 = counts.iter().filter(|&&count| count > 0).map(|&count| count as f32 * (count as f32).log2()).sum();
-    total as f32 * (total as f32).log2() - sum + (kinds - 1.0) / (2.0 * std::f32::consts::LN_2)
 }

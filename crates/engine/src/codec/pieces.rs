@@ -63,14 +63,16 @@ impl PiecePacker {
         out: &mut Vec<u8>,
     ) {
         self.map.clear();
-        self.others.clear();
-        for group in bytes.chunks(8) {
-            let flags = group.iter().enumerate().fold(0, |flags, (bit, &byte)| flags | u8::from(byte != common) << bit);
-            self.map.push(flags);
-            if flags != 0 {
-                self.others.extend(group.iter().filter(|&&byte| byte != common));
-            }
+        let flag = |flags: u8, (bit, &byte): (usize, &u8)| flags | u8::from(byte != common) << bit;
+        self.map.extend(bytes.chunks(8).map(|group| group.iter().enumerate().fold(0, flag)));
+        // Why every byte is written: a place that moves on only behind the others costs less than a branch.
+        self.others.resize(bytes.len() + 1, 0);
+        let mut count = 0;
+        for &byte in bytes {
+            self.others[count] = byte;
+            count += usize::from(byte != common);
         }
+        self.others.truncate(count);
         let start = begin(out);
         out.push(common);
         for part in [&self.map, &self.others] {

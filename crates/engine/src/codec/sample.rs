@@ -3,6 +3,7 @@
 //! Everything here is a guess that costs time or ratio when it is wrong, never data. Cost is a few ten microseconds a
 //! chunk, whatever its length: at most [`SAMPLE_BYTES`] are looked at, in blocks spread evenly.
 
+use std::f32::consts::LN_2;
 use std::sync::LazyLock;
 
 use super::Hint;
@@ -71,7 +72,7 @@ impl Histogram {
             kinds += u32::from(count > 0);
         }
         let total = self.total as f32;
-        let correction = (kinds as f32 - 1.0) / (2.0 * std::f32::consts::LN_2 * total);
+        let correction = (kinds as f32 - 1.0) / (2.0 * LN_2 * total);
         (total.log2() - sum / total + correction).clamp(0.0, 8.0)
     }
 
@@ -99,6 +100,17 @@ impl Histogram {
         let entropy = self.entropy();
         if entropy > RAW_ENTROPY_BITS { 8.0 } else { entropy }
     }
+}
+
+/// Shannon entropy of all the counted bytes together, in bits, with Miller and Madow's correction for small samples.
+pub(super) fn entropy_of(counts: &[u32; 256]) -> f32 {
+    let (mut total, mut sum, mut kinds) = (0, 0.0, 0u32);
+    for &count in counts.iter().filter(|&&count| count > 0) {
+        total += count;
+        kinds += 1;
+        sum += count as f32 * (count as f32).log2();
+    }
+    if total == 0 { 0.0 } else { total as f32 * (total as f32).log2() - sum + (kinds as f32 - 1.0) / (2.0 * LN_2) }
 }
 
 /// Starts of the sample's blocks in `length` bytes: multiples of [`LANES`], at most `budget` bytes together.
