@@ -183,7 +183,10 @@ impl Sampler {
                 best = Some(Numbers { width, head: 0, bits });
             }
         }
-        let numbers = best.map(|numbers| Numbers { head: phase(plain, usize::from(numbers.width)), ..numbers });
+        let numbers = best.map(|numbers| {
+            let width = usize::from(numbers.width);
+            Numbers { head: phase(plain, width, self.behind_exponent(width)), ..numbers }
+        });
         Profile { byte_bits, text, numbers }
     }
 
@@ -202,6 +205,13 @@ impl Sampler {
         }
     }
 
+    /// The lane behind the one that says least: of floats that is the exponent's, the last byte of an element.
+    fn behind_exponent(&self, width: usize) -> usize {
+        let bits = |lane: usize| Histogram::merged(self.lanes.iter().skip(lane).step_by(width)).entropy();
+        let exponent = (0..width).min_by(|&left, &right| bits(left).total_cmp(&bits(right)));
+        exponent.map_or(0, |lane| (lane + 1) % width)
+    }
+
     /// What planes of that width would take, in bits a byte.
     fn width_bits(&self, width: usize) -> f32 {
         let lane_bits = |lane: usize| match width {
@@ -213,8 +223,9 @@ impl Sampler {
 }
 
 /// Where elements of that width begin: the offset at which the bit that wraps from the top byte into the bottom byte
-/// makes the bytes least predictable costs most, so each phase is tried on the one plane that it changes.
-fn phase(plain: &[u8], width: usize) -> u8 {
+/// makes the bytes least predictable costs most, so each phase is tried on the one plane that it changes. Of phases that
+/// cost the same `likely` is taken: planes are no longer in another, but differences to a base would be.
+fn phase(plain: &[u8], width: usize, likely: usize) -> u8 {
     let mut wrapped: [Histogram; LANES] = Default::default();
     let mut straight: [Histogram; LANES] = Default::default();
     for place in blocks(plain.len() - LANES, PLANE_SAMPLE_BYTES) {
@@ -230,8 +241,8 @@ fn phase(plain: &[u8], width: usize) -> u8 {
         }
     }
     let costs: [f32; LANES] = std::array::from_fn(|lane| wrapped[lane].plane_bits() - straight[lane].plane_bits());
-    // A phase other than zero must show that it is better, or chance would choose among equals.
-    (1..width).fold(0, |best, lane| if costs[lane] < costs[best] - 0.02 { lane } else { best }) as u8
+    // Another phase must show that it is better, or chance would choose among equals.
+    (0..width).fold(likely, |best, lane| if costs[lane] < costs[best] - 0.02 { lane } else { best }) as u8
 }
 
 /// Length of what is compared with a base at one place.
