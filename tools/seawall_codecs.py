@@ -1,6 +1,6 @@
 """The codecs of Seawall's stored format, version 1: from the body of a blob to the plain bytes of its chunk.
 
-Written from docs/format.md alone, sections 6.1 to 6.4, for seawall_reader.py. Numbers are handled one by one in plain Python, so
+Written from docs/format.md alone, sections 6.1 and 6.2, for seawall_reader.py. Numbers are handled one by one in plain Python, so
 that no further package is needed: about a second for each million numbers that are differences.
 """
 
@@ -125,7 +125,7 @@ def decode_planes(payload: bytes, width: int, head: int, length: int) -> bytes:
 
 
 def decode_difference(payload: bytes, width: int, head: int, length: int, base: bytes) -> bytes:
-    """Section 6.3."""
+    """Section 6.2.1."""
     check_layout(width, head)
     need(len(payload) >= 8, "a difference without a shape")
     operation, buckets, shift, zero = payload[:4]
@@ -177,7 +177,7 @@ def element_at(distance: int, old: int, width: int, is_float: bool) -> int:
 
 
 def derive(payload: bytes, base: bytes) -> bytes:
-    """Section 6.4: BF16 of FP32, rounded to nearest, ties to even."""
+    """Section 6.2.2: BF16 of FP32, rounded to nearest, ties to even."""
     need(len(payload) == 1 and payload[0] <= 1, "a function that is unknown")
     need(len(base) % 4 == 0, "a base that is no FP32")
     out = bytearray()

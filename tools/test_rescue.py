@@ -116,7 +116,7 @@ def plane(data):
 
 
 def difference(plain, old, width, head, operation, buckets, shift, place, base):
-    """Section 6.3, step by step as it is written there."""
+    """Section 6.2.1, step by step as it is written there."""
     bits = 8 * width
     mask, top = (1 << bits) - 1, 1 << (bits - 1)
 

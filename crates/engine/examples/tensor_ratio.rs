@@ -73,7 +73,13 @@ impl Row {
     }
 }
 
-fn measure(way: usize, (encoder, decoder): &mut (Encoder, Decoder), tensor: &Tensor, bytes: &[u8], base: &[u8]) -> Result<Row, Failure> {
+fn measure(
+    way: usize,
+    (encoder, decoder): &mut (Encoder, Decoder),
+    tensor: &Tensor,
+    bytes: &[u8],
+    base: &[u8],
+) -> Result<Row, Failure> {
     let id = ChunkId([0; 32]);
     let hint = Hint { width: tensor.width, head: 0, kind: tensor.kind };
     let length = CHUNK_ELEMENTS * usize::from(tensor.width);

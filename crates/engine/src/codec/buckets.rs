@@ -1,4 +1,4 @@
-//! Buckets: a stable partition of elements by a key of their counterparts in the base (`docs/format.md` §6.3).
+//! Buckets: a stable partition of elements by a key of their counterparts in the base (`docs/format.md` §6.2.1).
 //!
 //! A small step of training moves a large weight by fewer units in its last place than a small one, so differences behind
 //! equal exponents are alike, and get a code of their own. The decoder has the base, and makes the same partition again:
@@ -190,7 +190,11 @@ mod tests {
 
     /// BF16 with these exponents, and a mantissa that numbers them.
     fn base(exponents: &[u8]) -> Vec<[u8; 2]> {
-        exponents.iter().enumerate().map(|(at, &exponent)| (u16::from(exponent) << 7 | at as u16).to_le_bytes()).collect()
+        exponents
+            .iter()
+            .enumerate()
+            .map(|(at, &exponent)| (u16::from(exponent) << 7 | at as u16).to_le_bytes())
+            .collect()
     }
 
     #[test]

@@ -61,8 +61,7 @@ pub(super) struct Estimator {
 impl Estimator {
     /// The best form with the counterparts at that `place`; `None` where too little of the chunk has one.
     pub(super) fn estimate(&mut self, question: &Question<'_>, place: i32) -> Option<Candidate> {
-        let operation =
-            if question.kind == Some(NumberKind::Integer) { Operation::Integer } else { Operation::Float };
+        let operation = if question.kind == Some(NumberKind::Integer) { Operation::Integer } else { Operation::Float };
         let fast = Shape { operation, buckets: 1, shift: 0, place };
         let (numbers, counterparts) = fast.covered(question.header, question.base.len());
         let (elements, width) = (question.header.elements(), usize::from(question.header.width));

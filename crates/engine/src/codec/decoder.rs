@@ -28,11 +28,7 @@ impl Decoder {
     /// A decoder without scratch memory yet.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            frames: Decompressor::new(),
-            planes: PlaneDecoder::default(),
-            difference: DifferenceDecoder::default(),
-        }
+        Self { frames: Decompressor::new(), planes: PlaneDecoder::default(), difference: DifferenceDecoder::default() }
     }
 
     /// Writes the plain bytes into `out`, whose old content is lost and whose memory is used again. `base` are the plain

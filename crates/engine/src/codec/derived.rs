@@ -1,4 +1,4 @@
-//! Derived chunks (`docs/format.md` §6.4): the bytes are an exact function of a base, and only its name is stored.
+//! Derived chunks (`docs/format.md` §6.2.2): the bytes are an exact function of a base, and only its name is stored.
 //!
 //! The functions are casts of FP32 to BF16, rounded to the nearest, ties to even. They differ in what becomes of a NaN:
 //! PyTorch's `c10::BFloat16` makes each one 0x7FC0; Eigen's, which TensorFlow, JAX and ml_dtypes share, keeps its sign.

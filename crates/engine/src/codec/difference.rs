@@ -1,4 +1,4 @@
-//! Planes of the difference to a base (`docs/format.md` §6.3): numbers that lie where the base has an older state of them.
+//! Planes of the difference to a base (`docs/format.md` §6.2.1): numbers that lie where the base has an older state of them.
 //!
 //! Each element is taken against its counterpart in the base: both become integers that are ordered as the numbers are,
 //! and what is stored is the distance, sign at the bottom, in byte planes. With more than one bucket, the elements are first
@@ -150,7 +150,9 @@ impl DifferenceEncoder {
         let (base, _) = base.as_chunks::<W>();
         // Why a match: the loops are compiled for each operation.
         match shape.operation {
-            Operation::Float => self.transform_by(shape, plain, base, |new, old| Operation::Float.distance::<E, W>(new, old)),
+            Operation::Float => {
+                self.transform_by(shape, plain, base, |new, old| Operation::Float.distance::<E, W>(new, old))
+            }
             Operation::Integer => {
                 self.transform_by(shape, plain, base, |new, old| Operation::Integer.distance::<E, W>(new, old))
             }

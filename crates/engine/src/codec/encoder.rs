@@ -86,13 +86,7 @@ impl Encoder {
     ///
     /// # Panics
     /// When `plain` is longer than [`CHUNK_BYTES_MAX`]: the caller cuts chunks.
-    pub fn encode(
-        &mut self,
-        plain: &[u8],
-        hint: Option<&Hint>,
-        base: Option<(&ChunkId, &[u8])>,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn encode(&mut self, plain: &[u8], hint: Option<&Hint>, base: Option<(&ChunkId, &[u8])>, out: &mut Vec<u8>) {
         assert!(plain.len() <= CHUNK_BYTES_MAX, "chunks are cut before they are encoded");
         let hint = hint.filter(|hint| hint.is_sound());
         match (plain.first(), base) {

@@ -1,4 +1,4 @@
-//! Codecs: how the plain bytes of a chunk become the body of a blob and come back (`docs/format.md` §6.1 to §6.4).
+//! Codecs: how the plain bytes of a chunk become the body of a blob and come back (`docs/format.md` §6.1, §6.2).
 //!
 //! [`Encoder`] looks at a sample of the chunk and picks the codec: constant, raw, zstd, zstd with an older chunk as
 //! prefix, byte planes for numbers, byte planes of their difference to an older chunk, or derived from one. [`Decoder`] takes a body from outside, trusts no length in it, and gives exactly

@@ -84,7 +84,8 @@ impl Histogram {
 
     /// The commonest byte, and its share of all (0 where there are none).
     pub(super) fn commonest(&self) -> (u8, f32) {
-        let (byte, count) = self.counts.iter().enumerate().max_by_key(|&(_, count)| count).expect("there are 256 bytes");
+        let (byte, count) =
+            self.counts.iter().enumerate().max_by_key(|&(_, count)| count).expect("there are 256 bytes");
         (byte as u8, f32::from(*count) / self.total.max(1) as f32)
     }
 

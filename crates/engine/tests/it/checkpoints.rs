@@ -29,7 +29,8 @@ fn weights(count: usize) -> Vec<f32> {
 fn checkpoint(weights: &[f32], steps: u64) -> Vec<u8> {
     let mut bytes = format!("{:<96}", format!("{{\"step\":{steps}}}")).into_bytes();
     let moves = noise(100 + steps, weights.len());
-    let moved = weights.iter().zip(moves).map(|(weight, step)| weight + (f32::from(step) - 127.5) * 1e-7 * steps as f32);
+    let moved =
+        weights.iter().zip(moves).map(|(weight, step)| weight + (f32::from(step) - 127.5) * 1e-7 * steps as f32);
     bytes.extend(moved.flat_map(f32::to_le_bytes));
     bytes
 }

@@ -213,4 +213,3 @@ fn blend_settings(effort: Effort, base: usize) -> Settings {
         _ => Settings { search: Some(search(Strategy::ZSTD_dfast, log, log.min(17), 5)), ..Settings::level(3) },
     }
 }
-

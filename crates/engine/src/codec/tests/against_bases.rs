@@ -23,8 +23,12 @@ fn decode(body: &[u8], base: &[u8]) -> Result<Vec<u8>, Damaged> {
 fn shape() -> impl Strategy<Value = Shape> {
     let operation = prop::sample::select(vec![Operation::Float, Operation::Integer]);
     let place = prop_oneof![Just(0i32), -9..9i32, -20_000..20_000i32, Just(i32::MIN), Just(i32::MAX)];
-    (operation, 1..=32u8, 0..8u8, place)
-        .prop_map(|(operation, buckets, shift, place)| Shape { operation, buckets, shift, place })
+    (operation, 1..=32u8, 0..8u8, place).prop_map(|(operation, buckets, shift, place)| Shape {
+        operation,
+        buckets,
+        shift,
+        place,
+    })
 }
 
 proptest! {
@@ -110,7 +114,8 @@ fn steps_of_training_are_stored_as_differences() {
     let (old_bf16, new_bf16) = (as_bf16(&old), as_bf16(&new));
     let shifted = [&noise(3, 1234)[..], &old[..]].concat();
     let doubles = fp64(5, 60_000);
-    let moved: Vec<u8> = doubles.as_chunks().0.iter().flat_map(|&x| (f64::from_le_bytes(x) * 1.000_001).to_le_bytes()).collect();
+    let moved: Vec<u8> =
+        doubles.as_chunks().0.iter().flat_map(|&x| (f64::from_le_bytes(x) * 1.000_001).to_le_bytes()).collect();
     let bytes: Vec<u8> = noise(6, 200_000);
     let bumped: Vec<u8> = bytes.iter().zip(noise(7, 200_000)).map(|(byte, step)| byte.wrapping_add(step % 3)).collect();
     let int8 = Hint { width: 1, head: 0, kind: NumberKind::Integer };
@@ -168,7 +173,7 @@ fn hex(text: &str) -> Vec<u8> {
     text.split_whitespace().map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-/// Bodies of known content, byte by byte as docs/format.md §6.3 and §6.4 say.
+/// Bodies of known content, byte by byte as docs/format.md §6.2.1 and §6.2.2 say.
 #[test]
 fn golden_bodies_with_bases_decode() {
     let id = "b5 ".repeat(32);
@@ -176,26 +181,37 @@ fn golden_bodies_with_bases_decode() {
         (
             // 3f80 + 1, bf80 (one step further from zero, so -1), 3f80 and 4000: distances 2, 1, 0, 0.
             "fast, one byte of head and tail",
-            format!("04 02 01 00 0a 00 00 00 {id} 00 01 00 00 00 00 00 00 01 04 00 00 00 02 01 00 00 00 01 00 00 00 00 aa bb"),
+            format!(
+                "04 02 01 00 0a 00 00 00 {id} 00 01 00 00 00 00 00 00 01 04 00 00 00 02 01 00 00 00 01 00 00 00 00 aa bb"
+            ),
             "aa 80 3f 7f bf 80 3f 00 40 cc",
             "aa 81 3f 80 bf 80 3f 00 40 bb",
         ),
         (
             // Keys 7f, 80, 7f, 7f by shift 8: first the elements behind 7f (distances 2, 4, 6), then that behind 80 (8).
             "two buckets",
-            format!("04 02 00 00 08 00 00 00 {id} 00 02 08 00 00 00 00 00 01 03 00 00 00 02 04 06 01 01 00 00 00 08 00 01 00 00 00 00 00 01 00 00 00 00"),
+            format!(
+                "04 02 00 00 08 00 00 00 {id} 00 02 08 00 00 00 00 00 01 03 00 00 00 02 04 06 01 01 00 00 00 08 00 01 00 00 00 00 00 01 00 00 00 00"
+            ),
             "80 3f 00 40 80 3f 80 3f",
             "81 3f 04 40 82 3f 83 3f",
         ),
         (
             // The base begins two bytes earlier and has one element too few: the last stands alone (3f80 rotated: 00, 7f).
             "another place, and more than the base",
-            format!("04 02 00 00 04 00 00 00 {id} 01 01 00 00 02 00 00 00 00 01 00 00 00 01 00 01 00 00 00 00 00 01 00 00 00 00 00 01 00 00 00 7f"),
+            format!(
+                "04 02 00 00 04 00 00 00 {id} 01 01 00 00 02 00 00 00 00 01 00 00 00 01 00 01 00 00 00 00 00 01 00 00 00 00 00 01 00 00 00 7f"
+            ),
             "99 99 05 00",
             "04 00 80 3f",
         ),
         ("derived", format!("06 00 00 00 04 00 00 00 {id} 00"), "00 80 80 3f 01 00 80 ff", "80 3f c0 7f"),
-        ("derived, NaN with its sign", format!("06 00 00 00 04 00 00 00 {id} 01"), "00 80 81 3f 01 00 80 ff", "82 3f c0 ff"),
+        (
+            "derived, NaN with its sign",
+            format!("06 00 00 00 04 00 00 00 {id} 01"),
+            "00 80 81 3f 01 00 80 ff",
+            "82 3f c0 ff",
+        ),
     ] {
         assert_eq!(decode(&hex(&body), &hex(base)).unwrap(), hex(plain), "{what}");
     }
