@@ -91,7 +91,7 @@ impl PiecePacker {
 /// A bit for each of eight bytes, set where it is not `common`.
 fn differing(group: u64, common: u8) -> u8 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    let difference = group ^ u64::from(common) * 0x0101_0101_0101_0101;
+    let difference = group ^ (u64::from(common) * 0x0101_0101_0101_0101);
     // The top bit of each byte says that it is not zero; the product gathers them in the top byte.
     let flags = (((difference & LOW) + LOW) | difference) & !LOW;
     ((flags >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
