@@ -24,7 +24,7 @@ use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
 
 /// A body must be smaller than this share of the plain bytes to be kept, or the chunk is stored raw.
-const WORTH: f32 = 0.98;
+const WORTH: f32 = 0.995;
 /// Length of each of the two pieces that are compressed on trial.
 const TRIAL_PIECE_BYTES: usize = 16 << 10;
 
