@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Iterator
 
 import cbor2
-import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -28,12 +27,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import seawall_parity
+from seawall_codecs import CHUNK_MAX, CODECS_WITH_BASE, decode_body
 from seawall_entry import Malformed
 from seawall_state import Lost, Newer, State
 
 DONE, FAILED, USAGE, PROBLEMS, NO_REPOSITORY, WRONG_KEY, DAMAGE = 0, 1, 2, 3, 10, 12, 13
-CHUNK_MAX = 8 << 20
-CODECS_WITH_BASE = (2, 4, 6)
 # No such object is longer (section 1).
 MARKER_MAX, SLOT_MAX, SESSION_MAX, ENTRY_MAX = 64 << 10, 64 << 10, 4 << 10, 64 << 20
 
@@ -452,62 +450,6 @@ class Log(State):
 
 
 # ---- Blobs (sections 6 and 7) ----
-
-
-def decode_body(body: bytes, read_base) -> bytes:
-    """The plain bytes of a blob's body (section 6.1)."""
-    need(len(body) >= 8, "a short body")
-    codec, width, head, length = body[0], body[1], body[2], int.from_bytes(body[4:8], "little")
-    need(length <= CHUNK_MAX, "a chunk that is too long")
-    start = 40 if codec in CODECS_WITH_BASE else 8
-    payload = body[start:]
-    if codec == 0:
-        plain = payload
-    elif codec == 1:
-        plain = unzstd(payload, length)
-    elif codec == 2:
-        plain = unzstd(payload, length, read_base(body[8:40]))
-    elif codec == 3:
-        plain = decode_planes(payload, width, head, length)
-    elif codec == 5:
-        need(len(payload) == 1, "a constant of another length")
-        plain = payload * length
-    else:
-        raise Damage(f"codec {codec} needs a newer reader")
-    need(len(plain) == length, "a body of another plain length")
-    return plain
-
-
-def unzstd(frame: bytes, length: int, prefix: bytes = b"") -> bytes:
-    try:
-        need(zstandard.frame_content_size(frame) in (-1, length), "a frame of another length")
-        base = zstandard.ZstdCompressionDict(prefix, dict_type=zstandard.DICT_TYPE_RAWCONTENT) if prefix else None
-        decoder = zstandard.ZstdDecompressor(dict_data=base, max_window_size=1 << 27)
-        return decoder.decompress(frame, max_output_size=length, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise Damage(f"zstd: {error}") from None
-
-
-def decode_planes(payload: bytes, width: int, head: int, length: int) -> bytes:
-    """Section 6.2. Planes are handled as big integers, which is fast enough without other packages."""
-    need(width in (2, 4, 8) and head < width and head <= length, "planes of a strange width or head")
-    count, place, planes = (length - head) // width, 0, []
-    for _ in range(width):
-        need(place + 5 <= len(payload), "planes that end early")
-        kind, size = payload[place], int.from_bytes(payload[place + 1 : place + 5], "little")
-        stored = payload[place + 5 : place + 5 + size]
-        place += 5 + size
-        need(kind <= 2 and len(stored) == size and (kind != 0 or size == 1), "a damaged plane")
-        plane = stored * count if kind == 0 else stored if kind == 1 else unzstd(stored, count)
-        need(len(plane) == count, "a plane of another length")
-        planes.append(int.from_bytes(plane, "little"))
-    low, rest = (int.from_bytes(bytes([mask]) * count, "little") for mask in (0x01, 0x7F))
-    elements = bytearray(count * width)
-    for k in range(width):
-        # Undoes the rotation: bit 0 of each byte goes to bit 7 of the byte below, that of the lowest to the highest.
-        unrotated = (planes[k] >> 1) & rest | (planes[(k + 1) % width] & low) << 7
-        elements[k::width] = unrotated.to_bytes(count, "little")
-    return payload[place : place + head] + bytes(elements) + payload[place + head :]
 
 
 class Blobs:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -101,6 +102,52 @@ def planes(plain, width, head):
     return body(3, plain, payload + plain[:head] + plain[head + count * width :], width, head)
 
 
+def plane(data):
+    """A piece of each kind in turn, by what suits."""
+    common = max(set(data), key=data.count)
+    if len(set(data)) > 1 and data.count(common) * 2 > len(data):
+        flags = [byte != common for byte in data]
+        bits = bytes(sum(flag << i for i, flag in enumerate(flags[at : at + 8])) for at in range(0, len(data), 8))
+        others = bytes(byte for byte in data if byte != common)
+        parts = [struct.pack("<BI", 2, len(zstd(bits))) + zstd(bits), struct.pack("<BI", 1, len(others)) + others]
+        return struct.pack("<BI", 3, 1 + sum(map(len, parts))) + bytes([common]) + b"".join(parts)
+    kind, data = (0, data[:1]) if len(set(data)) == 1 else (2, zstd(data))
+    return struct.pack("<BI", kind, len(data)) + data
+
+
+def difference(plain, old, width, head, operation, buckets, shift, place, base):
+    """Section 6.2.1, step by step as it is written there."""
+    bits = 8 * width
+    mask, top = (1 << bits) - 1, 1 << (bits - 1)
+
+    def ordered(e):
+        return (~e & mask if e & top else e ^ top) if operation == 0 else e
+
+    count = (len(plain) - head) // width
+    inside, outside = [], []
+    for i in range(count):
+        at = head + i * width
+        new, other = int.from_bytes(plain[at : at + width], "little"), old[max(0, at + place) : max(0, at + place + width)]
+        if at + place >= 0 and len(other) == width:
+            inside.append((new, int.from_bytes(other, "little")))
+        else:
+            outside.append((new << 1 | new >> (bits - 1)) & mask)
+    keys = [((e << 1 | e >> (bits - 1)) & mask) >> shift & 255 for _, e in inside]
+    ranks = sorted(set(keys), key=lambda key: (-keys.count(key), key))
+    stored = []
+    for new, e in inside:
+        signed = (ordered(new) - ordered(e) + top) % (1 << bits) - top
+        stored.append(2 * signed if signed >= 0 else -2 * signed - 1)
+    payload = struct.pack("<BBBBi", operation, buckets, shift, 0, place)
+    for k in range(width):
+        for bucket in range(buckets):
+            piece = [s >> 8 * k & 255 for s, key in zip(stored, keys) if min(ranks.index(key), buckets - 1) == bucket]
+            payload += plane(bytes(piece)) if piece else b""
+    for k in range(width if outside else 0):
+        payload += plane(bytes(e >> 8 * k & 255 for e in outside))
+    return body(4, plain, payload + plain[:head] + plain[head + count * width :], width, head, base)
+
+
 class Writer:
     """Writes one repository with one session."""
 
@@ -172,7 +219,7 @@ class Writer:
             records.append((chunk, len(out), len(encoded) + 16, length, encoded[0], encoded[8:40]))
             out += header + key.encrypt(number.to_bytes(12, "little"), encoded, header)
         footer = struct.pack("<I", len(records)) + b"".join(struct.pack("<32sIIIB3x", *r[:5]) for r in records)
-        footer = envelope(self.index_key, f"{name}#footer", footer + b"".join(r[5] for r in records if r[4] == 2))
+        footer = envelope(self.index_key, f"{name}#footer", footer + b"".join(r[5] for r in records if r[4] in (2, 4, 6)))
         end = struct.pack("<III4x8s8x", len(out), len(footer), 0, b"SWPEND01")
         out += footer + end
         self.put(name, out + blake3(out).digest())
@@ -194,14 +241,14 @@ class Writer:
         self.append(1, {0: self.session, 1: listed, 2: {**PLAIN_SNAPSHOT, 6: root}, 3: []})
 
     def write_segment(self, number, found):
-        bases = sorted({r[5] for _, _, r in found if r[4] == 2})
+        bases = sorted({r[5] for _, _, r in found if r[4] in (2, 4, 6)})
         blocks = max(1, -(-len(found) // 24))
         words = [0] * (8 * blocks)
         salts = (0x47B6137B, 0x44974D91, 0x8824AD5B, 0xA2B7289D, 0x705495C7, 0x2DF1424B, 0x9EFC4947, 0x5C6BFB31)
         plain = struct.pack("<8sQIII36x", b"SWINDX01", len(found), 2, len(bases), blocks)
         plain += b"".join(struct.pack("<16sQ", self.session, kind) for kind in (0, 1))
         for chunk, kind, record in found:
-            base = bases.index(record[5]) if record[4] == 2 else 0xFFFFFFFF
+            base = bases.index(record[5]) if record[4] in (2, 4, 6) else 0xFFFFFFFF
             plain += struct.pack("<32sIIIIBBHI", chunk, kind, *record[1:5], kind, 0, base)
             block = (struct.unpack("<Q", chunk[:8])[0] >> 32) * blocks >> 32
             for j, salt in enumerate(salts):
@@ -232,6 +279,29 @@ class Writer:
         return self.chunk(plain, 1, body(2, plain, zstd(plain, old), base=base))
 
 
+def steps(writer: Writer, listed):
+    """Adds chunks of numbers that have moved a little since, and a cast; gives their bytes."""
+    weights = [math.sin(i) / (1 + i % 50) for i in range(600)]
+    old = struct.pack("<600f", *weights)
+    new = struct.pack("<600f", *(w + (i % 5 == 0) * 1e-6 * math.cos(i) for i, w in enumerate(weights)))
+    integers = b"".join(struct.pack("<h", i % 90 - 45) for i in range(300))
+    base, whole = writer.chunk(old, 0, body(0, old, old)), b""
+    cases = [(new, 4, 0, 0, 1, 0, 0), (new[1:], 4, 3, 0, 9, 24, 1), (new + b"more than the base has", 4, 0, 0, 32, 24, 0),
+             (new[:900], 4, 1, 0, 3, 24, 1499), (b"ab" + new[:70], 4, 2, 0, 2, 20, -2), (new[:9], 8, 1, 0, 2, 3, 5000),
+             (integers, 2, 1, 1, 4, 8, 100), (integers, 1, 0, 1, 2, 4, -300), (new, 2, 0, 0, 16, 8, 0)]  # fmt: skip
+    for plain, *shape in cases:
+        listed.append((writer.chunk(plain, 0, difference(plain, old, *shape, base)), len(plain)))
+        whole += plain
+    odd = old + struct.pack("<6I", 0x7F800001, 0xFF800001, 0x7F7FFFFF, 0x3F808000, 0x3F818000, 0xFF800000)
+    origin = writer.chunk(odd, 0, body(0, odd, odd))
+    for function, nans in ((0, [0x7FC0, 0x7FC0]), (1, [0x7FC0, 0xFFC0])):
+        halves = [e >> 16 if e & 0xFFFF < 0x8000 else (e >> 16) + 1 for e in struct.unpack("<600I", old)]
+        plain = struct.pack("<606H", *halves, *nans, 0x7F80, 0x3F80, 0x3F82, 0xFF80)
+        listed.append((writer.chunk(plain, 0, body(6, plain, bytes([function]), base=origin)), len(plain)))
+        whole += plain
+    return whole
+
+
 def everything(writer: Writer):
     """A tree with every kind of entry, codec and content; gives the root and the files' content by path."""
     noise = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(250))
@@ -248,10 +318,10 @@ def everything(writer: Writer):
         (writer.chunk(doubles, 0, planes(doubles, 8, 3)), 4003),
         (writer.chunk(words, 0, planes(words, 4, 0)), 1200),
     ]
-    whole = noise + edited + b"z" * 5000 + floats + doubles + words
+    whole = noise + edited + b"z" * 5000 + floats + doubles + words + steps(writer, listed)
     lists = [writer.chunk(cbor2.dumps([list(e) for e in part])) for part in (listed[:3], listed[3:])]
     top = cbor2.dumps([[lists[0], 1], 1 << 20, [lists[1], 1]])
-    deep = noise + edited + b"z" * 5000 + bytes(1 << 20) + floats + doubles + words
+    deep = whole[: len(noise + edited) + 5000] + bytes(1 << 20) + whole[len(noise + edited) + 5000 :]
     time = [1_600_000_000, 123_456_789]
     file = {2: 0, 3: 0o640, 8: time}
     entries = {

@@ -42,13 +42,13 @@ fn measure(effort: Effort, path: &str) -> Result<(), Box<dyn Error>> {
     let mut bodies = vec![Vec::new(); chunks.len()];
     let (mut body, mut stored) = (Vec::with_capacity(9 * MIB), 0);
     for (chunk, place) in chunks.iter().zip(&mut bodies) {
-        encoder.encode(chunk, None, &mut body);
+        encoder.encode(chunk, None, None, &mut body);
         stored += body.len();
         place.extend_from_slice(&body);
     }
     let copied = thread_seconds()?;
     for chunk in &chunks {
-        encoder.encode(chunk, None, &mut body);
+        encoder.encode(chunk, None, None, &mut body);
     }
     let encoded = thread_seconds()?;
     let (mut decoder, mut out) = (Decoder::new(), Vec::new());
@@ -93,14 +93,14 @@ fn measure_versions(effort: Effort, old: &str, new: &str) -> Result<(), Box<dyn 
     let (mut plain, mut stored, mut based) = (0, 0, 0);
     let started = thread_seconds()?;
     for (chunk, base) in &changed {
-        encoder.encode(chunk, Some((&ChunkId([0; 32]), base)), &mut body);
+        encoder.encode(chunk, None, Some((&ChunkId([0; 32]), base)), &mut body);
         plain += chunk.len();
         stored += body.len();
         based += usize::from(body[0] == id::ZSTD_PREFIX);
     }
     let encoded = thread_seconds()?;
     for (chunk, base) in &changed {
-        encoder.encode(chunk, Some((&ChunkId([0; 32]), base)), &mut body);
+        encoder.encode(chunk, None, Some((&ChunkId([0; 32]), base)), &mut body);
         decoder.decode(&body, Some(base), &mut out)?;
         assert!(out == *chunk, "a chunk came back changed");
     }

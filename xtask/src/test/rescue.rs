@@ -81,6 +81,7 @@ fn make_tree(tree: &Path) -> std::io::Result<()> {
     fs::write(tree.join("deep/er/still/zeros"), vec![0; 3 << 20])?;
     fs::write(tree.join("deep/noise"), noise(5 << 20))?;
     fs::write(tree.join("deep/lines"), lines(60_000))?;
+    fs::write(tree.join("weights"), weights(0.0))?;
     fs::write(tree.join(std::ffi::OsStr::from_bytes(b"not UTF-8 \xFF\xFE")), b"a name is bytes")?;
     fs::hard_link(tree.join("small"), tree.join("deep/second name"))?;
     symlink("../small", tree.join("deep/link"))?;
@@ -89,10 +90,12 @@ fn make_tree(tree: &Path) -> std::io::Result<()> {
     fs::set_permissions(tree.join("deep/noise"), fs::Permissions::from_mode(0o4750))
 }
 
-/// The second version: an edit inside a big file (stored against its old version), a file gone, a file new.
+/// The second version: an edit inside a big file and a step of training (both stored against the old version), a file
+/// gone, a file new.
 fn change_tree(tree: &Path) -> std::io::Result<()> {
     let text = lines(60_000).replace("line 31415 ", "this line was edited ");
     fs::write(tree.join("deep/lines"), text)?;
+    fs::write(tree.join("weights"), weights(1e-4))?;
     fs::remove_file(tree.join("empty"))?;
     fs::write(tree.join("new"), noise(100_000))
 }
@@ -105,6 +108,16 @@ fn noise(length: usize) -> Vec<u8> {
         (state >> 56) as u8
     };
     (0..length).map(|_| next()).collect()
+}
+
+/// FP32 numbers of many sizes, each moved by a share of `step`.
+fn weights(step: f32) -> Vec<u8> {
+    let weight = |bytes: &[u8; 8]| {
+        let fraction = |bytes: &[u8]| bytes.iter().fold(0.0, |sum, &byte| (sum + f32::from(byte)) / 256.0);
+        let (size, rest) = bytes.split_at(4);
+        fraction(size).powi(3) - fraction(size) / 4.0 + step * fraction(rest)
+    };
+    noise(8 * 200_000).as_chunks().0.iter().flat_map(|bytes| weight(bytes).to_le_bytes()).collect()
 }
 
 fn lines(count: usize) -> String {

@@ -90,7 +90,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
     fn encode(&mut self, plain: &[u8], base: Option<ChunkId>) {
         let base = base.and_then(|id| Some((id, self.bases.as_mut()?.base(&id).ok()?)));
         let base = base.as_ref().map(|(id, bytes)| (id, bytes.as_slice()));
-        self.encoder.encode(plain, base, &mut self.body);
+        self.encoder.encode(plain, None, base, &mut self.body);
     }
 
     /// True if the body is so far from its base that the node should stand alone, to be a better base for the next;
@@ -100,7 +100,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
         if !is_against_base || self.body.len() * DRIFT_NONE <= plain.len() {
             return false;
         }
-        self.encoder.encode(plain, None, &mut self.alone);
+        self.encoder.encode(plain, None, None, &mut self.alone);
         self.body.len() * DRIFT_MAX > self.alone.len()
     }
 }

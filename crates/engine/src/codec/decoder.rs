@@ -4,6 +4,8 @@
 //! [`CHUNK_BYTES_MAX`](crate::units::CHUNK_BYTES_MAX) is allocated, and the result has exactly the announced length or
 //! is [`Damaged`]. Whether the bytes are the right ones is for the caller to say, who knows the chunk's id.
 
+use super::derived::Cast;
+use super::difference::DifferenceDecoder;
 use super::frames::{self, Decompressor};
 use super::planes::PlaneDecoder;
 use super::{BodyHeader, damaged, id};
@@ -13,6 +15,7 @@ use crate::error::Damaged;
 pub struct Decoder {
     frames: Decompressor,
     planes: PlaneDecoder,
+    difference: DifferenceDecoder,
 }
 
 impl Default for Decoder {
@@ -25,7 +28,7 @@ impl Decoder {
     /// A decoder without scratch memory yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { frames: Decompressor::new(), planes: PlaneDecoder::default() }
+        Self { frames: Decompressor::new(), planes: PlaneDecoder::default(), difference: DifferenceDecoder::default() }
     }
 
     /// Writes the plain bytes into `out`, whose old content is lost and whose memory is used again. `base` are the plain
@@ -45,6 +48,7 @@ impl Decoder {
         let (header, start) = BodyHeader::parse(body)?;
         let payload = &body[start..];
         let in_frame = |why| damaged(start, why);
+        let base = || base.ok_or_else(|| damaged(8, "the base is missing"));
         // Why resize without clear: memory of the last chunk that is overwritten anyway need not be zeroed first.
         out.resize(header.plain_len as usize, 0);
         match header.codec {
@@ -56,12 +60,26 @@ impl Decoder {
             },
             id::ZSTD => self.frames.decompress(payload, out).map_err(in_frame)?,
             id::ZSTD_PREFIX => {
-                let base = base.ok_or_else(|| damaged(8, "the base is missing"))?;
-                frames::decompress_with_prefix(base, payload, out).map_err(in_frame)?;
+                frames::decompress_with_prefix(base()?, payload, out).map_err(in_frame)?;
             }
             id::PLANES => self.planes.decode(&mut self.frames, &header, payload, out).map_err(in_frame)?,
-            reserved => return Err(damaged(0, format!("codec {reserved} is reserved for a later version"))),
+            id::PLANES_DIFFERENCE => {
+                let (frames, alone) = (&mut self.frames, &mut self.planes);
+                self.difference.decode(frames, alone, &header, payload, base()?, out).map_err(in_frame)?;
+            }
+            // Why the rest: the header knows no other codec.
+            _ => derive(payload, base()?, out).map_err(in_frame)?,
         }
         Ok(())
     }
+}
+
+/// Computes a derived chunk, which has the length of `out`, from its base.
+fn derive(payload: &[u8], base: &[u8], out: &mut Vec<u8>) -> Result<(), &'static str> {
+    let [number] = payload else { return Err("a derived chunk's function is not one byte") };
+    let cast = Cast::from_number(*number).ok_or("a function that is unknown")?;
+    if base.len() != out.len() * 2 || !cast.apply(base, out) {
+        return Err("a base of another length than the function needs");
+    }
+    Ok(())
 }

@@ -1,30 +1,32 @@
 //! From the plain bytes of a chunk to the body of its blob: which codec, and the body itself.
 //!
-//! The order of decisions: all bytes equal; a base that shares stretches with the chunk; numbers (by a sample and a
-//! trial); incompressible (likewise); zstd. Whatever was tried, a body that saves under [`WORTH`] of the plain
-//! bytes is stored raw, so a body is never longer than the plain bytes and the header.
+//! The order of decisions: all bytes equal; a cast of the base; a base that shares stretches with the chunk; numbers that
+//! lie near the base's; numbers alone (by a sample and a trial); incompressible (likewise); zstd. Whatever was
+//! tried, a body that saves under [`WORTH`] of the plain bytes is stored raw, so a body is never longer than the plain
+//! bytes and the header. What a chunk takes against a base is in `encoder/based.rs`.
 //!
 //! Invariant: a body with a base was decoded and compared before it leaves this module.
 
+mod based;
+
 use zstd_safe::Strategy;
 
-use super::frames::{self, Compressor, Search, Settings};
+use based::Base;
+
+use super::choice::Estimator;
+use super::difference::DifferenceEncoder;
+use super::frames::{Compressor, Search, Settings};
+use super::place::PlaceFinder;
 use super::planes::PlaneEncoder;
-use super::sample::{self, Kinship, Numbers, Sampler};
-use super::{BodyHeader, Effort, PLAIN_HEADER_BYTES, id};
+use super::sample::{self, Kinship, Numbers, Profile, Sampler};
+use super::{BodyHeader, Decoder, Effort, Hint, id};
 use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
 
 /// A body must be smaller than this share of the plain bytes to be kept, or the chunk is stored raw.
-const WORTH: f32 = 0.98;
+const WORTH: f32 = 0.995;
 /// Length of each of the two pieces that are compressed on trial.
 const TRIAL_PIECE_BYTES: usize = 16 << 10;
-/// Chunks shorter than this gain nothing from a base's 32-byte id.
-const BASE_BYTES_MIN: usize = 128;
-/// Length of the header of a body with a base.
-const PREFIXED_HEADER_BYTES: usize = PLAIN_HEADER_BYTES + ChunkId::LEN;
-/// At least this share of probed places must stand in the base before it is worth a try.
-const KINSHIP_MIN: f32 = 0.03;
 
 /// Encodes chunks. One per thread: it owns zstd contexts and scratch memory, which are used again and again.
 pub struct Encoder {
@@ -33,9 +35,29 @@ pub struct Encoder {
     sampler: Sampler,
     kinship: Kinship,
     planes: PlaneEncoder,
+    difference: DifferenceEncoder,
+    estimator: Estimator,
+    places: PlaceFinder,
+    decoder: Decoder,
     other: Vec<u8>,
-    prefixed: Vec<u8>,
+    based: Vec<u8>,
     check: Vec<u8>,
+}
+
+/// What a sample and a trial say about a chunk alone.
+#[derive(Debug, Clone, Copy)]
+struct Findings {
+    profile: Profile,
+    /// What a fast zstd makes of it, in bits a byte; none where that was not asked.
+    trial_bits: Option<f32>,
+}
+
+impl Findings {
+    /// What the chunk takes alone, in bits a byte.
+    fn alone_bits(&self) -> f32 {
+        let numbers = self.profile.numbers.map_or(8.0, |numbers| numbers.bits);
+        self.trial_bits.unwrap_or(self.profile.byte_bits).min(numbers)
+    }
 }
 
 impl Encoder {
@@ -48,88 +70,48 @@ impl Encoder {
             sampler: Sampler::default(),
             kinship: Kinship::default(),
             planes: PlaneEncoder::default(),
+            difference: DifferenceEncoder::default(),
+            estimator: Estimator::default(),
+            places: PlaceFinder::default(),
+            decoder: Decoder::new(),
             other: Vec::new(),
-            prefixed: Vec::new(),
+            based: Vec::new(),
             check: Vec::new(),
         }
     }
 
-    /// Writes a whole body (`docs/format.md` §6.1) of `plain` into `out`, whose old content is lost. `base` is an older
-    /// chunk that may resemble this one, itself stored without a base; it is used only where that pays.
+    /// Writes a whole body (`docs/format.md` §6.1) of `plain` into `out`, whose old content is lost. `hint` says what lies in
+    /// the chunk, where somebody knows. `base` is an older chunk that may resemble this one, or of which it may be the cast,
+    /// itself stored without a base; it is used only where that pays.
     ///
     /// # Panics
     /// When `plain` is longer than [`CHUNK_BYTES_MAX`]: the caller cuts chunks.
-    pub fn encode(&mut self, plain: &[u8], base: Option<(&ChunkId, &[u8])>, out: &mut Vec<u8>) {
+    pub fn encode(&mut self, plain: &[u8], hint: Option<&Hint>, base: Option<(&ChunkId, &[u8])>, out: &mut Vec<u8>) {
         assert!(plain.len() <= CHUNK_BYTES_MAX, "chunks are cut before they are encoded");
-        match plain.first() {
-            Some(&byte) if sample::is_constant(plain) => {
+        let hint = hint.filter(|hint| hint.is_sound());
+        match (plain.first(), base) {
+            (Some(&byte), _) if sample::is_constant(plain) => {
                 start(id::CONSTANT, plain, out);
                 out.push(byte);
             }
-            Some(_) => self.encode_varied(plain, base, out),
-            None => start(id::RAW, plain, out),
-        }
-    }
-
-    fn encode_varied(&mut self, plain: &[u8], base: Option<(&ChunkId, &[u8])>, out: &mut Vec<u8>) {
-        let Some((id, base)) = base.filter(|(_, base)| self.is_kin(plain, base)) else {
-            return self.encode_alone(plain, out);
-        };
-        let mut best = std::mem::take(&mut self.prefixed);
-        self.encode_prefixed(&repeat_settings(base.len()), plain, id, base, &mut best);
-        if best.len() > plain.len() / 64 {
-            let mostly_new = best.len() > plain.len() / 4;
-            let settings =
-                if mostly_new { blend_settings(self.effort, base.len()) } else { patient_settings(base.len()) };
-            self.encode_prefixed(&settings, plain, id, base, out);
-            if out.len() < best.len() {
-                std::mem::swap(out, &mut best);
+            (Some(_), Some((id, bytes))) => self.encode_with(plain, hint, Base { id, bytes }, out),
+            (Some(_), None) => {
+                let findings = self.examine(plain, hint);
+                self.encode_alone(plain, &findings, out);
             }
-        }
-        let nearly_all_old = best.len() <= plain.len() / 64;
-        if !nearly_all_old {
-            self.encode_alone(plain, out);
-        }
-        // A body without a base is read with one look-up in place of two: it stays unless the base saves a tenth.
-        if nearly_all_old || best.len() * 10 < out.len() * 9 {
-            if self.decodes(base, plain, &best) {
-                std::mem::swap(out, &mut best);
-            } else {
-                self.encode_alone(plain, out);
-            }
-        }
-        self.prefixed = best;
-    }
-
-    fn is_kin(&mut self, plain: &[u8], base: &[u8]) -> bool {
-        let lengths_fit = (BASE_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&plain.len()) && base.len() <= CHUNK_BYTES_MAX;
-        lengths_fit && self.kinship.share(plain, base) >= KINSHIP_MIN
-    }
-
-    /// Makes a body against the base; one that is longer than any other where zstd fails.
-    fn encode_prefixed(&mut self, settings: &Settings, plain: &[u8], id: &ChunkId, base: &[u8], out: &mut Vec<u8>) {
-        out.clear();
-        let plain_len = plain.len() as u32;
-        BodyHeader { codec: id::ZSTD_PREFIX, width: 0, head: 0, plain_len, base: Some(*id) }.write(out);
-        if frames::compress_with_prefix(settings, base, plain, out).is_none() {
-            out.extend_from_slice(plain);
+            (None, _) => start(id::RAW, plain, out),
         }
     }
 
-    /// True if the body, made against that base, gives the plain bytes back.
-    fn decodes(&mut self, base: &[u8], plain: &[u8], body: &[u8]) -> bool {
-        self.check.resize(plain.len(), 0);
-        let frame = &body[PREFIXED_HEADER_BYTES..];
-        frames::decompress_with_prefix(base, frame, &mut self.check).is_ok() && self.check == plain
+    fn examine(&mut self, plain: &[u8], hint: Option<&Hint>) -> Findings {
+        let profile = self.sampler.profile(plain, hint);
+        let is_clear = profile.numbers.is_none() && profile.byte_bits < 7.9;
+        Findings { profile, trial_bits: (!is_clear).then(|| self.trial_bits(plain)) }
     }
 
-    fn encode_alone(&mut self, plain: &[u8], out: &mut Vec<u8>) {
-        let profile = self.sampler.profile(plain);
-        let trial_bits = match profile.numbers {
-            None if profile.byte_bits < 7.9 => None,
-            _ => Some(self.trial_bits(plain)),
-        };
-        match (profile.numbers, trial_bits) {
+    fn encode_alone(&mut self, plain: &[u8], findings: &Findings, out: &mut Vec<u8>) {
+        let profile = findings.profile;
+        match (profile.numbers, findings.trial_bits) {
             (Some(numbers), Some(trial)) if numbers.bits < 0.95 * trial => {
                 self.encode_planes(plain, numbers, out);
                 // Why: planes know no matches. Where the trial found some, zstd over the whole chunk may find more.
@@ -202,30 +184,6 @@ fn frame_settings(effort: Effort, text: bool) -> Settings {
         Effort::Balanced if text => Settings::level(3),
         Effort::Balanced => Settings { search: Some(search(Strategy::ZSTD_dfast, 16, 15, 4)), ..Settings::level(3) },
         Effort::Dense => Settings::level(9),
-    }
-}
-
-/// Settings for a chunk that mostly repeats its base: as small as lazy matching makes it, at 4 to 8 times its speed.
-/// The base is entered into the table at every third byte, so a table of one entry for each of its bytes stays sparse:
-/// with half as many, collisions lose stretches of the base.
-fn repeat_settings(base: usize) -> Settings {
-    let hash_log = base.next_power_of_two().ilog2().clamp(12, 22);
-    Settings { search: Some(search(Strategy::ZSTD_fast, hash_log, 0, 7)), ..Settings::level(1) }
-}
-
-/// Settings for a chunk whose base repeats itself so much (numbered lines, say) that the newest place of a few bytes is
-/// the wrong one: chains are followed to the place that goes on longest.
-fn patient_settings(base: usize) -> Settings {
-    let log = base.next_power_of_two().ilog2().clamp(12, 20);
-    Settings { search: Some(search(Strategy::ZSTD_lazy2, log, log, 5)), ..Settings::level(6) }
-}
-
-/// Settings for a chunk that shares less with its base and has much that is new.
-fn blend_settings(effort: Effort, base: usize) -> Settings {
-    let log = base.next_power_of_two().ilog2().clamp(12, 22);
-    match effort {
-        Effort::Dense => Settings { search: Some(search(Strategy::ZSTD_lazy2, log, log, 5)), ..Settings::level(9) },
-        _ => Settings { search: Some(search(Strategy::ZSTD_dfast, log, log.min(17), 5)), ..Settings::level(3) },
     }
 }
 

@@ -1,15 +1,22 @@
 //! Codecs: how the plain bytes of a chunk become the body of a blob and come back (`docs/format.md` §6.1, §6.2).
 //!
 //! [`Encoder`] looks at a sample of the chunk and picks the codec: constant, raw, zstd, zstd with an older chunk as
-//! prefix, or byte planes for numbers. [`Decoder`] takes a body from outside, trusts no length in it, and gives exactly
+//! prefix, byte planes for numbers, byte planes of their difference to an older chunk, or derived from one. [`Decoder`] takes a body from outside, trusts no length in it, and gives exactly
 //! the announced number of bytes or [`Damaged`]. A body does not depend on anything but its bytes and its base; a
 //! chunk's name never depends on the codec, so a chunk may be encoded anew at any time.
 //!
 //! All entropy coding is standard zstd frames. Nothing here encrypts, hashes, or knows files and tensors.
 
+mod buckets;
+mod choice;
 mod decoder;
+mod derived;
+mod difference;
+mod element;
 mod encoder;
 mod frames;
+mod pieces;
+mod place;
 mod planes;
 mod sample;
 #[cfg(test)]
@@ -18,6 +25,7 @@ mod tests;
 use std::ops::Range;
 
 pub use decoder::Decoder;
+pub use derived::{Cast, cast_of};
 pub use encoder::Encoder;
 
 use crate::error::Damaged;
@@ -34,11 +42,11 @@ pub mod id {
     pub const ZSTD_PREFIX: u8 = 2;
     /// Byte planes of numbers.
     pub const PLANES: u8 = 3;
-    /// Reserved: byte planes of the difference to a base.
+    /// Byte planes of the difference to a base.
     pub const PLANES_DIFFERENCE: u8 = 4;
     /// One byte, repeated.
     pub const CONSTANT: u8 = 5;
-    /// Reserved: computed from a base.
+    /// Computed from a base.
     pub const DERIVED: u8 = 6;
 }
 
@@ -65,12 +73,48 @@ pub enum Effort {
     Dense,
 }
 
+/// What numbers are; it says where their exponents lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumberKind {
+    /// Integers, with or without a sign.
+    Integer,
+    /// 8 bits: 4 of exponent, 3 of mantissa.
+    F8E4m3,
+    /// 8 bits: 5 of exponent, 2 of mantissa.
+    F8E5m2,
+    /// 16 bits: 5 of exponent, 10 of mantissa.
+    F16,
+    /// 16 bits: 8 of exponent, 7 of mantissa.
+    Bf16,
+    /// 32 bits: 8 of exponent, 23 of mantissa.
+    F32,
+    /// 64 bits: 11 of exponent, 52 of mantissa.
+    F64,
+}
+
+/// What a file's header says about the numbers of a chunk. A wrong hint costs ratio or time, never data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hint {
+    /// Bytes an element: 1, 2, 4 or 8; another width is as no hint.
+    pub width: u8,
+    /// Bytes of the chunk before the first whole element, less than `width`.
+    pub head: u8,
+    /// What the elements are.
+    pub kind: NumberKind,
+}
+
+impl Hint {
+    fn is_sound(&self) -> bool {
+        matches!(self.width, 1 | 2 | 4 | 8) && self.head < self.width
+    }
+}
+
 /// The start of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyHeader {
     /// One of [`id`].
     pub codec: u8,
-    /// Bytes an element: 2, 4 or 8 for planes, 0 for everything else.
+    /// Bytes an element: 1, 2, 4 or 8 for planes, 0 for everything else.
     pub width: u8,
     /// Bytes before the first whole element, less than `width`.
     pub head: u8,
@@ -94,7 +138,7 @@ impl BodyHeader {
             return Err(damaged(0, format!("codec {codec} is unknown")));
         }
         let widths_fit = match codec {
-            id::PLANES | id::PLANES_DIFFERENCE => matches!(width, 2 | 4 | 8) && head < width,
+            id::PLANES | id::PLANES_DIFFERENCE => matches!(width, 1 | 2 | 4 | 8) && head < width,
             _ => width == 0 && head == 0,
         };
         if !widths_fit || zero != 0 {

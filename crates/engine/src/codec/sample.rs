@@ -3,7 +3,11 @@
 //! Everything here is a guess that costs time or ratio when it is wrong, never data. Cost is a few ten microseconds a
 //! chunk, whatever its length: at most [`SAMPLE_BYTES`] are looked at, in blocks spread evenly.
 
+use std::f32::consts::LN_2;
 use std::sync::LazyLock;
+
+use super::Hint;
+use super::pieces::RAW_ENTROPY_BITS;
 
 /// At most this many bytes of a chunk are counted to find its layout: about a thousand in each of eight lanes.
 const SAMPLE_BYTES: usize = 8 << 10;
@@ -15,9 +19,6 @@ const BLOCK_BYTES: usize = 512;
 const NUMERIC_BYTES_MIN: usize = 2048;
 /// Lanes are counted by position modulo the widest element.
 const LANES: usize = 8;
-/// A plane is taken as incompressible over this many bits a byte.
-const RAW_ENTROPY_BITS: f32 = 7.8;
-
 /// `n log2 n` for every count that a sample can have.
 static COUNT_LOG: LazyLock<Vec<f32>> =
     LazyLock::new(|| (0..=SAMPLE_BYTES).map(|n| if n == 0 { 0.0 } else { n as f32 * (n as f32).log2() }).collect());
@@ -71,7 +72,7 @@ impl Histogram {
             kinds += u32::from(count > 0);
         }
         let total = self.total as f32;
-        let correction = (kinds as f32 - 1.0) / (2.0 * std::f32::consts::LN_2 * total);
+        let correction = (kinds as f32 - 1.0) / (2.0 * LN_2 * total);
         (total.log2() - sum / total + correction).clamp(0.0, 8.0)
     }
 
@@ -79,6 +80,13 @@ impl Histogram {
     pub(super) fn repeat_chance(&self) -> f32 {
         let total = self.total.max(1) as f32;
         self.counts.iter().map(|&count| (f32::from(count) / total).powi(2)).sum()
+    }
+
+    /// The commonest byte, and its share of all (0 where there are none).
+    pub(super) fn commonest(&self) -> (u8, f32) {
+        let (byte, count) =
+            self.counts.iter().enumerate().max_by_key(|&(_, count)| count).expect("there are 256 bytes");
+        (byte as u8, f32::from(*count) / self.total.max(1) as f32)
     }
 
     /// True where 90 of 100 bytes are text in ASCII; `index` says where a byte was counted.
@@ -93,6 +101,17 @@ impl Histogram {
         let entropy = self.entropy();
         if entropy > RAW_ENTROPY_BITS { 8.0 } else { entropy }
     }
+}
+
+/// Shannon entropy of all the counted bytes together, in bits, with Miller and Madow's correction for small samples.
+pub(super) fn entropy_of(counts: &[u32; 256]) -> f32 {
+    let (mut total, mut sum, mut kinds) = (0, 0.0, 0u32);
+    for &count in counts.iter().filter(|&&count| count > 0) {
+        total += count;
+        kinds += 1;
+        sum += count as f32 * (count as f32).log2();
+    }
+    if total == 0 { 0.0 } else { total as f32 * (total as f32).log2() - sum + (kinds as f32 - 1.0) / (2.0 * LN_2) }
 }
 
 /// Starts of the sample's blocks in `length` bytes: multiples of [`LANES`], at most `budget` bytes together.
@@ -123,7 +142,7 @@ pub(super) struct Profile {
 /// A guess at the layout of numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Numbers {
-    /// Bytes an element: 2, 4 or 8.
+    /// Bytes an element: 1 (by a hint only), 2, 4 or 8.
     pub width: u8,
     /// Bytes before the first whole element.
     pub head: u8,
@@ -140,8 +159,8 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Looks at a sample of `plain`.
-    pub(super) fn profile(&mut self, plain: &[u8]) -> Profile {
+    /// Looks at a sample of `plain`. A hint says how wide the numbers are and where they begin, so both need not be guessed.
+    pub(super) fn profile(&mut self, plain: &[u8], hint: Option<&Hint>) -> Profile {
         if plain.len() < NUMERIC_BYTES_MIN {
             let (histogram, _) = Histogram::of_plane(plain);
             return Profile { byte_bits: histogram.entropy(), text: histogram.is_text(|byte| byte), numbers: None };
@@ -149,6 +168,13 @@ impl Sampler {
         self.count_lanes(plain);
         let all = Histogram::merged(self.lanes.iter());
         let byte_bits = all.entropy();
+        // A rotated byte of text is twice the byte: text has no high bits to take over from a neighbour.
+        let text = all.is_text(|byte| byte << 1);
+        if let Some(&Hint { width, head, .. }) = hint {
+            // Lanes of eight are lanes of any width; where numbers begin, only their bottom plane depends on.
+            let bits = if width == 1 { byte_bits } else { self.width_bits(usize::from(width)) };
+            return Profile { byte_bits, text, numbers: Some(Numbers { width, head, bits }) };
+        }
         let mut best: Option<Numbers> = None;
         for (width, floor) in [(2u8, byte_bits - 0.25), (4, 8.0), (8, 8.0)] {
             let bits = self.width_bits(usize::from(width));
@@ -158,9 +184,11 @@ impl Sampler {
                 best = Some(Numbers { width, head: 0, bits });
             }
         }
-        let numbers = best.map(|numbers| Numbers { head: phase(plain, usize::from(numbers.width)), ..numbers });
-        // A rotated byte of text is twice the byte: text has no high bits to take over from a neighbour.
-        Profile { byte_bits, text: all.is_text(|byte| byte << 1), numbers }
+        let numbers = best.map(|numbers| {
+            let width = usize::from(numbers.width);
+            Numbers { head: phase(plain, width, self.behind_exponent(width)), ..numbers }
+        });
+        Profile { byte_bits, text, numbers }
     }
 
     fn count_lanes(&mut self, plain: &[u8]) {
@@ -178,6 +206,13 @@ impl Sampler {
         }
     }
 
+    /// The lane behind the one that says least: of floats that is the exponent's, the last byte of an element.
+    fn behind_exponent(&self, width: usize) -> usize {
+        let bits = |lane: usize| Histogram::merged(self.lanes.iter().skip(lane).step_by(width)).entropy();
+        let exponent = (0..width).min_by(|&left, &right| bits(left).total_cmp(&bits(right)));
+        exponent.map_or(0, |lane| (lane + 1) % width)
+    }
+
     /// What planes of that width would take, in bits a byte.
     fn width_bits(&self, width: usize) -> f32 {
         let lane_bits = |lane: usize| match width {
@@ -189,8 +224,9 @@ impl Sampler {
 }
 
 /// Where elements of that width begin: the offset at which the bit that wraps from the top byte into the bottom byte
-/// makes the bytes least predictable costs most, so each phase is tried on the one plane that it changes.
-fn phase(plain: &[u8], width: usize) -> u8 {
+/// makes the bytes least predictable costs most, so each phase is tried on the one plane that it changes. Of phases that
+/// cost the same `likely` is taken: planes are no longer in another, but differences to a base would be.
+fn phase(plain: &[u8], width: usize, likely: usize) -> u8 {
     let mut wrapped: [Histogram; LANES] = Default::default();
     let mut straight: [Histogram; LANES] = Default::default();
     for place in blocks(plain.len() - LANES, PLANE_SAMPLE_BYTES) {
@@ -206,8 +242,8 @@ fn phase(plain: &[u8], width: usize) -> u8 {
         }
     }
     let costs: [f32; LANES] = std::array::from_fn(|lane| wrapped[lane].plane_bits() - straight[lane].plane_bits());
-    // A phase other than zero must show that it is better, or chance would choose among equals.
-    (1..width).fold(0, |best, lane| if costs[lane] < costs[best] - 0.02 { lane } else { best }) as u8
+    // Another phase must show that it is better, or chance would choose among equals.
+    (0..width).fold(likely, |best, lane| if costs[lane] < costs[best] - 0.02 { lane } else { best }) as u8
 }
 
 /// Length of what is compared with a base at one place.

@@ -51,7 +51,7 @@ fn write(repository: &Repository, text: &[u8]) -> Result<ChunkId> {
 fn fill(session: &Session<'_>, repository: &Repository, text: &[u8]) -> Result<ChunkId> {
     let id = repository.id_key().chunk_id(text);
     let mut body = Vec::new();
-    Encoder::new(Effort::Balanced).encode(text, None, &mut body);
+    Encoder::new(Effort::Balanced).encode(text, None, None, &mut body);
     assert!(session.claim(&id));
     session.store(BlobKind::Data, &id, text.len(), &body)?;
     Ok(id)

@@ -151,7 +151,7 @@ impl Keeper<'_, '_> {
         if !self.session.claim(id) {
             return Ok(());
         }
-        self.encoder.encode(plain, None, &mut self.body);
+        self.encoder.encode(plain, None, None, &mut self.body);
         self.session.store(kind, id, plain.len(), &self.body)
     }
 

@@ -112,7 +112,7 @@ fn store(
         }
         match reader.read(id, &mut plain) {
             Ok(()) => {
-                encoder.encode(&plain, None, &mut body);
+                encoder.encode(&plain, None, None, &mut body);
                 session.store_again(location.kind, id, plain.len(), &body)?;
             }
             Err(Error::Damaged(damaged)) => {

@@ -722,7 +722,7 @@ impl<'r> Session<'r> {
             if reader.read(&chunk.id, &mut plain).is_err() {
                 return Ok(false);
             }
-            encoder.encode(&plain, None, &mut body);
+            encoder.encode(&plain, None, None, &mut body);
             self.store_again(chunk.kind, &chunk.id, plain.len(), &body)?;
         }
         self.flush()?;

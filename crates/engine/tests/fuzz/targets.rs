@@ -11,7 +11,7 @@
 mod readers;
 
 use seawall_engine::clock::Timestamp;
-use seawall_engine::codec::{BodyHeader, Decoder, Effort, Encoder};
+use seawall_engine::codec::{BodyHeader, Cast, Decoder, Effort, Encoder, Hint, NumberKind};
 use seawall_engine::crypto::passphrase::Cost;
 use seawall_engine::crypto::sign::SigningKey;
 use seawall_engine::crypto::wrap::DataSecretKey;
@@ -85,31 +85,50 @@ fn text() -> Vec<u8> {
 fn plains() -> Vec<Vec<u8>> {
     let numbers = (0..4000u32).flat_map(|n| (1.0 + (n.wrapping_mul(0x9e37_79b9) >> 8) as f32).to_le_bytes()).collect();
     let noise = (0..900u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).rotate_left(9).to_le_bytes()).collect();
-    vec![text(), numbers, noise, vec![7; 5000]]
+    // What a hint says, before numbers.
+    let hinted = [&[4, 0, 4, 0, 16], &steps()[0].0[..]].concat();
+    vec![text(), numbers, noise, vec![7; 5000], hinted]
 }
 
 fn bodies() -> Vec<Vec<u8>> {
     let base = text();
     let mut encoder = Encoder::new(Effort::Balanced);
     let mut bodies: Vec<Vec<u8>> = plains().iter().map(|plain| encoded(&mut encoder, plain, None)).collect();
+    for (plain, base) in steps() {
+        bodies.push(encoded(&mut encoder, &plain, Some(&base)));
+    }
     let changed = [&base[..5000], b"something new", &base[4000..]].concat();
     bodies.push(encoded(&mut encoder, &changed, Some(&base)));
     bodies
 }
 
+/// Numbers with those that they were before, as FP32 and as bytes of any kind, and a cast with what was cast.
+fn steps() -> Vec<(Vec<u8>, Vec<u8>)> {
+    let weight = |n: u32| (f64::from(n.wrapping_mul(0x9e37_79b9) >> 8) / 1e9 - 0.008) as f32;
+    let step = |n: u32| weight(n) + (n % 7) as f32 * 1e-8;
+    let old: Vec<u8> = (0..3000).flat_map(|n| weight(n).to_le_bytes()).collect();
+    let new: Vec<u8> = (0..3000).flat_map(|n| step(n).to_le_bytes()).collect();
+    let mut cast = Vec::new();
+    assert!(Cast::Bf16.apply(&old, &mut cast));
+    vec![(new, old.clone()), (cast, old)]
+}
+
 fn encoded(encoder: &mut Encoder, plain: &[u8], base: Option<&[u8]>) -> Vec<u8> {
     let mut body = Vec::new();
-    encoder.encode(plain, base.map(|base| (&ChunkId([6; 32]), base)), &mut body);
+    encoder.encode(plain, None, base.map(|base| (&ChunkId([6; 32]), base)), &mut body);
     body
 }
 
 fn codec_decode(data: &[u8]) {
-    let mut out = Vec::new();
-    if Decoder::new().decode(data, Some(&text()), &mut out).is_ok() {
-        let (header, _) = BodyHeader::parse(data).unwrap();
-        assert_eq!(out.len(), header.plain_len as usize);
+    let mut decoder = Decoder::new();
+    for base in [&text(), &steps()[0].1, &Vec::new()] {
+        let mut out = Vec::new();
+        if decoder.decode(data, Some(base), &mut out).is_ok() {
+            let (header, _) = BodyHeader::parse(data).unwrap();
+            assert_eq!(out.len(), header.plain_len as usize);
+        }
+        assert!(out.capacity() <= CHUNK_BYTES_MAX);
     }
-    assert!(out.capacity() <= CHUNK_BYTES_MAX);
 }
 
 fn codec_encode(data: &[u8]) {
@@ -120,6 +139,19 @@ fn codec_encode(data: &[u8]) {
         assert!(body.len() <= data.len() + 8);
         Decoder::new().decode(&body, base, &mut out).unwrap();
         assert!(out == data);
+    }
+    // The first bytes say what a hint may say, the next where a base is cut out of the rest and changed.
+    let Some((&[width, head, kind, from, change], rest)) = data.split_first_chunk() else { return };
+    let kinds = [NumberKind::Integer, NumberKind::F8E4m3, NumberKind::F16, NumberKind::Bf16, NumberKind::F32];
+    let hint = Hint { width, head, kind: kinds[usize::from(kind) % kinds.len()] };
+    let mut base = rest[usize::from(from).min(rest.len())..].to_vec();
+    base.iter_mut().step_by(usize::from(change).max(1)).for_each(|byte| *byte = byte.wrapping_add(1));
+    for effort in [Effort::Fast, Effort::Balanced, Effort::Dense] {
+        let mut body = Vec::new();
+        Encoder::new(effort).encode(rest, Some(&hint), Some((&ChunkId([6; 32]), &base)), &mut body);
+        assert!(body.len() <= rest.len() + 8);
+        Decoder::new().decode(&body, Some(&base), &mut out).unwrap();
+        assert!(out == rest);
     }
 }
 

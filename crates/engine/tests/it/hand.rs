@@ -37,7 +37,7 @@ impl Hand<'_, '_> {
         let is_new = self.session.claim(id);
         if is_new {
             let mut body = Vec::new();
-            Encoder::new(Effort::Balanced).encode(plain, base, &mut body);
+            Encoder::new(Effort::Balanced).encode(plain, None, base, &mut body);
             self.session.store(kind, id, plain.len(), &body).unwrap();
         }
         is_new

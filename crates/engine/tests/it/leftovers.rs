@@ -60,7 +60,7 @@ fn store(repository: &Repository, session: &Session<'_>, plain: &[u8], base: Opt
     let claimed = session.claim(&id);
     if claimed {
         let mut body = Vec::new();
-        Encoder::new(Effort::Balanced).encode(plain, base, &mut body);
+        Encoder::new(Effort::Balanced).encode(plain, None, base, &mut body);
         session.store(BlobKind::Data, &id, plain.len(), &body).unwrap();
     }
     claimed

@@ -4,6 +4,7 @@
 
 mod beside;
 mod browse;
+mod checkpoints;
 mod compare;
 mod concurrency;
 mod crash;

@@ -30,7 +30,7 @@ fn repository() -> (Arc<SimulatedStore>, Unlock, Repository) {
 
 fn store(repository: &Repository, session: &Session<'_>, plain: &[u8]) -> Result<(), Error> {
     let mut body = Vec::new();
-    Encoder::new(Effort::Fast).encode(plain, None, &mut body);
+    Encoder::new(Effort::Fast).encode(plain, None, None, &mut body);
     session.store(BlobKind::Data, &repository.id_key().chunk_id(plain), plain.len(), &body)
 }
 

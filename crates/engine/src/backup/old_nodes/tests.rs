@@ -80,7 +80,7 @@ fn store(repository: &Repository) -> (ChunkId, Nodes) {
     let mut writer = TreeWriter::new(&repository.keys().chunker_key, |node: NewNode<'_>| {
         let id = repository.id_key().chunk_id(node.plain);
         assert!(session.claim(&id));
-        encoder.encode(node.plain, None, &mut body);
+        encoder.encode(node.plain, None, None, &mut body);
         session.store(BlobKind::Tree, &id, node.plain.len(), &body)?;
         nodes.push((node.level, node.first.clone(), id));
         Ok(id)

@@ -73,7 +73,7 @@ fn write(repository: &Repository, session: &Session<'_>, tree: &Tree) -> ChunkId
     let mut writer = TreeWriter::new(&repository.keys().chunker_key, |node: NewNode<'_>| {
         let id = repository.id_key().chunk_id(node.plain);
         if session.claim(&id) {
-            encoder.encode(node.plain, None, &mut body);
+            encoder.encode(node.plain, None, None, &mut body);
             session.store(BlobKind::Tree, &id, node.plain.len(), &body)?;
         }
         Ok(id)
@@ -250,7 +250,7 @@ fn what_one_tree_says_wrongly_of_a_node_hides_nothing_in_another() {
         let (plain, mut body) = (encode_inner(1, &[child]), Vec::new());
         let wrong = repository.id_key().chunk_id(&plain);
         assert!(session.claim(&wrong));
-        Encoder::new(Effort::Fast).encode(&plain, None, &mut body);
+        Encoder::new(Effort::Fast).encode(&plain, None, None, &mut body);
         session.store(BlobKind::Tree, &wrong, plain.len(), &body).unwrap();
         session.commit(&mut |_| record(leaf)).unwrap();
         drop(end);

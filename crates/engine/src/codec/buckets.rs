@@ -1,0 +1,239 @@
+//! Buckets: a stable partition of elements by a key of their counterparts in the base (`docs/format.md` §6.2.1).
+//!
+//! A small step of training moves a large weight by fewer units in its last place than a small one, so differences behind
+//! equal exponents are alike, and get a code of their own. The decoder has the base, and makes the same partition again:
+//! nothing is stored for it.
+//!
+//! Invariant: bucket lengths sum up to the number of elements, so every element has one place in the permuted order.
+
+use super::element::Element;
+use super::planes::BLOCK;
+
+/// A partition has no more buckets than this.
+pub(super) const BUCKETS_MAX: usize = 32;
+/// Stretches of the elements that are sorted side by side. Why: neighbours mostly go to the same bucket, and would wait for
+/// one another's place in it.
+const STREAMS: usize = 4;
+
+/// A number for each bucket.
+type PerBucket = [usize; BUCKETS_MAX];
+
+/// Which key belongs to which bucket, and where its elements go.
+pub(super) struct Partition {
+    bucket_of: [u8; 256],
+    lengths: PerBucket,
+    buckets: usize,
+    shift: u32,
+    /// Where in the permuted order each stream's first element of a bucket goes.
+    starts: [PerBucket; STREAMS],
+}
+
+impl Partition {
+    /// The partition of `base` into `buckets` (1 to [`BUCKETS_MAX`]): a bucket for each of the most frequent keys, in order
+    /// of frequency and then of key, and the last for all other keys.
+    pub(super) fn new<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32, buckets: usize) -> Self {
+        if buckets == 1 {
+            let mut lengths = [0; BUCKETS_MAX];
+            lengths[0] = base.len();
+            return Self { bucket_of: [0; 256], lengths, buckets, shift, starts: [[0; BUCKETS_MAX]; STREAMS] };
+        }
+        let counts = count_keys::<E, W>(base, shift);
+        let totals: [u32; 256] = std::array::from_fn(|key| counts.iter().map(|counts| counts[key]).sum());
+        let mut keys: [u8; 256] = std::array::from_fn(|key| key as u8);
+        keys.sort_by_key(|&key| (std::cmp::Reverse(totals[usize::from(key)]), key));
+        let mut bucket_of = [(buckets - 1) as u8; 256];
+        for (bucket, &key) in keys[..buckets - 1].iter().enumerate() {
+            bucket_of[usize::from(key)] = bucket as u8;
+        }
+        let mut in_stream = [[0; BUCKETS_MAX]; STREAMS];
+        for (in_stream, counts) in in_stream.iter_mut().zip(&counts) {
+            for (&bucket, &count) in bucket_of.iter().zip(counts) {
+                in_stream[usize::from(bucket)] += count as usize;
+            }
+        }
+        let lengths = std::array::from_fn(|bucket| in_stream.iter().map(|lengths| lengths[bucket]).sum());
+        Self { bucket_of, lengths, buckets, shift, starts: starts(&in_stream) }
+    }
+
+    /// Elements in each bucket.
+    pub(super) fn lengths(&self) -> &[usize] {
+        &self.lengths[..self.buckets]
+    }
+
+    /// The bucket of an element whose counterpart in the base is `base`.
+    #[inline(always)]
+    pub(super) fn bucket<E: Element<W>, const W: usize>(&self, base: [u8; W]) -> usize {
+        usize::from(self.bucket_of[usize::from(E::load(base).key(self.shift))]) % BUCKETS_MAX
+    }
+
+    /// Calls `visit` with stream, number in its block and permuted place of each element; and, around each block, `before` and
+    /// `after` with its stream, place and length.
+    #[inline(always)]
+    fn for_each<E: Element<W>, const W: usize, S>(
+        &self,
+        base: &[[u8; W]],
+        state: &mut S,
+        before: impl Fn(&mut S, usize, usize, usize),
+        visit: impl Fn(&mut S, usize, usize, usize),
+        after: impl Fn(&mut S, usize, usize, usize),
+    ) {
+        let mut next = self.starts;
+        let stretch = stretch(base.len());
+        for block in (0..stretch).step_by(BLOCK) {
+            for stream in 0..STREAMS {
+                before(state, stream, stream * stretch + block, BLOCK);
+            }
+            for at in 0..BLOCK {
+                for (stream, next) in next.iter_mut().enumerate() {
+                    let place = &mut next[self.bucket::<E, W>(base[stream * stretch + block + at])];
+                    visit(state, stream, at, *place);
+                    *place += 1;
+                }
+            }
+            for stream in 0..STREAMS {
+                after(state, stream, stream * stretch + block, BLOCK);
+            }
+        }
+        for block in (STREAMS * stretch..base.len()).step_by(BLOCK) {
+            let length = BLOCK.min(base.len() - block);
+            before(state, 0, block, length);
+            for at in 0..length {
+                let place = &mut next[STREAMS - 1][self.bucket::<E, W>(base[block + at])];
+                visit(state, 0, at, *place);
+                *place += 1;
+            }
+            after(state, 0, block, length);
+        }
+    }
+
+    /// Puts the elements that `fill` gives, from a place on, into the order of buckets.
+    #[inline(always)]
+    pub(super) fn scatter<E: Element<W>, const W: usize>(
+        &self,
+        base: &[[u8; W]],
+        permuted: &mut [[u8; W]],
+        fill: impl Fn(usize, &mut [E]),
+    ) {
+        let mut state = ([[E::default(); BLOCK]; STREAMS], permuted);
+        self.for_each::<E, W, _>(
+            base,
+            &mut state,
+            |(values, _), stream, place, length| fill(place, &mut values[stream][..length]),
+            |(values, permuted), stream, at, place| permuted[place] = values[stream][at].bytes(),
+            |_, _, _, _| {},
+        );
+    }
+
+    /// The inverse of [`Self::scatter`]: `drain` takes the elements from a place on.
+    #[inline(always)]
+    pub(super) fn gather<E: Element<W>, const W: usize>(
+        &self,
+        base: &[[u8; W]],
+        permuted: &[[u8; W]],
+        drain: impl FnMut(usize, &[E]),
+    ) {
+        let mut state = ([[E::default(); BLOCK]; STREAMS], drain);
+        self.for_each::<E, W, _>(
+            base,
+            &mut state,
+            |_, _, _, _| {},
+            |(values, _), stream, at, place| values[stream][at] = E::load(permuted[place]),
+            |(values, drain), stream, place, length| drain(place, &values[stream][..length]),
+        );
+    }
+}
+
+/// Elements in each stream; what remains belongs to the last.
+fn stretch(count: usize) -> usize {
+    count / STREAMS / BLOCK * BLOCK
+}
+
+/// Bucket after bucket, and in each stream after stream.
+fn starts(in_stream: &[PerBucket; STREAMS]) -> [PerBucket; STREAMS] {
+    let mut starts = [[0; BUCKETS_MAX]; STREAMS];
+    let mut next = 0;
+    for bucket in 0..BUCKETS_MAX {
+        for (starts, lengths) in starts.iter_mut().zip(in_stream) {
+            starts[bucket] = next;
+            next += lengths[bucket];
+        }
+    }
+    starts
+}
+
+/// How often each key occurs in each stream.
+fn count_keys<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> [[u32; 256]; STREAMS] {
+    let mut tables = [[0u32; 256]; STREAMS];
+    let stretch = stretch(base.len());
+    let (first, rest) = base.split_at(stretch);
+    let (second, rest) = rest.split_at(stretch);
+    let (third, fourth) = rest.split_at(stretch);
+    let key = |bytes: &[u8; W]| usize::from(E::load(*bytes).key(shift));
+    for (((first, second), third), fourth) in first.iter().zip(second).zip(third).zip(fourth) {
+        tables[0][key(first)] += 1;
+        tables[1][key(second)] += 1;
+        tables[2][key(third)] += 1;
+        tables[3][key(fourth)] += 1;
+    }
+    fourth[stretch..].iter().for_each(|bytes| tables[3][key(bytes)] += 1);
+    tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each element is its own number.
+    fn number(place: usize, values: &mut [u16]) {
+        values.iter_mut().enumerate().for_each(|(at, value)| *value = (place + at) as u16);
+    }
+
+    /// BF16 with these exponents, and a mantissa that numbers them.
+    fn base(exponents: &[u8]) -> Vec<[u8; 2]> {
+        exponents
+            .iter()
+            .enumerate()
+            .map(|(at, &exponent)| (u16::from(exponent) << 7 | at as u16).to_le_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn buckets_go_by_frequency_then_by_key() {
+        let base = base(&[9, 3, 9, 5, 3, 7, 5, 9, 1]);
+        for (buckets, lengths, order) in [
+            (1, vec![9], [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+            (2, vec![3, 6], [0, 2, 7, 1, 3, 4, 5, 6, 8]),
+            (4, vec![3, 2, 2, 2], [0, 2, 7, 1, 4, 3, 6, 5, 8]),
+            (6, vec![3, 2, 2, 1, 1, 0], [0, 2, 7, 1, 4, 3, 6, 8, 5]),
+        ] {
+            let partition = Partition::new::<u16, 2>(&base, 8, buckets);
+            assert_eq!(partition.lengths(), lengths);
+            let mut permuted = vec![[0; 2]; 9];
+            partition.scatter(&base, &mut permuted, number);
+            assert_eq!(permuted.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect::<Vec<_>>(), order);
+            let mut back = Vec::new();
+            partition.gather::<u16, 2>(&base, &permuted, |_, values: &[u16]| back.extend_from_slice(values));
+            assert_eq!(back, (0..9).collect::<Vec<u16>>());
+        }
+    }
+
+    /// Long enough for all streams: the order is that of a stable sort by bucket, whatever the length.
+    #[test]
+    fn partitions_are_stable() {
+        for count in [255, 256, 257, 320, 1000, 4096, 4100] {
+            let exponents: Vec<u8> = (0..count).map(|at: usize| (at * at / 7 % 11) as u8).collect();
+            let base = base(&exponents);
+            let partition = Partition::new::<u16, 2>(&base, 8, 5);
+            let mut permuted = vec![[0; 2]; count];
+            partition.scatter(&base, &mut permuted, number);
+            let mut expected: Vec<u16> = (0..count as u16).collect();
+            expected.sort_by_key(|&at| partition.bucket::<u16, 2>(base[usize::from(at)]));
+            assert_eq!(permuted.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect::<Vec<_>>(), expected);
+            let mut back = vec![0; count];
+            partition.gather::<u16, 2>(&base, &permuted, |place, values| {
+                back[place..place + values.len()].copy_from_slice(values);
+            });
+            assert_eq!(back, (0..count as u16).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Planes of the difference to a base (`docs/format.md` §6.2.1): numbers that lie where the base has an older state of them.
+//!
+//! Each element is taken against its counterpart in the base: both become integers that are ordered as the numbers are,
+//! and what is stored is the distance, sign at the bottom, in byte planes. With more than one bucket, the elements are first
+//! sorted by the base's exponent ([`super::buckets`]), and each plane has a piece for each bucket. Elements
+//! without a counterpart are stored as planes of their own.
+//!
+//! Nothing here decides whether a difference pays ([`super::choice`]). The decoder checks every field and length.
+
+use std::ops::Range;
+
+use super::buckets::{BUCKETS_MAX, Partition};
+use super::element::{Element, for_width};
+use super::frames::{Compressor, Decompressor};
+use super::pieces::{PiecePacker, PieceUnpacker};
+use super::planes::{self, PlaneDecoder, PlaneEncoder};
+use super::{BodyHeader, Effort};
+
+/// Length of the shape at the payload's beginning.
+const SHAPE_BYTES: usize = 8;
+
+/// What is stored of an element and its counterpart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// The distance between them as floats.
+    Float,
+    /// The distance between them as integers, with or without a sign.
+    Integer,
+}
+
+impl Operation {
+    /// What is stored of an element.
+    #[inline(always)]
+    pub(super) fn distance<E: Element<W>, const W: usize>(self, new: E, old: E) -> E {
+        match self {
+            Self::Float => new.ordered().distance(old.ordered()),
+            Self::Integer => new.distance(old),
+        }
+    }
+
+    /// Undoes [`Self::distance`].
+    #[inline(always)]
+    fn restore<E: Element<W>, const W: usize>(self, stored: E, old: E) -> E {
+        match self {
+            Self::Float => stored.at_distance(old.ordered()).unordered(),
+            Self::Integer => stored.at_distance(old),
+        }
+    }
+}
+
+/// The fields at the payload's beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub operation: Operation,
+    /// 1 to [`BUCKETS_MAX`].
+    pub buckets: u8,
+    /// Where the key begins in a rotated element of the base, in bits.
+    pub shift: u8,
+    /// Byte `p` of the plain bytes has its counterpart at `p + place` of the base.
+    pub place: i32,
+}
+
+impl Shape {
+    fn write(&self, out: &mut Vec<u8>) {
+        let operation = match self.operation {
+            Operation::Float => 0,
+            Operation::Integer => 1,
+        };
+        out.extend_from_slice(&[operation, self.buckets, self.shift, 0]);
+        out.extend_from_slice(&self.place.to_le_bytes());
+    }
+
+    fn parse(payload: &[u8], width: u8) -> Result<(Self, &[u8]), &'static str> {
+        let (&[operation, buckets, shift, zero, a, b, c, d], rest) =
+            payload.split_first_chunk::<SHAPE_BYTES>().ok_or("the payload ends inside the difference's shape")?;
+        let operation = match operation {
+            0 => Operation::Float,
+            1 => Operation::Integer,
+            _ => return Err("an operation that is unknown"),
+        };
+        if !(1..=BUCKETS_MAX).contains(&usize::from(buckets)) || shift >= 8 * width || zero != 0 {
+            return Err("buckets or shift of a difference do not fit");
+        }
+        Ok((Self { operation, buckets, shift, place: i32::from_le_bytes([a, b, c, d]) }, rest))
+    }
+
+    /// The numbers of the elements whose counterparts lie wholly in a base of that length, and these as a range of it.
+    pub(super) fn covered(&self, header: &BodyHeader, base_len: usize) -> (Range<usize>, Range<usize>) {
+        let width = i64::from(header.width);
+        let count = header.elements().len() as i64 / width;
+        let first = i64::from(header.head) + i64::from(self.place);
+        let start = (((-first).max(0) + width - 1) / width).min(count);
+        let end = ((base_len as i64 - first).max(0) / width).clamp(start, count);
+        let at = |number: i64| (first + number * width) as usize;
+        match start < end {
+            true => (start as usize..end as usize, at(start)..at(end)),
+            false => (0..0, 0..0),
+        }
+    }
+}
+
+/// Makes payloads; owns the scratch memory.
+#[derive(Default)]
+pub(super) struct DifferenceEncoder {
+    planes: Vec<u8>,
+    permuted: Vec<u8>,
+    outside: Vec<u8>,
+    packer: PiecePacker,
+}
+
+impl DifferenceEncoder {
+    /// Appends the payload of the plain bytes, against those of the base, as `header` and `shape` describe it. `alone` stores
+    /// what has no counterpart.
+    #[expect(clippy::too_many_arguments, reason = "they are one blob's parts, and what packs them")]
+    pub(super) fn encode(
+        &mut self,
+        compressor: &mut Compressor,
+        alone: &mut PlaneEncoder,
+        effort: Effort,
+        header: &BodyHeader,
+        shape: &Shape,
+        (plain, base): (&[u8], &[u8]),
+        out: &mut Vec<u8>,
+    ) {
+        shape.write(out);
+        let (numbers, place) = shape.covered(header, base.len());
+        let (elements, width) = (header.elements(), usize::from(header.width));
+        let bytes = &plain[elements.clone()];
+        let covered = &bytes[numbers.start * width..numbers.end * width];
+        let partition = for_width!(header.width, self.transform(shape, covered, &base[place]));
+        let mut rest = &self.planes[..];
+        for length in (0..width).flat_map(|_| partition.lengths()).filter(|&&length| length > 0) {
+            let (piece, after) = rest.split_at(*length);
+            rest = after;
+            self.packer.pack(compressor, effort, piece, out);
+        }
+        self.outside.clear();
+        self.outside.extend_from_slice(&bytes[..numbers.start * width]);
+        self.outside.extend_from_slice(&bytes[numbers.end * width..]);
+        if !self.outside.is_empty() {
+            alone.encode_elements(compressor, effort, header.width, &self.outside, out);
+        }
+        out.extend_from_slice(&plain[..elements.start]);
+        out.extend_from_slice(&plain[elements.end..]);
+    }
+
+    /// Fills the planes with the differences in order of buckets; gives the partition.
+    fn transform<E: Element<W>, const W: usize>(&mut self, shape: &Shape, plain: &[u8], base: &[u8]) -> Partition {
+        let (plain, _) = plain.as_chunks::<W>();
+        let (base, _) = base.as_chunks::<W>();
+        // Why a match: the loops are compiled for each operation.
+        match shape.operation {
+            Operation::Float => {
+                self.transform_by(shape, plain, base, |new, old| Operation::Float.distance::<E, W>(new, old))
+            }
+            Operation::Integer => {
+                self.transform_by(shape, plain, base, |new, old| Operation::Integer.distance::<E, W>(new, old))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn transform_by<E: Element<W>, const W: usize>(
+        &mut self,
+        shape: &Shape,
+        plain: &[[u8; W]],
+        base: &[[u8; W]],
+        distance: impl Fn(E, E) -> E,
+    ) -> Partition {
+        let fill = |place: usize, values: &mut [E]| {
+            for ((value, new), old) in values.iter_mut().zip(&plain[place..]).zip(&base[place..]) {
+                *value = distance(E::load(*new), E::load(*old));
+            }
+        };
+        self.planes.resize(plain.len() * W, 0);
+        let partition = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
+        if shape.buckets == 1 {
+            planes::split::<E, W>(plain.len(), &mut self.planes, fill);
+            return partition;
+        }
+        self.permuted.resize(plain.len() * W, 0);
+        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        partition.scatter::<E, W>(base, permuted, fill);
+        planes::split::<E, W>(plain.len(), &mut self.planes, |place, values| {
+            for (value, bytes) in values.iter_mut().zip(&permuted[place..]) {
+                *value = E::load(*bytes);
+            }
+        });
+        partition
+    }
+}
+
+/// Reads payloads back; owns the scratch memory.
+#[derive(Default)]
+pub(super) struct DifferenceDecoder {
+    planes: Vec<u8>,
+    permuted: Vec<u8>,
+    outside: Vec<u8>,
+    unpacker: PieceUnpacker,
+}
+
+impl DifferenceDecoder {
+    /// Fills `out` (of the announced length) from the payload. `alone` reads what has no counterpart.
+    pub(super) fn decode(
+        &mut self,
+        frames: &mut Decompressor,
+        alone: &mut PlaneDecoder,
+        header: &BodyHeader,
+        payload: &[u8],
+        base: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), &'static str> {
+        let (shape, mut rest) = Shape::parse(payload, header.width)?;
+        let (numbers, place) = shape.covered(header, base.len());
+        let (elements, width) = (header.elements(), usize::from(header.width));
+        let bytes = &mut out[elements.clone()];
+        let covered = &mut bytes[numbers.start * width..numbers.end * width];
+        for_width!(header.width, self.covered(frames, &shape, &mut rest, &base[place], covered))?;
+        if numbers.len() * width < bytes.len() {
+            self.outside.resize(bytes.len() - numbers.len() * width, 0);
+            alone.decode_elements(frames, header.width, &mut rest, &mut self.outside)?;
+            let (before, after) = self.outside.split_at(numbers.start * width);
+            bytes[..numbers.start * width].copy_from_slice(before);
+            bytes[numbers.end * width..].copy_from_slice(after);
+        }
+        planes::ends(rest, &elements, out)
+    }
+
+    fn covered<E: Element<W>, const W: usize>(
+        &mut self,
+        frames: &mut Decompressor,
+        shape: &Shape,
+        rest: &mut &[u8],
+        base: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), &'static str> {
+        let (base, _) = base.as_chunks::<W>();
+        let (out, _) = out.as_chunks_mut::<W>();
+        match shape.operation {
+            Operation::Float => self.covered_by(frames, shape, rest, base, out, |stored, old| {
+                Operation::Float.restore::<E, W>(stored, old)
+            }),
+            Operation::Integer => self.covered_by(frames, shape, rest, base, out, |stored, old| {
+                Operation::Integer.restore::<E, W>(stored, old)
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn covered_by<E: Element<W>, const W: usize>(
+        &mut self,
+        frames: &mut Decompressor,
+        shape: &Shape,
+        rest: &mut &[u8],
+        base: &[[u8; W]],
+        out: &mut [[u8; W]],
+        restore: impl Fn(E, E) -> E,
+    ) -> Result<(), &'static str> {
+        let partition = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
+        self.planes.resize(base.len() * W, 0);
+        let mut planes: [&[u8]; 8] = [&[]; 8];
+        let mut scratch = &mut self.planes[..];
+        for plane in planes.iter_mut().take(if base.is_empty() { 0 } else { W }) {
+            let (space, after) = scratch.split_at_mut(base.len());
+            scratch = after;
+            *plane = unpack_buckets(&mut self.unpacker, frames, partition.lengths(), rest, space)?;
+        }
+        let drain = |place: usize, values: &[E]| {
+            for ((new, value), old) in out[place..].iter_mut().zip(values).zip(&base[place..]) {
+                *new = restore(*value, E::load(*old)).bytes();
+            }
+        };
+        if shape.buckets == 1 {
+            planes::merge::<E, W>(base.len(), &planes, drain);
+            return Ok(());
+        }
+        self.permuted.resize(base.len() * W, 0);
+        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        planes::merge::<E, W>(base.len(), &planes, |place, values| {
+            for (bytes, value) in permuted[place..].iter_mut().zip(values) {
+                *bytes = value.bytes();
+            }
+        });
+        partition.gather::<E, W>(base, permuted, drain);
+        Ok(())
+    }
+}
+
+/// Takes the pieces of one plane off the front of `rest`; a view where it is one piece that lies raw.
+fn unpack_buckets<'a, 'r: 'a>(
+    unpacker: &mut PieceUnpacker,
+    frames: &mut Decompressor,
+    lengths: &[usize],
+    rest: &mut &'r [u8],
+    space: &'a mut [u8],
+) -> Result<&'a [u8], &'static str> {
+    if let [_] = lengths {
+        return unpacker.unpack(frames, rest, space);
+    }
+    let mut free = &mut space[..];
+    for length in lengths.iter().filter(|&&length| length > 0) {
+        let (piece, after) = free.split_at_mut(*length);
+        free = after;
+        unpacker.unpack_into(frames, rest, piece)?;
+    }
+    Ok(space)
+}

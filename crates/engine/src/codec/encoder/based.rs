@@ -1,0 +1,215 @@
+//! What a chunk takes against a base: as its cast, with it as prefix, or as the difference of numbers.
+//!
+//! A body against a base is taken where it saves a tenth of what the chunk takes alone: by an estimate where the difference
+//! of numbers is clearly under it, else by encoding both.
+//!
+//! Invariant: a body that leaves here with a base was decoded against it and compared.
+
+use zstd_safe::Strategy;
+
+use super::super::choice::{Candidate, Question, exponent_shift};
+use super::super::derived::cast_of;
+use super::super::frames::{self, Settings};
+use super::super::sample::Numbers;
+use super::super::{BodyHeader, Effort, Hint, id};
+use super::{Encoder, Findings, search};
+use crate::ids::ChunkId;
+use crate::units::CHUNK_BYTES_MAX;
+
+/// Chunks shorter than this gain nothing from a base's 32-byte id.
+const BASE_BYTES_MIN: usize = 128;
+/// At least this share of probed places must stand in the base before it is worth a try as prefix.
+const KINSHIP_MIN: f32 = 0.03;
+/// A body without a base is read with one look-up in place of two: it stays unless the base saves a tenth.
+const GAIN: f32 = 0.90;
+/// A body this many times shorter than the plain bytes is taken at once.
+const REPEAT_PARTS: usize = 64;
+/// Differences of fewer bytes are not looked for.
+const DIFFERENCE_BYTES_MIN: usize = 2048;
+
+/// A base, by name and bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Base<'a> {
+    pub id: &'a ChunkId,
+    pub bytes: &'a [u8],
+}
+
+impl Encoder {
+    /// Encodes against the base where that pays, else alone.
+    pub(super) fn encode_with(&mut self, plain: &[u8], hint: Option<&Hint>, base: Base<'_>, out: &mut Vec<u8>) {
+        let fits = plain.len() >= BASE_BYTES_MIN && base.bytes.len() <= CHUNK_BYTES_MAX;
+        let mut best = std::mem::take(&mut self.based);
+        best.clear();
+        let mut is_taken = fits && encode_cast(plain, base, &mut best);
+        if !is_taken {
+            let findings = self.examine(plain, hint);
+            // Why numbers first: the search for equal stretches takes ten times as long, and finds less in them.
+            let numbers_first = fits && findings.profile.numbers.is_some() && base.bytes.len() == plain.len();
+            is_taken = numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best)
+                || fits && self.encode_prefixed(plain, base, &mut best)
+                || fits && !numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best);
+            if !is_taken {
+                self.encode_alone(plain, &findings, out);
+                is_taken = !best.is_empty() && (best.len() as f32) < GAIN * out.len() as f32;
+            }
+        }
+        if is_taken && self.decodes(base.bytes, plain, &best) {
+            std::mem::swap(out, &mut best);
+        } else if is_taken {
+            let findings = self.examine(plain, hint);
+            self.encode_alone(plain, &findings, out);
+        }
+        self.based = best;
+    }
+
+    /// True if the body, made against that base, gives the plain bytes back.
+    fn decodes(&mut self, base: &[u8], plain: &[u8], body: &[u8]) -> bool {
+        self.decoder.decode(body, Some(base), &mut self.check).is_ok() && self.check == plain
+    }
+
+    /// Makes a body with the base as prefix, if they share stretches; true if hardly anything else is left of the chunk.
+    fn encode_prefixed(&mut self, plain: &[u8], base: Base<'_>, best: &mut Vec<u8>) -> bool {
+        if self.kinship.share(plain, base.bytes) < KINSHIP_MIN {
+            return false;
+        }
+        let length = base.bytes.len();
+        encode_frame_with(&repeat_settings(length), plain, base, best);
+        if best.len() > plain.len() / REPEAT_PARTS {
+            let mostly_new = best.len() > plain.len() / 4;
+            let settings = if mostly_new { blend_settings(self.effort, length) } else { patient_settings(length) };
+            encode_frame_with(&settings, plain, base, &mut self.other);
+            if self.other.len() < best.len() {
+                std::mem::swap(&mut self.other, best);
+            }
+        }
+        best.len() <= plain.len() / REPEAT_PARTS
+    }
+
+    /// Puts the difference of numbers into `best`, if it is shorter than what is there; true if it surely pays.
+    fn encode_difference(
+        &mut self,
+        plain: &[u8],
+        hint: Option<&Hint>,
+        findings: &Findings,
+        base: Base<'_>,
+        best: &mut Vec<u8>,
+    ) -> bool {
+        let alone_bits = findings.alone_bits();
+        let Some((header, candidate)) = self.candidate(plain, hint, findings, base) else { return false };
+        let estimate = candidate.bits * plain.len() as f32 / 8.0;
+        if candidate.bits > GAIN * alone_bits || !best.is_empty() && estimate > best.len() as f32 {
+            return false;
+        }
+        let mut body = std::mem::take(&mut self.other);
+        body.clear();
+        header.write(&mut body);
+        self.difference.encode(
+            &mut self.compressor,
+            &mut self.planes,
+            self.effort,
+            &header,
+            &candidate.shape,
+            (plain, base.bytes),
+            &mut body,
+        );
+        let is_shorter = best.is_empty() || body.len() < best.len();
+        if is_shorter {
+            std::mem::swap(&mut body, best);
+        }
+        self.other = body;
+        is_shorter && best.len() as f32 * 8.0 <= GAIN * alone_bits * plain.len() as f32
+    }
+
+    /// The best form of a difference, whether it pays or not.
+    fn candidate(
+        &mut self,
+        plain: &[u8],
+        hint: Option<&Hint>,
+        findings: &Findings,
+        base: Base<'_>,
+    ) -> Option<(BodyHeader, Candidate)> {
+        // Why bytes: eight-bit floats and integers show no layout. They are tried where the base is as long.
+        let bytes = Numbers { width: 1, head: 0, bits: findings.profile.byte_bits };
+        let is_plausible = base.bytes.len() == plain.len() && !findings.profile.text;
+        let numbers = findings.profile.numbers.or(is_plausible.then_some(bytes))?;
+        if plain.len().min(base.bytes.len()) < DIFFERENCE_BYTES_MIN {
+            return None;
+        }
+        let (width, head, plain_len) = (numbers.width, numbers.head, plain.len() as u32);
+        let header = BodyHeader { codec: id::PLANES_DIFFERENCE, width, head, plain_len, base: Some(*base.id) };
+        let question = Question {
+            effort: self.effort,
+            header: &header,
+            kind: hint.map(|hint| hint.kind),
+            plain,
+            base: base.bytes,
+            alone_bits: findings.alone_bits(),
+        };
+        let same = self.estimator.estimate(&question, 0);
+        let pays = same.is_some_and(|same| same.bits <= GAIN * question.alone_bits);
+        let found = if pays || base.bytes.len() == plain.len() { same } else { self.elsewhere(&question).or(same) };
+        found.map(|candidate| (header, candidate))
+    }
+
+    /// The best form with the counterparts where they are found, which is not at the same place.
+    fn elsewhere(&mut self, question: &Question<'_>) -> Option<Candidate> {
+        let header = question.header;
+        let numbers = self.sampler.profile(question.base, None).numbers?;
+        if numbers.width != header.width {
+            return None;
+        }
+        let (width, base_head) = (usize::from(header.width), usize::from(numbers.head));
+        let whole = base_head..question.base.len() - (question.base.len() - base_head) % width;
+        let shift = exponent_shift(width, question.kind);
+        let plain = &question.plain[header.elements()];
+        let elements = self.places.find(header.width, shift, plain, &question.base[whole])?;
+        let place = elements * i64::from(header.width) + i64::from(numbers.head) - i64::from(header.head);
+        self.estimator.estimate(question, i32::try_from(place).ok()?)
+    }
+}
+
+/// Makes a body that names the base and the function that gives the chunk, if there is one.
+fn encode_cast(plain: &[u8], base: Base<'_>, best: &mut Vec<u8>) -> bool {
+    let Some(cast) = cast_of(plain, base.bytes) else { return false };
+    start_with(id::DERIVED, plain, base, best);
+    best.push(cast as u8);
+    true
+}
+
+/// Makes a body with the base as prefix; one that is longer than any other where zstd fails.
+fn encode_frame_with(settings: &Settings, plain: &[u8], base: Base<'_>, out: &mut Vec<u8>) {
+    start_with(id::ZSTD_PREFIX, plain, base, out);
+    if frames::compress_with_prefix(settings, base.bytes, plain, out).is_none() {
+        out.extend_from_slice(plain);
+    }
+}
+
+/// Starts a body with a base and without width.
+fn start_with(codec: u8, plain: &[u8], base: Base<'_>, out: &mut Vec<u8>) {
+    out.clear();
+    BodyHeader { codec, width: 0, head: 0, plain_len: plain.len() as u32, base: Some(*base.id) }.write(out);
+}
+
+/// Settings for a chunk that mostly repeats its base: as small as lazy matching makes it, at 4 to 8 times its speed.
+/// The base is entered into the table at every third byte, so a table of one entry for each of its bytes stays sparse:
+/// with half as many, collisions lose stretches of the base.
+fn repeat_settings(base: usize) -> Settings {
+    let hash_log = base.next_power_of_two().ilog2().clamp(12, 22);
+    Settings { search: Some(search(Strategy::ZSTD_fast, hash_log, 0, 7)), ..Settings::level(1) }
+}
+
+/// Settings for a chunk whose base repeats itself so much (numbered lines, say) that the newest place of a few bytes is
+/// the wrong one: chains are followed to the place that goes on longest.
+fn patient_settings(base: usize) -> Settings {
+    let log = base.next_power_of_two().ilog2().clamp(12, 20);
+    Settings { search: Some(search(Strategy::ZSTD_lazy2, log, log, 5)), ..Settings::level(6) }
+}
+
+/// Settings for a chunk that shares less with its base and has much that is new.
+fn blend_settings(effort: Effort, base: usize) -> Settings {
+    let log = base.next_power_of_two().ilog2().clamp(12, 22);
+    match effort {
+        Effort::Dense => Settings { search: Some(search(Strategy::ZSTD_lazy2, log, log, 5)), ..Settings::level(9) },
+        _ => Settings { search: Some(search(Strategy::ZSTD_dfast, log, log.min(17), 5)), ..Settings::level(3) },
+    }
+}
