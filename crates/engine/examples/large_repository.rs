@@ -70,7 +70,7 @@ fn fill(repository: &Repository, session: &Session<'_>, number: u64, chunks: u64
     let mut store = |kind, plain: &[u8]| -> seawall_engine::error::Result<ChunkId> {
         let id = repository.id_key().chunk_id(plain);
         if session.claim(&id) {
-            encoder.encode(plain, None, &mut body);
+            encoder.encode(plain, None, None, &mut body);
             session.store(kind, &id, plain.len(), &body)?;
         }
         Ok(id)

@@ -195,12 +195,13 @@ pub struct SegmentView<'a> {
     filter: &'a [u8],
 }
 
-impl<'a> SegmentView<'a> {
+/// Where the sections of a segment end in its bytes: packs, records, bases, filter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sections([usize; 4]);
+
+impl Sections {
     /// Checks the header and that the sections have the lengths it claims. Takes the same time for any length.
-    ///
-    /// # Errors
-    /// [`Damaged`] otherwise.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Damaged> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Damaged> {
         let damaged = |offset, why: &str| Damaged::new("index segment", offset, why);
         if bytes.len() < HEADER_BYTES || !bytes.starts_with(MAGIC) {
             return Err(damaged(0, "not an index segment"));
@@ -215,21 +216,42 @@ impl<'a> SegmentView<'a> {
             u64::from(u32_at(bytes, 24)),
         ];
         let widths = [PACK_BYTES, RECORD_BYTES, ChunkId::LEN, BLOCK_BYTES];
-        let mut rest = &bytes[HEADER_BYTES..];
-        let mut sections = [&bytes[..0]; 4];
-        for ((section, count), width) in sections.iter_mut().zip(counts).zip(widths) {
+        let (mut end, mut ends) = (HEADER_BYTES, [0; 4]);
+        for ((section_end, count), width) in ends.iter_mut().zip(counts).zip(widths) {
             let length = usize::try_from(count).ok().and_then(|count| count.checked_mul(width));
-            let split = length.and_then(|length| rest.split_at_checked(length));
-            (*section, rest) = split.ok_or_else(|| damaged(8, "shorter than its header says"))?;
+            let next = length.and_then(|length| end.checked_add(length)).filter(|next| *next <= bytes.len());
+            end = next.ok_or_else(|| damaged(8, "shorter than its header says"))?;
+            *section_end = end;
         }
-        let [packs, records, bases, filter] = sections;
-        if !rest.is_empty() {
-            return Err(damaged((bytes.len() - rest.len()) as u64, "longer than its header says"));
+        if end != bytes.len() {
+            return Err(damaged(end as u64, "longer than its header says"));
         }
-        if filter.len() != BLOCK_BYTES * filter_blocks(records.len() / RECORD_BYTES) {
+        let [packs, records, bases, filter] = ends;
+        if filter - bases != BLOCK_BYTES * filter_blocks((records - packs) / RECORD_BYTES) {
             return Err(damaged(24, "the filter has another length than the records need"));
         }
-        Ok(Self { packs, records, bases, filter })
+        Ok(Self(ends))
+    }
+
+    /// The segment whose sections these are, from the bytes that were parsed: touches none of them.
+    pub(crate) fn view<'a>(&self, bytes: &'a [u8]) -> SegmentView<'a> {
+        let [packs, records, bases, filter] = self.0;
+        SegmentView {
+            packs: &bytes[HEADER_BYTES..packs],
+            records: &bytes[packs..records],
+            bases: &bytes[records..bases],
+            filter: &bytes[bases..filter],
+        }
+    }
+}
+
+impl<'a> SegmentView<'a> {
+    /// Checks the header and that the sections have the lengths it claims. Takes the same time for any length.
+    ///
+    /// # Errors
+    /// [`Damaged`] otherwise.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Damaged> {
+        Ok(Sections::parse(bytes)?.view(bytes))
     }
 
     /// Number of records.

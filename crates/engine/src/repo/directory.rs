@@ -78,6 +78,7 @@ impl Directory {
 
     fn parse(kept: Kept, name_wanted: &ObjectHash) -> Option<Self> {
         let covers: Vec<ObjectHash> = DirectoryView::parse(&kept)?.covers().collect();
+        kept.release();
         (name(covers.iter().copied()) == *name_wanted).then_some(Self { kept, covers })
     }
 

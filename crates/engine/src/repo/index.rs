@@ -11,14 +11,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::crypto::{Secret32, envelope, object_hash};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::SegmentRecord;
 use crate::format::names::PackName;
-use crate::format::segment::{Location, SegmentView};
+use crate::format::segment::{Location, Sections, SegmentView};
 use crate::ids::{ChunkId, ObjectHash};
 use crate::repo::cache::Cache;
 use crate::repo::directory::Directory;
@@ -27,9 +27,9 @@ use crate::rules::{self, Standing, State};
 use crate::store::Store;
 use crate::units::MIB;
 
-/// So many look-ups touch at most 64 MiB of maps: each a page or two of a directory and of a segment, which the kernel
-/// maps with their neighbours, 64 KiB at a time.
-const LOOK_UPS: u32 = 256;
+/// After so many look-ups the process looks what its maps take. Each touches a page or two of a directory and of a segment,
+/// with which the kernel maps what lies in the same folio of the page cache: 64 KiB to 2 MiB.
+const LOOK_UPS: u32 = 16;
 /// More of the maps does not stay in this process's memory.
 const MAPPED_BYTES_MAX: u64 = 80 * MIB as u64;
 
@@ -37,6 +37,9 @@ const MAPPED_BYTES_MAX: u64 = 80 * MIB as u64;
 pub(crate) struct Segment {
     record: SegmentRecord,
     kept: Kept,
+    sections: Sections,
+    /// Somebody looked at it since its memory was let go of.
+    is_touched: AtomicBool,
     is_sound: OnceLock<bool>,
 }
 
@@ -97,22 +100,26 @@ impl Segment {
     }
 
     fn parse(record: &SegmentRecord, kept: Kept) -> Option<Self> {
-        let records = SegmentView::parse(&kept).ok()?.len();
-        (u64::try_from(records) == Ok(record.records)).then(|| Self::new(record.clone(), kept))
+        let sections = Sections::parse(&kept).ok()?;
+        let records = sections.view(&kept).len();
+        // Why: opening looks at the header only, but the kernel may have mapped half a megabyte with it.
+        kept.release();
+        (u64::try_from(records) == Ok(record.records)).then(|| Self::new(record.clone(), kept, sections))
     }
 
     fn from_plain(record: SegmentRecord, plain: Vec<u8>) -> Result<Self> {
-        SegmentView::parse(&plain)?;
-        Ok(Self::new(record, Kept::owned(plain)))
+        let sections = Sections::parse(&plain)?;
+        Ok(Self::new(record, Kept::owned(plain), sections))
     }
 
-    fn new(record: SegmentRecord, kept: Kept) -> Self {
-        Self { record, kept, is_sound: OnceLock::new() }
+    fn new(record: SegmentRecord, kept: Kept, sections: Sections) -> Self {
+        Self { record, kept, sections, is_touched: AtomicBool::new(false), is_sound: OnceLock::new() }
     }
 
     /// The records.
     pub(crate) fn view(&self) -> Option<SegmentView<'_>> {
-        SegmentView::parse(&self.kept).ok()
+        self.is_touched.store(true, Ordering::Relaxed);
+        Some(self.sections.view(&self.kept))
     }
 
     /// Every record that can be, with its number; lets go of the map's memory at the end.
@@ -129,9 +136,11 @@ impl Segment {
         })
     }
 
-    /// See [`Kept::release`].
+    /// Lets go of the map's memory, where somebody looked at it since the last time.
     pub(crate) fn release(&self) {
-        self.kept.release();
+        if self.is_touched.swap(false, Ordering::Relaxed) {
+            self.kept.release();
+        }
     }
 
     /// See [`Kept::is_whole`].
@@ -170,7 +179,7 @@ impl Iterator for Records<'_> {
 
 impl Drop for Records<'_> {
     fn drop(&mut self) {
-        self.segment.release();
+        self.segment.kept.release();
     }
 }
 

@@ -32,6 +32,8 @@ use world::Lie;
 
 /// Seeds of every `cargo xtask test`.
 const SEEDS: u64 = 300;
+/// Seeds of one with `CI=true`.
+const SEEDS_CI: u64 = 2_000;
 /// Of so many seeds each is played twice.
 const REPEATED: u64 = 40;
 /// Within so many seeds each planted fault is found.
@@ -48,7 +50,8 @@ fn nothing_is_lost_whatever_goes_wrong() {
     }
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut total = campaign::Total::default();
-    for seed in 1..=SEEDS {
+    let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    for seed in 1..=if is_ci { SEEDS_CI } else { SEEDS } {
         total.add(&play_or_panic(&setup(seed)));
     }
     println!("{total}");
