@@ -125,9 +125,8 @@ fn sessions(repository: &Repository, state: &State) -> Result<Wrapped> {
         }
     })?;
     for segment in repository.index().segments() {
-        let Some(view) = segment.view() else { continue };
         // Why: the key of a session whose packs were all deleted may be gone already.
-        for pack in view.packs().filter(|pack| !rules::may_remove(state, pack)) {
+        for pack in segment.packs().iter().filter(|pack| !rules::may_remove(state, pack)) {
             sessions.entry(pack.session).or_default();
         }
     }

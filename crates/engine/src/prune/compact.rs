@@ -57,8 +57,8 @@ pub(super) fn compact(run: &mut Run<'_>, session: &Session<'_>, removed: &BTreeS
         let mut gone: BTreeSet<PackName> = removed.clone();
         gone.retain(|pack| run.state.standing.deleted.contains_key(pack));
         for segment in run.marks.index().segments().iter().filter(|segment| !is_retired(segment)) {
-            segment.view().into_iter().flat_map(|view| view.packs()).for_each(|pack| {
-                gone.remove(&pack);
+            segment.packs().iter().for_each(|pack| {
+                gone.remove(pack);
             });
         }
         if retired.is_empty() && gone.is_empty() {
@@ -119,12 +119,12 @@ fn crowded(records: impl Iterator<Item = u64>) -> Option<u32> {
 }
 
 fn lists_gone(segment: &Segment, removed: &BTreeSet<PackName>) -> bool {
-    let Some(view) = segment.view() else { return false };
-    if !view.packs().any(|pack| removed.contains(&pack)) {
+    if !segment.packs().iter().any(|pack| removed.contains(pack)) {
         return false;
     }
+    let records = usize::try_from(segment.record().records).unwrap_or(usize::MAX);
     let gone = || segment.records().filter(|(_, _, place)| removed.contains(&place.pack)).count();
-    view.len() < SMALL_RECORDS || gone() * GONE_SHARE >= view.len()
+    records < SMALL_RECORDS || gone() * GONE_SHARE >= records
 }
 
 /// Writes what `retired` lists of all packs but those of `removed` into new segments.

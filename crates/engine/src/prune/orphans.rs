@@ -48,9 +48,8 @@ struct Listed {
 
 impl Listed {
     fn now(run: &Run<'_>) -> Self {
-        let views = run.marks.index().segments().iter().filter_map(|segment| segment.view());
         Self {
-            packs: views.flat_map(|view| view.packs()).collect(),
+            packs: run.marks.index().segments().iter().flat_map(|segment| segment.packs()).collect(),
             segments: run.state.segments.iter().map(|record| record.name).collect(),
         }
     }

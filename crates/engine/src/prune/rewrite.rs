@@ -82,8 +82,7 @@ fn staying(marks: &Marks<'_>, list: &BTreeSet<PackName>, blobs: u64) -> Vec<(Chu
     // Why: growing step by step would take twice the room.
     let mut found = Vec::with_capacity(usize::try_from(blobs).unwrap_or(0));
     for (number, segment) in marks.index().segments().iter().enumerate() {
-        let Some(view) = segment.view() else { continue };
-        if !view.packs().any(|pack| list.contains(&pack)) {
+        if !segment.packs().iter().any(|pack| list.contains(pack)) {
             continue;
         }
         let leaves = segment.records().filter(|(_, _, location)| list.contains(&location.pack));

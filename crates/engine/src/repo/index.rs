@@ -122,6 +122,13 @@ impl Segment {
         Some(self.sections.view(&self.kept))
     }
 
+    /// The packs that it names; lets go of the map's memory.
+    pub(crate) fn packs(&self) -> Vec<PackName> {
+        let packs = self.view().into_iter().flat_map(|view| view.packs()).collect();
+        self.release();
+        packs
+    }
+
     /// Every record that can be, with its number; lets go of the map's memory at the end.
     pub(crate) fn records(&self) -> Records<'_> {
         Records { segment: self, view: self.view(), next: 0 }

@@ -79,8 +79,7 @@ fn drop_retired(check: &Check<'_>, reached: &mut Vec<Reached>) -> HashSet<Snapsh
         }
     }
     let (state, index) = (check.repository.state(), check.repository.index());
-    let packs: HashSet<PackName> =
-        index.segments().iter().filter_map(|segment| segment.view()).flat_map(|view| view.packs()).collect();
+    let packs: HashSet<PackName> = index.segments().iter().flat_map(|segment| segment.packs()).collect();
     let segments: HashSet<SegmentName> = state.segments.iter().map(|record| record.name).collect();
     reached.retain(|it| {
         if let Some(pack) = PackName::parse(&it.damage.object) {
