@@ -62,20 +62,16 @@ impl Leaning {
     pub(crate) fn doubtful(&self, is_doubtful: &dyn Fn(&ObjectHash, &PackName) -> bool) -> Vec<LeanedChunk> {
         let mut found = Vec::new();
         for leaned in &self.segments {
-            let Some(view) = leaned.segment.view() else { continue };
             let hash = &leaned.segment.record().hash;
-            if !view.packs().any(|pack| is_doubtful(hash, &pack)) {
+            if !leaned.segment.packs().iter().any(|pack| is_doubtful(hash, pack)) {
                 continue;
             }
             let is_set =
                 |bits: &[AtomicU64], number: usize| bits[number / 64].load(Ordering::Relaxed) >> (number % 64) & 1 == 1;
-            for number in 0..view.len() {
-                let (chunk, base) = (is_set(&leaned.chunks, number), is_set(&leaned.bases, number));
-                let record = if chunk || base { view.record(number) } else { None };
-                if let Some((id, location)) = record
-                    && is_doubtful(hash, &location.pack)
-                {
-                    found.push(LeanedChunk { id, kind: location.kind, is_base: base });
+            for (number, id, location) in leaned.segment.records() {
+                let (chunk, is_base) = (is_set(&leaned.chunks, number), is_set(&leaned.bases, number));
+                if (chunk || is_base) && is_doubtful(hash, &location.pack) {
+                    found.push(LeanedChunk { id, kind: location.kind, is_base });
                 }
             }
         }
