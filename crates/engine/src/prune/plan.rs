@@ -14,8 +14,8 @@ use crate::rules::Standing;
 
 /// More small packs of one kind than this are merged.
 const SMALL_PACKS_MAX: usize = 16;
-/// For one entry at most so many blobs are stored again, unless a single pack has more: a list of them takes about 150
-/// bytes each.
+/// For one entry at most so many blobs are stored again, unless a single pack has more: listing them, and what the session
+/// keeps of them until they are published, takes under 1 KB each (docs/bounds.md).
 const BATCH_BLOBS_MAX: u64 = 160 * 1024;
 /// A pack below this share of the usual length is small.
 const SMALL_SHARE: u64 = 4;
