@@ -26,6 +26,7 @@ pub mod reader;
 pub mod repository;
 pub(crate) mod rings;
 pub mod session;
+pub mod stored_file;
 pub mod tree;
 pub(crate) mod tree_diff;
 
@@ -34,4 +35,5 @@ pub use mend::{MendedPacks, tell_mended};
 pub use reader::BlobReader;
 pub use repository::{Repository, Snapshot};
 pub use session::{Committed, Session};
+pub use stored_file::StoredFile;
 pub use tree::{TreeReader, TreeWriter};
