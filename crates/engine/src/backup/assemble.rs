@@ -151,7 +151,12 @@ impl<'a, 'r> Assembler<'a, 'r> {
 
     fn found(&mut self, found: Found) -> Result<()> {
         let link = self.links.group(&found.stat);
-        let known = self.parent.take(&found.key);
+        let runs = &self.run.runs;
+        let known = self.parent.take(&found.key, &mut |key, entry| {
+            if let Kind::File(content) = &entry.kind {
+                runs.note(key, content, entry.size, false);
+            }
+        });
         let is_known = known.iter().any(Option::is_some);
         let stored =
             Stored { repository: self.run.repository, session: Some(self.run.session), parent: self.parent.snapshot() };
@@ -161,6 +166,9 @@ impl<'a, 'r> Assembler<'a, 'r> {
             if !self.force_read && is_unchanged(&candidate, &found.stat, &stored) {
                 let entry = Entry { links: link, ..candidate.entry };
                 self.counts.files_unchanged += u64::from(entry.is_file());
+                if let Kind::File(content) = &entry.kind {
+                    self.run.runs.note(&found.key, content, entry.size, true);
+                }
                 self.pending.push_back(Pending::Ready(found.key, Box::new(entry)));
                 self.met(link, &found.stat, false);
                 return Ok(());
