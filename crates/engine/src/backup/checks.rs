@@ -199,7 +199,8 @@ mod tests {
     fn a_flipped_byte_names_the_parts_that_cover_it() {
         let mut bytes: Vec<u8> = (0..200_u8).collect();
         let layout = layout(&[0..10, 5..50, 50..60, 60..60, 60..200], &bytes);
-        let cuts: [&[std::ops::Range<usize>]; 4] = [&[0..200], &[0..7, 7..55, 55..200], &[50..200, 0..50], &[60..200, 0..60]];
+        let cuts: [&[std::ops::Range<usize>]; 4] =
+            [&[0..200], &[0..7, 7..55, 55..200], &[50..200, 0..50], &[60..200, 0..60]];
         for cuts in cuts {
             assert_eq!(wrong(&layout, &bytes, cuts), [""; 0], "{cuts:?}");
         }

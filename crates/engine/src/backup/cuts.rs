@@ -234,8 +234,7 @@ mod tests {
             Tensor { name: number.to_string(), dtype: *dtype, shape: shape.to_vec(), range: *start..start + bytes }
         });
         let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
-        let layout =
-            Layout { format: Format::Safetensors, tensors: tensors.collect(), checks, boundaries, external };
+        let layout = Layout { format: Format::Safetensors, tensors: tensors.collect(), checks, boundaries, external };
         assert!(layout.holds(length));
         CutPlan::new(&layout, length).unwrap()
     }

@@ -16,7 +16,7 @@ use crate::backup::Run;
 use crate::backup::base::BaseFinder;
 use crate::backup::checks::Checker;
 use crate::backup::cuts::CutPlan;
-use crate::backup::runs::{OldFile, TENSOR_FILE_BYTES_MIN, TensorBases};
+use crate::backup::runs::{Mark, OldFile, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
 use crate::backup::seal::{Sealer, Task};
 use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
 use crate::chunker::SizeClass;
@@ -183,6 +183,8 @@ impl<'a, 'r> Worker<'a, 'r> {
         match job {
             SealJob::Chunk { plain, task, number, done } => {
                 let sealed = self.sealer.seal_task(&plain, &task);
+                // Why before the answer: whoever gets the last one wants what the tasks share for himself.
+                drop(task);
                 self.run.queues.give_back(plain);
                 // Why: a reader that is gone has failed, and its failure ends the run.
                 let _ = done.send((number, sealed));
@@ -271,14 +273,12 @@ impl<'a, 'r> Worker<'a, 'r> {
             let stream = self.chunk_stream(stat, bases).with_checks(layout.as_ref().and_then(Checker::new));
             return cut_file(stream, file, stat);
         };
-        let waits = stat.size >= SPREAD_BYTES_MIN;
-        if waits {
-            self.begin_of_run(key)?;
+        let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));
+        if let Some(marks) = &marks {
+            self.begin_of_run(marks)?;
         }
         let stored = self.tensors(job, file, stat, layout, &plan);
-        if waits {
-            self.run.runs.end(key);
-        }
+        marks.iter().for_each(|marks| self.run.runs.end(marks));
         stored
     }
 
@@ -292,9 +292,9 @@ impl<'a, 'r> Worker<'a, 'r> {
         readers::read(&OpenFile { file, length: stat.size }, key.name())
     }
 
-    /// Waits until no earlier file of the same run is being read, which would be this one's base; seals chunks meanwhile.
-    fn begin_of_run(&mut self, key: &TreeKey) -> Result<()> {
-        while !self.run.runs.begin(key) {
+    /// Waits until no file is being read that would be this one's base; seals chunks meanwhile.
+    fn begin_of_run(&mut self, marks: &[Mark; 2]) -> Result<()> {
+        while !self.run.runs.begin(marks) {
             self.run.check()?;
             while let Ok(job) = self.run.queues.seals.1.try_recv() {
                 self.seal_job(job);
@@ -361,7 +361,8 @@ fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -
 /// The problem that a part with a wrong checksum is. Its name is the file's word.
 fn wrong_checksum(path: &Path, part: &str) -> Problem {
     let part: String = part.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
-    let what = format!("damaged before it was read: the checksum that the file holds for {part:?} is wrong; kept as it is");
+    let what =
+        format!("damaged before it was read: the checksum that the file holds for {part:?} is wrong; kept as it is");
     Problem::path(path, "corrupt", what)
 }
 

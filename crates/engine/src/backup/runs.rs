@@ -32,7 +32,8 @@ const DECLARED_MAX: usize = 1024;
 /// How long a file waits at once for the one before it in its run.
 const WAIT: Duration = Duration::from_millis(2);
 
-type Mark = [u8; 16];
+/// A hash of what two files have in common.
+pub(crate) type Mark = [u8; 16];
 
 /// A place on the local disk that held a chunk's plain bytes.
 #[derive(Debug, Clone)]
@@ -124,10 +125,6 @@ impl TensorBases {
         Self { older, shift: 0 }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.older.is_empty()
-    }
-
     /// The base for `length` bytes at `offset`, which belong to `tensor`, or to none; only one on which this session may
     /// lean.
     pub(crate) fn find(
@@ -205,21 +202,28 @@ impl Runs {
         }
     }
 
-    /// True if the file is the next of its run to be read. False while an earlier one is: the caller does something else
-    /// meanwhile, and asks again. Whoever got true says [`Self::end`].
-    pub(crate) fn begin(&self, key: &TreeKey) -> bool {
-        let [_, mark] = run_marks(key);
+    /// True if no other file is being read that would be this one's base: of the same run, or with the same tensors. False
+    /// while there is: the caller does something else meanwhile, and asks again. Whoever got true says [`Self::end`].
+    pub(crate) fn begin(&self, marks: &[Mark; 2]) -> bool {
+        let is_read = |state: &State| marks.iter().any(|mark| state.reading.contains(mark));
         let mut state = self.lock();
-        if state.reading.contains(&mark) {
+        if is_read(&state) {
             state = self.finished.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.reading.insert(mark)
+        let is_free = !is_read(&state);
+        if is_free {
+            state.reading.extend(marks);
+        }
+        is_free
     }
 
     /// The file is read, or given up.
-    pub(crate) fn end(&self, key: &TreeKey) {
-        let [_, mark] = run_marks(key);
-        self.lock().reading.remove(&mark);
+    pub(crate) fn end(&self, marks: &[Mark; 2]) {
+        let mut state = self.lock();
+        for mark in marks {
+            state.reading.remove(mark);
+        }
+        drop(state);
         self.finished.notify_all();
     }
 
@@ -289,7 +293,9 @@ impl Runs {
                 Older::Stored(_) if !files.is_empty() => None,
                 Older::Stored(stored) => OldFile::open(repository, &stored).map(Arc::new),
             };
-            files.extend(file.filter(|file| file.shares_with(layout) && !files.iter().any(|known| Arc::ptr_eq(known, file))));
+            files.extend(
+                file.filter(|file| file.shares_with(layout) && !files.iter().any(|known| Arc::ptr_eq(known, file))),
+            );
         }
         files
     }
@@ -331,14 +337,17 @@ impl State {
     }
 }
 
+/// What no two files that are read at a time have in common: the run, and the tensors.
+pub(crate) fn reading_marks(key: &TreeKey, layout: &Layout) -> [Mark; 2] {
+    let [_, run] = run_marks(key);
+    [run, signature(layout)]
+}
+
 /// The marks of a run: all folders without their digits, and the name as it is; the name without its digits too.
 fn run_marks(key: &TreeKey) -> [Mark; 2] {
     let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
     let folders = without_digits(folders);
-    [
-        mark(b"folder", [folders.as_slice(), name]),
-        mark(b"run", [folders.as_slice(), without_digits(name).as_slice()]),
-    ]
+    [mark(b"folder", [folders.as_slice(), name]), mark(b"run", [folders.as_slice(), without_digits(name).as_slice()])]
 }
 
 /// The bytes with each run of digits as one `0`.
@@ -405,13 +414,15 @@ mod tests {
     }
 
     #[test]
-    fn one_file_of_a_run_is_read_at_a_time() {
+    fn one_file_of_a_run_or_with_the_same_tensors_is_read_at_a_time() {
         let runs = Runs::default();
-        assert!(runs.begin(&key("/r/step-1.pt")));
-        assert!(!runs.begin(&key("/r/step-2.pt")));
-        assert!(runs.begin(&key("/other/step-2.pt")));
-        runs.end(&key("/r/step-1.pt"));
-        assert!(runs.begin(&key("/r/step-2.pt")));
+        let [first, second, third, other] =
+            [(1, 1), (1, 2), (2, 1), (3, 3)].map(|(run, tensors)| [[run; 16], [tensors + 9; 16]]);
+        assert!(runs.begin(&first));
+        assert!(!runs.begin(&second) && !runs.begin(&third));
+        assert!(runs.begin(&other));
+        runs.end(&first);
+        assert!(runs.begin(&second) && runs.begin(&third));
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
         }
         let Some(base) = base else { return self.encoder.encode(plain, hint, None, &mut self.body) };
         if base.place.as_ref().is_some_and(|place| self.read_base(&base.id, place)) {
-            return self.encoder.encode(plain, hint, Some((&base.id, &self.base)), &mut self.body);
+            return self.encoder.encode(plain, hint, Some((&base.id, self.base.as_slice())), &mut self.body);
         }
         let stored = self.bases.as_mut().and_then(|bases| bases.base(&base.id).ok());
         let base = stored.as_ref().map(|bytes| (&base.id, bytes.as_slice()));

@@ -220,7 +220,9 @@ impl DifferenceDecoder {
         out: &mut [u8],
     ) -> Result<(), &'static str> {
         let (shape, rest) = Shape::parse(payload, header.width)?;
-        let Some(cast) = shape.cast else { return self.decode_against(frames, alone, header, &shape, (rest, base), out) };
+        let Some(cast) = shape.cast else {
+            return self.decode_against(frames, alone, header, &shape, (rest, base), out);
+        };
         let mut bytes = std::mem::take(&mut self.cast);
         let decoded = match cast.apply(base, &mut bytes) {
             true => self.decode_against(frames, alone, header, &shape, (rest, &bytes), out),

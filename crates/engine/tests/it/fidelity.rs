@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags, makedev};
 use seawall_engine::backup::{BackupOptions, Source, backup};
-use seawall_engine::codec::Effort;
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::format::slot::Unlock;

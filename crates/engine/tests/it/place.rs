@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall_engine::backup::{BackupOptions, BackupReport, Source};
-use seawall_engine::codec::Effort;
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
 use seawall_engine::error::Result;

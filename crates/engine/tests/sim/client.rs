@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use seawall_engine::backup::{BackupOptions, Source, backup};
-use seawall_engine::codec::Effort;
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
 use seawall_engine::error::{Error, Result};

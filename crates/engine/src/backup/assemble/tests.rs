@@ -149,7 +149,7 @@ fn assemble(feed: impl FnOnce(&mut Assembler<'_, '_>)) -> BTreeMap<Vec<u8>, Entr
     let repository = Repository::init(Arc::new(MemoryStore::new()), &slots, cache).unwrap();
     let session = Session::begin(&repository, MIB).unwrap();
     let (end, ended) = crossbeam_channel::bounded(0);
-    let run = Run::new(&session, &repository, &Silent, None, Queues::new(1, 8 * MIB), ended);
+    let run = Run::new(&session, &repository, &Silent, (None, None), Queues::new(1, 8 * MIB), ended);
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| Worker::new(&run).work());
         let name = SourceName::new("host", &[]);

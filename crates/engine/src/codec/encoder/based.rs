@@ -45,13 +45,17 @@ impl Encoder {
         let mut is_taken = fits && encode_cast(plain, base, &mut best);
         if !is_taken {
             let findings = self.examine(plain, hint);
-            let is_master = hint.is_some_and(|hint| hint.kind == NumberKind::Bf16) && base.bytes.len() == 2 * plain.len();
+            let is_master =
+                hint.is_some_and(|hint| hint.kind == NumberKind::Bf16) && base.bytes.len() == 2 * plain.len();
             // Why numbers first: the search for equal stretches takes ten times as long, and finds less in them.
             let numbers_first = fits && findings.profile.numbers.is_some() && base.bytes.len() == plain.len();
             is_taken = fits && is_master && self.encode_from_master(plain, hint, &findings, base, &mut best)
                 || numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best)
                 || fits && !is_master && self.encode_prefixed(plain, base, &mut best)
-                || fits && !numbers_first && !is_master && self.encode_difference(plain, hint, &findings, base, &mut best);
+                || fits
+                    && !numbers_first
+                    && !is_master
+                    && self.encode_difference(plain, hint, &findings, base, &mut best);
             if !is_taken {
                 self.encode_alone(plain, &findings, out);
                 is_taken = !best.is_empty() && (best.len() as f32) < GAIN * out.len() as f32;
