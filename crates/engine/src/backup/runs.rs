@@ -126,14 +126,14 @@ impl TensorBases {
     }
 
     /// The base for `length` bytes at `offset`, which belong to `tensor`, or to none; only one on which this session may
-    /// lean.
+    /// lean. And where the older chunk has that base itself, the older chunk.
     pub(crate) fn find(
         &mut self,
         session: &Session<'_>,
         tensor: Option<&Tensor>,
         offset: u64,
         length: usize,
-    ) -> Option<BaseRef> {
+    ) -> Option<(BaseRef, Option<BaseRef>)> {
         let known = tensor.and_then(|tensor| {
             let mark = tensor_mark(tensor);
             let found = self.older.iter().find_map(|old| Some((old, *old.tensors.get(&mark)?)));
@@ -148,11 +148,12 @@ impl TensorBases {
         self.shift = shift;
         let chunk = old.chunk(signed(offset) - shift, length)?;
         let keyframe = session.keyframe(&chunk.id)?;
+        let recent = BaseRef { id: chunk.id, place: old.place(chunk) };
         if keyframe == chunk.id {
-            return Some(BaseRef { id: keyframe, place: old.place(chunk) });
+            return Some((recent, None));
         }
         let proposed = chunk.base.as_ref().filter(|base| base.id == keyframe);
-        Some(proposed.cloned().unwrap_or(BaseRef { id: keyframe, place: None }))
+        Some((proposed.cloned().unwrap_or(BaseRef { id: keyframe, place: None }), Some(recent)))
     }
 }
 

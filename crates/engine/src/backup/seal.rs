@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::backup::old_nodes::OldNodes;
 use crate::backup::runs::{BaseRef, Place};
-use crate::codec::{self, Cast, Effort, Encoder, Hint};
+use crate::codec::{self, Cast, Effort, Encoder, Estimate, Hint};
 use crate::entry::TreeKey;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
@@ -27,6 +27,8 @@ const DRIFT_MAX: usize = 8;
 /// no less than an eighth.
 const DRIFT_NONE: usize = 64;
 
+/// A chunk of numbers stands alone again, and is the base of later ones, where that is cheaper once so many have followed.
+const STALE_AFTER: f32 = 3.0;
 /// So many casts are remembered at most: 64 GiB of FP32 numbers in pieces of 1 MiB.
 const CASTS_MAX: usize = 1 << 16;
 
@@ -39,6 +41,8 @@ pub(crate) struct Task {
     pub(crate) hint: Option<Hint>,
     /// An older chunk that may resemble it: one on which this session may lean, without a base itself.
     pub(crate) base: Option<BaseRef>,
+    /// The older chunk itself, where it has that base too.
+    pub(crate) recent: Option<BaseRef>,
     /// Where it lies in its file, if it holds FP32 numbers of which others may be the cast.
     pub(crate) master: Option<Place>,
 }
@@ -125,6 +129,9 @@ impl<'a, 'r> Sealer<'a, 'r> {
         let id = task.id.unwrap_or_else(|| self.repository.id_key().chunk_id(plain));
         if self.session.claim(&id) {
             self.encode(plain, task.hint.as_ref(), task.base.as_ref());
+            if self.is_stale(plain, task) {
+                std::mem::swap(&mut self.body, &mut self.alone);
+            }
             self.session.store(BlobKind::Data, &id, plain.len(), &self.body)?;
         }
         if let Some(place) = &task.master
@@ -181,6 +188,28 @@ impl<'a, 'r> Sealer<'a, 'r> {
         self.base.resize(usize::try_from(place.length).unwrap_or(0), 0);
         let read = open_again(&place.path).and_then(|file| file.read_exact_at(&mut self.base, place.offset));
         read.is_ok() && self.repository.id_key().chunk_id(&self.base) == *id
+    }
+
+    /// True if the base is so old that the chunk should stand alone, to be a better base for the next: where
+    /// [`STALE_AFTER`] more chunks as near to this one as this one is to the last would take less in all. `alone` has the
+    /// body for that then.
+    fn is_stale(&mut self, plain: &[u8], task: &Task) -> bool {
+        let Some(recent) = task.recent.as_ref().filter(|_| self.body.first() == Some(&codec::id::PLANES_DIFFERENCE))
+        else {
+            return false;
+        };
+        let hint = task.hint.as_ref();
+        let is_local = recent.place.as_ref().is_some_and(|place| self.read_base(&recent.id, place));
+        if !is_local && !self.bases.as_mut().is_some_and(|bases| bases.read(&recent.id, &mut self.base).is_ok()) {
+            return false;
+        }
+        let Some(Estimate { alone, against }) = self.encoder.estimate(plain, hint, &self.base) else { return false };
+        let now = self.body.len() as f32;
+        if STALE_AFTER * (now - against) <= alone - now {
+            return false;
+        }
+        self.encoder.encode(plain, hint, None, &mut self.alone);
+        true
     }
 
     /// True if the body is so far from its base that the node should stand alone, to be a better base for the next;

@@ -279,8 +279,14 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
                     task.master = Some(Place { path: Arc::clone(&tensors.path), offset: self.offset, length });
                 }
                 if !run.session.contains(&id) {
-                    let master = is(NumberKind::Bf16).then(|| run.master_of(&id)).flatten();
-                    task.base = master.or_else(|| bases.find(run.session, tensor, self.offset, plain.len()));
+                    task.base = is(NumberKind::Bf16).then(|| run.master_of(&id)).flatten();
+                    if task.base.is_none() {
+                        (task.base, task.recent) =
+                            bases.find(run.session, tensor, self.offset, plain.len()).map_or((None, None), |found| {
+                                let (base, recent) = found;
+                                (Some(base), recent)
+                            });
+                    }
                 }
                 task
             }

@@ -11,6 +11,8 @@ mod based;
 
 use zstd_safe::Strategy;
 
+pub use based::Estimate;
+
 use based::Base;
 
 use super::choice::Estimator;

@@ -127,6 +127,30 @@ fn the_next_checkpoint_of_a_run_is_stored_against_the_last_under_whatever_name()
     }
 }
 
+/// A base that has become far away is replaced once later versions are near to each other.
+#[test]
+fn a_stale_keyframe_is_renewed_where_that_pays() {
+    let (place, _) = Place::new();
+    let old = weights(1, 1_000_000);
+    let far: Vec<u8> = old
+        .as_chunks()
+        .0
+        .iter()
+        .zip(noise(2, 1_000_000))
+        .flat_map(|(old, step)| (f32::from_le_bytes(*old) * (1.0 + f32::from(step) * 1e-5)).to_le_bytes())
+        .collect();
+    let versions = [old, far.clone(), stepped(&far, 3), stepped(&far, 4), stepped(&far, 5)];
+    let stored = versions.each_ref().map(|weights| {
+        put(&place.source().join("model.safetensors"), &model(weights, &[0; 400], ""));
+        let repository = place.open(true);
+        let report = run(&repository, &place.source());
+        assert_kept(&repository, &report, &place.source());
+        report.bytes_stored as f64 / weights.len() as f64
+    });
+    let [first, second, third, fourth, fifth] = stored;
+    assert!(first > 0.8 && second < 0.75 && third > 0.8 && fourth < 0.45 && fifth < 0.45, "{stored:?}");
+}
+
 #[test]
 fn a_renamed_and_reordered_file_has_the_same_chunks() {
     let (place, repository) = Place::new();

@@ -36,7 +36,28 @@ pub(super) struct Base<'a> {
     pub cast: Option<Cast>,
 }
 
+/// What a chunk of numbers would take, in bytes, by a sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Without a base.
+    pub alone: f32,
+    /// As the difference to the base.
+    pub against: f32,
+}
+
 impl Encoder {
+    /// What `plain` would take alone, and as the difference to `base`; none where it holds no numbers.
+    #[must_use]
+    pub fn estimate(&mut self, plain: &[u8], hint: Option<&Hint>, base: &[u8]) -> Option<Estimate> {
+        let hint = hint.filter(|hint| hint.is_sound());
+        let findings = self.examine(plain, hint);
+        let base = Base { id: &ChunkId([0; 32]), bytes: base, cast: None };
+        let (_, candidate) = self.candidate(plain, hint, &findings, base)?;
+        let bytes = |bits: f32| bits * plain.len() as f32 / 8.0;
+        let alone = bytes(findings.alone_bits());
+        Some(Estimate { alone, against: bytes(candidate.bits).min(alone) })
+    }
+
     /// Encodes against the base where that pays, else alone.
     pub(super) fn encode_with(&mut self, plain: &[u8], hint: Option<&Hint>, base: Base<'_>, out: &mut Vec<u8>) {
         let fits = plain.len() >= BASE_BYTES_MIN && base.bytes.len() <= CHUNK_BYTES_MAX;
