@@ -3,13 +3,14 @@
 //! Headers are read; of the numbers only the index is asked. A chunk that reaches over several tensors counts for each by
 //! its share of bytes, and one that the file has at several places counts at each.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::files::{Look, Place, TensorFile, each_file};
 use super::names::Names;
 use crate::codec;
 use crate::entry::{Content, TreeKey};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::readers::{Format, Tensor};
@@ -76,7 +77,7 @@ pub struct ListReport {
 /// Gives `each` the tensors of the files at a path of the tree `root`, file by file.
 ///
 /// # Errors
-/// [`crate::error::Error::NotFound`] where nothing is at the path; [`crate::error::Error::Usage`] for what is no pattern;
+/// [`Error::NotFound`] where nothing is at the path, or a file without a layout; [`Error::Usage`] for what is no pattern;
 /// damage of the tree; what `each` fails with. A file that can't be looked into is a problem.
 pub fn list(
     repository: &Repository,
@@ -95,6 +96,10 @@ pub fn list(
         };
         let file = match look {
             Look::File(file) => file,
+            Look::Unknown(key) if key == options.from => {
+                let shown = key.to_path().display().to_string();
+                return Err(Error::NotFound(format!("{shown}: its layout is none that is known")));
+            }
             Look::Unknown(_) => {
                 report.unknown += 1;
                 return Ok(());
@@ -123,7 +128,7 @@ pub fn list(
     Ok(report)
 }
 
-fn code(error: &crate::error::Error) -> &'static str {
+fn code(error: &Error) -> &'static str {
     if error.is_damage() { "damaged" } else { "unreadable" }
 }
 
@@ -155,7 +160,7 @@ fn stored(
     lost: &mut u64,
 ) -> Stored {
     let (mut stored_bytes, mut chunks, mut with_base, mut covered) = (0_u64, 0, 0, 0);
-    let (mut codecs, mut bases) = (Vec::new(), Vec::new());
+    let (mut codecs, mut bases, mut known) = (Vec::new(), Vec::new(), HashSet::new());
     for (start, length, id) in file.touched(&tensor.range) {
         let own = overlap(&tensor.range, &(*start..start + u64::from(*length)));
         covered += own;
@@ -169,7 +174,7 @@ fn stored(
             codecs.push(location.codec);
         }
         with_base += u64::from(location.base.is_some());
-        bases.extend(location.base.filter(|base| !bases.contains(base)));
+        bases.extend(location.base.filter(|base| known.insert(*base)));
     }
     codecs.sort_unstable();
     let mut encodings: Vec<&'static str> = codecs.into_iter().map(encoding).collect();
