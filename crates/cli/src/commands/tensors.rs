@@ -93,9 +93,15 @@ impl Arguments {
         let snapshot = named.resolve(&snapshots)?;
         let options = ListOptions { from: named.path_in(snapshot), names: self.tensor.clone() };
         let display = run.display();
-        let report = list(&repository, &snapshot.record.root, &options, &display, &mut |file| {
-            display.above(|| show(run, file)).map_err(|error| Error::file("(standard output)", "cannot write", error))
-        })?;
+        let mut failed = None;
+        let listed = list(&repository, &snapshot.record.root, &options, &display, &mut |file| {
+            failed = display.above(|| show(run, file)).err();
+            if failed.is_some() { Err(Error::Interrupted) } else { Ok(()) }
+        });
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let report = listed?;
         let problems = display.problems();
         drop(display);
         conclude(run, &report)?;

@@ -5,6 +5,7 @@ mod damage;
 mod hostile;
 mod mounts;
 mod options;
+mod order;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
