@@ -115,7 +115,8 @@ pub struct Arguments {
     /// Models first: begin with optimizers' states when everything else is in its place and on the disk
     ///
     /// What is an optimizer's state the names of files and folders tell: optimizer.pt, *_optim_states.pt, scheduler.pt,
-    /// rng_state_0.pth, optimizer/. A file that holds both counts as a model; for its weights alone use --tensor.
+    /// rng_state_0.pth, optimizer/. A file that holds both counts as a model (of a safetensors file the weights are written
+    /// first); for its weights alone use --tensor.
     #[arg(long)]
     pub weights_first: bool,
 }

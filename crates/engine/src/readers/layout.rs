@@ -56,7 +56,8 @@ pub enum View {
     Own,
     /// The program has the dimensions in another order: a transposed tensor, a Fortran array.
     Turned,
-    /// A view with holes, or one that shows numbers more than once: all numbers that it spans, in one row.
+    /// A view with holes, or one that shows numbers more than once: all numbers that it spans, in one row. Or one that shows
+    /// them conjugated or negated.
     Span,
     /// No tensor: a part of a storage that no tensor covers, under the storage's name.
     Rest,

@@ -11,6 +11,7 @@
 use std::collections::{HashSet, hash_map};
 use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ use rustix::fs::FileType;
 use super::cursor::{self, Entered, Level, Pass};
 use super::fetch::{self, Batch, Jobs};
 use super::run::{FirstName, Run, add};
-use super::{Act, Overwrite, order};
+use super::order::{self, LateParts};
+use super::{Act, Overwrite};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::{Damaged, Error, Result};
 use crate::stages::target::metadata::{self, Object, Strays};
@@ -55,6 +57,16 @@ pub(super) struct Written {
     pub(super) kept: HashSet<TreeKey>,
     /// True if files were passed over that a second walk is to take.
     pub(super) passed_over: bool,
+    /// Files of which a part waits.
+    pub(super) held: Vec<Held>,
+}
+
+/// A file of which a part waits.
+#[derive(Debug)]
+pub(super) struct Held {
+    file: Arc<TargetFile>,
+    content: Content,
+    late: LateParts,
 }
 
 /// What is done about an entry that is no directory.
@@ -363,16 +375,47 @@ impl<'a> Writer<'a> {
         match content {
             Content::Inline(bytes) if bytes.len() as u64 == file.entry().size => self.batch.push_inline(file, bytes),
             Content::Inline(_) => fetch::fail(self.run, &file, &disagreement()),
-            Content::Extents(extents) => self.plan_extents(&file, extents.into_iter().map(Ok))?,
-            Content::Indirect { .. } => {
-                let run = self.run;
-                self.plan_extents(&file, run.origin.extents(&content))?;
-            }
+            content => self.plan_content(file, content)?,
         }
         if self.batch.is_full() { self.batch.send(self.run, &self.jobs) } else { Ok(()) }
     }
 
-    fn plan_extents(&mut self, file: &Arc<TargetFile>, extents: impl Iterator<Item = Result<Extent>>) -> Result<()> {
+    /// Plans a file's chunks; where some are to wait, only the others.
+    fn plan_content(&mut self, file: Arc<TargetFile>, content: Content) -> Result<()> {
+        match order::late_parts(self.run, &file, &content, self.written.held.len()) {
+            Some(late) => {
+                self.plan_extents(&file, &content, &|place| !late.is_late(place))?;
+                self.written.held.push(Held { file, content, late });
+            }
+            None => {
+                self.plan_extents(&file, &content, &|_| true)?;
+                self.run.release(&file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans what waited of files.
+    pub(super) fn plan_held(&mut self) -> Result<()> {
+        for Held { file, content, late } in mem::take(&mut self.written.held) {
+            self.plan_extents(&file, &content, &|place| late.is_late(place))?;
+            self.run.release(&file);
+        }
+        Ok(())
+    }
+
+    /// Plans the chunks whose places in the file are wanted.
+    fn plan_extents(
+        &mut self,
+        file: &Arc<TargetFile>,
+        content: &Content,
+        wanted: &dyn Fn(Range<u64>) -> bool,
+    ) -> Result<()> {
+        let run = self.run;
+        let extents: Box<dyn Iterator<Item = Result<Extent>>> = match content {
+            Content::Extents(extents) => Box::new(extents.iter().copied().map(Ok)),
+            _ => run.origin.extents(content),
+        };
         let mut offset = 0u64;
         for extent in extents {
             let end = extent.and_then(|extent| Ok((extent, end_of(offset, &extent, file.entry().size)?)));
@@ -383,18 +426,19 @@ impl<'a> Writer<'a> {
                     break;
                 }
             };
-            if let Extent::Chunk { id, length } = extent {
-                self.batch.push(self.run, file, id, length, offset);
+            if let Extent::Chunk { id, length } = extent
+                && wanted(offset..end)
+            {
+                self.batch.push(run, file, id, length, offset);
             }
             offset = end;
             if self.batch.is_full() {
-                self.batch.send(self.run, &self.jobs)?;
+                self.batch.send(run, &self.jobs)?;
             }
         }
         if offset != file.entry().size {
-            fetch::fail(self.run, file, &disagreement());
+            fetch::fail(run, file, &disagreement());
         }
-        self.run.release(file);
         Ok(())
     }
 

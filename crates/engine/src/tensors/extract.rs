@@ -196,8 +196,10 @@ impl<'n> Chosen<'n> {
 }
 
 fn lay_out(wholes: &[Whole]) -> Result<SafetensorsHeader> {
-    let outline = |whole: &'_ Whole| -> Outline<'_> { Outline { name: &whole.name, dtype: whole.dtype, shape: &whole.shape } };
-    let outlines: Vec<Outline<'_>> = wholes.iter().map(outline).collect();
+    let outlines: Vec<Outline<'_>> = wholes
+        .iter()
+        .map(|whole| Outline { name: &whole.name, dtype: whole.dtype, shape: &whole.shape })
+        .collect();
     let refused = || Error::Usage("the header of a safetensors file does not hold these tensors".to_owned());
     readers::safetensors_header(&outlines).ok_or_else(refused)
 }

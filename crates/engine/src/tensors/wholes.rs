@@ -11,7 +11,7 @@ use super::files::{Found, Place, dtype_text};
 use super::pieces::{Placement, filled};
 use crate::entry::TreeKey;
 use crate::error::{Error, Result};
-use crate::readers::{Dtype, View, safetensors_dtype};
+use crate::readers::{Dtype, NAME_BYTES_MAX, View, safetensors_dtype};
 
 /// A tensor of more parts is refused, so that comparing each with each ends.
 const PARTS_MAX: usize = 4096;
@@ -87,7 +87,11 @@ fn unfit(found: &Found) -> Option<String> {
             let lies = &tensor.shape;
             return Some(format!("it is transposed: its numbers lie as {lies:?} and not in the order of its own shape"));
         }
-        View::Span => return Some("it is a view with holes, or shows numbers more than once".to_owned()),
+        View::Span => return Some("it is a view with holes, or shows its numbers more than once or changed".to_owned()),
+    }
+    // Why: a longer name was cut, and nobody knows what it was.
+    if tensor.name.len() > NAME_BYTES_MAX - char::MAX.len_utf8() {
+        return Some("its name is too long".to_owned());
     }
     match safetensors_dtype(tensor.dtype) {
         Some(_) => None,

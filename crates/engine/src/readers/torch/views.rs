@@ -146,7 +146,12 @@ impl Walk<'_> {
             dtype = own;
         }
         let (shape, strides) = (self.pickle.numbers(shape)?, self.pickle.numbers(strides)?);
-        let (shape, shown) = as_it_lies(&shape, &strides)?;
+        let (shape, mut shown) = as_it_lies(&shape, &strides)?;
+        // What torch has to do to the numbers before it shows them: conjugate or negate.
+        let changes = rest.get(2).and_then(|&metadata| self.pickle.map(metadata));
+        if changes.is_some_and(|changes| !changes.is_empty()) {
+            shown = Shown::Span;
+        }
         let start = number(offset)?.checked_mul(dtype.width().into())?;
         let end = start.checked_add(dtype.bytes_of(elements(&shape)?)?)?;
         self.bytes_left = self.bytes_left.checked_sub(2 * (size_of::<View>() + self.path.len() + 8 * shape.len()))?;

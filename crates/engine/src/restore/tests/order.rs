@@ -125,3 +125,59 @@ fn a_dry_run_lists_as_ever() {
     };
     assert_eq!(list(true), list(false));
 }
+
+/// A safetensors file with weights between moments, in chunks that end where the tensors do not.
+fn mixed() -> (Vec<u8>, usize) {
+    let names = ["adam_m.w", "adam_v.w", "weights.b", "weights.w"];
+    let tensor_bytes = 512 * 1024;
+    let infos: Vec<String> = (0..names.len())
+        .map(|at| {
+            let (begin, end) = (at * tensor_bytes, (at + 1) * tensor_bytes);
+            format!(r#""{}":{{"dtype":"U8","shape":[{tensor_bytes}],"data_offsets":[{begin},{end}]}}"#, names[at])
+        })
+        .collect();
+    let header = format!("{{{}}}", infos.join(","));
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    let data = bytes.len();
+    // No two chunks may be equal.
+    bytes.extend((0..names.len() * tensor_bytes / 4).flat_map(|number| (number as u32).to_le_bytes()));
+    (bytes, data)
+}
+
+/// Counts what was written of the mixed file when the weights are complete.
+#[derive(Default)]
+struct Progressed(Mutex<(u64, Option<u64>)>);
+
+impl Monitor for Progressed {
+    fn progress(&self, progress: crate::monitor::Progress) {
+        let mut seen = self.0.lock().unwrap();
+        seen.0 = seen.0.max(progress.bytes_done);
+    }
+
+    fn note(&self, _: &str) {
+        let mut seen = self.0.lock().unwrap();
+        seen.1 = Some(seen.0);
+    }
+}
+
+#[test]
+fn weights_of_a_mixed_file_are_written_first() {
+    let (bytes, data) = mixed();
+    let mut made = Made::new();
+    let pieces: Vec<&[u8]> = bytes.chunks(100_000).collect();
+    made.push_file("checkpoint.safetensors", &pieces);
+    made.push_file("model.safetensors", &[b"no header"]);
+    let place = Place::new();
+    let heard = Progressed::default();
+    let options =
+        RestoreOptions { target: place.path("target"), threads: 2, weights_first: true, ..RestoreOptions::default() };
+    assert_eq!(restore_from(&made, &options, &heard).unwrap().problems, 0);
+    assert!(fs::read(place.path("target/checkpoint.safetensors")).unwrap() == bytes);
+    // The chunk with the header waits if it holds state alone; that with the last of adam_v and the first weights does not.
+    let state = data..data + 2 * 512 * 1024;
+    let is_late = |at: usize| at < state.end && (at + 100_000).min(bytes.len()) <= state.end;
+    let early: usize = (0..bytes.len()).step_by(100_000).filter(|at| !is_late(*at)).map(|at| bytes.len().min(at + 100_000) - at).sum();
+    let (_, at_the_note) = heard.0.into_inner().unwrap();
+    assert_eq!(at_the_note, Some(early as u64 + 9));
+}
