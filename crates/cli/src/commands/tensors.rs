@@ -131,9 +131,10 @@ fn conclude(run: &Run, report: &ListReport) -> std::io::Result<()> {
 fn show(run: &Run, file: &FileTensors) -> std::io::Result<()> {
     let path = file.key.to_path();
     if run.output.json() {
-        return file.tensors.iter().try_for_each(|stored| {
-            run.output.record("tensor", tensor_line(JsonPath::from(path.as_path()), stored))
-        });
+        return file
+            .tensors
+            .iter()
+            .try_for_each(|stored| run.output.record("tensor", tensor_line(JsonPath::from(path.as_path()), stored)));
     }
     run.output.line(run.output.path(path.as_os_str().as_bytes()))?;
     let mut rows = vec![["NAME", "DTYPE", "SHAPE", "PLAIN", "STORED", "ENCODING", "BASE"].map(str::to_owned).to_vec()];

@@ -69,12 +69,17 @@ fn tensors_are_restored_alone() {
     assert!(shown.lines().next().unwrap().starts_with("layer.0.norm  u8  [3000]"), "{shown}");
     assert!(!world.path("one.safetensors").exists());
 
-    let summary =
-        world.open(["restore", &place, "--tensor", "*.norm", "--target", "one.safetensors", "--json"]).expect(0).summary();
+    let summary = world
+        .open(["restore", &place, "--tensor", "*.norm", "--target", "one.safetensors", "--json"])
+        .expect(0)
+        .summary();
     assert_eq!((summary["tensors"].as_u64(), summary["bytes"].as_u64()), (Some(1), Some(3000)), "{summary}");
     assert!(summary["blobs"].as_u64().unwrap() >= 2 && summary["bytes_fetched"].as_u64().is_some(), "{summary}");
     let made = std::fs::read(world.path("one.safetensors")).unwrap();
-    assert_eq!((made.len() as u64, &made[made.len() - 3000..]), (summary["file_bytes"].as_u64().unwrap(), &[7; 3000][..]));
+    assert_eq!(
+        (made.len() as u64, &made[made.len() - 3000..]),
+        (summary["file_bytes"].as_u64().unwrap(), &[7; 3000][..])
+    );
     assert_eq!(made.len() % 8, 3000 % 8);
 
     let again = ["restore", &place, "--tensor", "*", "--target", "one.safetensors"];
@@ -112,7 +117,8 @@ fn ranges_of_a_file() {
     world.write("data/digits", b"0123456789");
     world.open_ok(["backup", "data"]);
     let file = format!("latest:{}", world.path("data/digits").display());
-    for (range, expected) in [("0-3", "0123"), ("4-", "456789"), ("-3", "789"), ("8-100", "89"), ("-100", "0123456789")] {
+    for (range, expected) in [("0-3", "0123"), ("4-", "456789"), ("-3", "789"), ("8-100", "89"), ("-100", "0123456789")]
+    {
         assert_eq!(world.open_ok(["cat", &file, "--range", range]), expected, "{range}");
     }
     let beyond = world.open(["cat", &file, "--range", "10-"]).expect(2);

@@ -41,7 +41,9 @@ pub use layout::{
     View, elements,
 };
 pub use role::{Role, is_state_file, roles};
-pub use safetensors::{Header as SafetensorsHeader, Outline, dtype_name as safetensors_dtype, header as safetensors_header};
+pub use safetensors::{
+    Header as SafetensorsHeader, Outline, dtype_name as safetensors_dtype, header as safetensors_header,
+};
 
 use crate::units::MIB;
 use input::Input;

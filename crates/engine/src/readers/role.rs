@@ -43,7 +43,8 @@ const STATE_PARTS: [&str; 22] = [
 /// First and second moment under short names. Models have such names too; both of one name they do not have.
 const PAIRS: [(&str, &str); 4] = [("m", "v"), ("v", "m"), ("mu", "nu"), ("nu", "mu")];
 /// Words of a file's name that tell that it holds state; unless one of [`MODEL_WORDS`] does, too.
-const STATE_WORDS: [&str; 8] = ["optim", "optimizer", "optimizers", "scheduler", "schedulers", "scaler", "rng", "random"];
+const STATE_WORDS: [&str; 8] =
+    ["optim", "optimizer", "optimizers", "scheduler", "schedulers", "scaler", "rng", "random"];
 const MODEL_WORDS: [&str; 4] = ["model", "models", "weights", "params"];
 /// Words of which the name of a folder of state is made.
 const FOLDER_WORDS: [&str; 6] = ["optim", "optimizer", "optimizers", "opt", "state", "states"];
@@ -63,12 +64,14 @@ fn is_state(name: &str, all: &HashSet<&str>) -> bool {
 
 /// What the other moment would be called, if this name began or ended as that of one.
 fn partners(name: &str) -> impl Iterator<Item = String> {
-    PAIRS.into_iter().flat_map(move |(own, other)| {
-        let before = name.strip_prefix(own).filter(|rest| rest.starts_with(['.', '/']));
-        let behind = name.strip_suffix(own).filter(|rest| rest.ends_with(['.', '/']));
-        [before.map(|rest| format!("{other}{rest}")), behind.map(|rest| format!("{rest}{other}"))]
-    })
-    .flatten()
+    PAIRS
+        .into_iter()
+        .flat_map(move |(own, other)| {
+            let before = name.strip_prefix(own).filter(|rest| rest.starts_with(['.', '/']));
+            let behind = name.strip_suffix(own).filter(|rest| rest.ends_with(['.', '/']));
+            [before.map(|rest| format!("{other}{rest}")), behind.map(|rest| format!("{rest}{other}"))]
+        })
+        .flatten()
 }
 
 /// Whether a file is one of state, by its path below the directory that holds the checkpoint: the folders, then the name.

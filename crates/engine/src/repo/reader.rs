@@ -52,7 +52,14 @@ impl std::ops::AddAssign for Fetched {
 
 impl<'r> BlobReader<'r> {
     pub(crate) fn new(repository: &'r Repository) -> Self {
-        Self { repository, decoder: Decoder::new(), cipher: None, bases: VecDeque::new(), bases_bytes: 0, fetched: Fetched::default() }
+        Self {
+            repository,
+            decoder: Decoder::new(),
+            cipher: None,
+            bases: VecDeque::new(),
+            bases_bytes: 0,
+            fetched: Fetched::default(),
+        }
     }
 
     /// What it got from the store so far.

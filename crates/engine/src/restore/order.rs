@@ -61,7 +61,12 @@ impl LateParts {
 pub(super) fn late_parts(run: &Run<'_>, file: &TargetFile, content: &Content, held: usize) -> Option<LateParts> {
     let name = file.key().name();
     let is_small = file.entry().size < MIXED_BYTES_MIN;
-    if !is_asked_for(run) || run.weights.get().is_some() || is_small || held >= HELD_MAX || !name.ends_with(MIXED_ENDING) {
+    if !is_asked_for(run)
+        || run.weights.get().is_some()
+        || is_small
+        || held >= HELD_MAX
+        || !name.ends_with(MIXED_ENDING)
+    {
         return None;
     }
     let layout = run.origin.layout(content, name)?;

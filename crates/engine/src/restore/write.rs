@@ -19,8 +19,8 @@ use rustix::fs::FileType;
 
 use super::cursor::{self, Entered, Level, Pass};
 use super::fetch::{self, Batch, Jobs};
-use super::run::{FirstName, Run, add};
 use super::order::{self, LateParts};
+use super::run::{FirstName, Run, add};
 use super::{Act, Overwrite};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::{Damaged, Error, Result};
@@ -249,12 +249,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Restores anything but a directory, or plans it.
-    pub(super) fn restore_leaf(
-        &mut self,
-        here: Option<&Arc<Directory>>,
-        key: TreeKey,
-        entry: Entry,
-    ) -> Result<()> {
+    pub(super) fn restore_leaf(&mut self, here: Option<&Arc<Directory>>, key: TreeKey, entry: Entry) -> Result<()> {
         let Some(here) = here else {
             self.count_planned(&key, &entry, Act::Create);
             return Ok(());

@@ -173,8 +173,12 @@ impl<'n> Chosen<'n> {
     /// Whether all that was asked for is there. A header that can't be read may hide tensors: then only names without
     /// wildcards tell that nothing is missing.
     fn judge(&mut self, from: &TreeKey, problem: &mut dyn FnMut(Problem)) -> Result<()> {
-        let unmet: Vec<String> =
-            self.names.unmet(self.found.keys().map(String::as_str)).into_iter().map(|name| format!("{name:?}")).collect();
+        let unmet: Vec<String> = self
+            .names
+            .unmet(self.found.keys().map(String::as_str))
+            .into_iter()
+            .map(|name| format!("{name:?}"))
+            .collect();
         let is_certain = unmet.is_empty() && self.names.are_plain();
         for (key, error) in self.failures.drain(..) {
             if !is_certain || !error.is_damage() {
@@ -185,7 +189,10 @@ impl<'n> Chosen<'n> {
         }
         let path = from.to_path();
         if self.known == 0 {
-            return Err(Error::NotFound(format!("{}: no file there has a layout of tensors that is known", path.display())));
+            return Err(Error::NotFound(format!(
+                "{}: no file there has a layout of tensors that is known",
+                path.display()
+            )));
         }
         if !unmet.is_empty() {
             let unmet = unmet.join(", ");
@@ -196,10 +203,8 @@ impl<'n> Chosen<'n> {
 }
 
 fn lay_out(wholes: &[Whole]) -> Result<SafetensorsHeader> {
-    let outlines: Vec<Outline<'_>> = wholes
-        .iter()
-        .map(|whole| Outline { name: &whole.name, dtype: whole.dtype, shape: &whole.shape })
-        .collect();
+    let outlines: Vec<Outline<'_>> =
+        wholes.iter().map(|whole| Outline { name: &whole.name, dtype: whole.dtype, shape: &whole.shape }).collect();
     let refused = || Error::Usage("the header of a safetensors file does not hold these tensors".to_owned());
     readers::safetensors_header(&outlines).ok_or_else(refused)
 }

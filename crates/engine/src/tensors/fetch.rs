@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -105,7 +105,9 @@ impl Fetch<'_> {
                 wants[at].uses.push(place);
             }
         }
-        wants.sort_by_cached_key(|want| self.repository.locate(&want.id).map(|location| (location.pack, location.offset)));
+        wants.sort_by_cached_key(|want| {
+            self.repository.locate(&want.id).map(|location| (location.pack, location.offset))
+        });
         wants
     }
 

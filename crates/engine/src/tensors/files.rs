@@ -186,7 +186,8 @@ impl Metadata<'_> {
 
     /// The piece of the file in which the tensor lies.
     fn piece(&self, file: &[u8], tensor: &Tensor) -> Option<&Piece> {
-        let start = |piece: &Piece| (piece.stored.file.as_bytes(), piece.stored.range.start) <= (file, tensor.range.start);
+        let start =
+            |piece: &Piece| (piece.stored.file.as_bytes(), piece.stored.range.start) <= (file, tensor.range.start);
         let piece = &self.pieces[self.pieces.partition_point(start).checked_sub(1)?];
         let is_in = piece.stored.file.as_bytes() == file && tensor.range.end <= piece.stored.range.end;
         is_in.then_some(piece)

@@ -216,9 +216,13 @@ mod tests {
 
     #[test]
     fn shares_of_a_chunk() {
-        for (sealed_len, own, length, expected) in
-            [(1000, 100, 100, 1000), (1000, 50, 100, 500), (7, 1, 3, 2), (u32::MAX, 9, 1, u64::from(u32::MAX)), (5, 0, 0, 0)]
-        {
+        for (sealed_len, own, length, expected) in [
+            (1000, 100, 100, 1000),
+            (1000, 50, 100, 500),
+            (7, 1, 3, 2),
+            (u32::MAX, 9, 1, u64::from(u32::MAX)),
+            (5, 0, 0, 0),
+        ] {
             assert_eq!(share(sealed_len, own, length), expected, "{own} of {length}");
         }
         assert_eq!((overlap(&(10..20), &(15..30)), overlap(&(10..20), &(20..30))), (5, 0));

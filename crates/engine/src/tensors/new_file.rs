@@ -52,8 +52,7 @@ impl Destination {
     pub(super) fn create(self, mode: u32) -> Result<NewFile> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode);
-        let make =
-            |name: Name<'_>| Ok(rustix::fs::openat(self.directory.handle(), name.bytes(), flags, mode)?);
+        let make = |name: Name<'_>| Ok(rustix::fs::openat(self.directory.handle(), name.bytes(), flags, mode)?);
         match self.directory.with_temporary_name(make) {
             Ok((temporary, handle)) => Ok(NewFile { temporary: Some(temporary), file: File::from(handle), at: self }),
             Err(error) => Err(Error::file(&self.path, "cannot make", error)),

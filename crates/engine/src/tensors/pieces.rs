@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn boxes_that_fill_a_whole() {
         type Boxes<'a> = &'a [(&'a [u64], &'a [u64])];
-        for (boxes, whole) in [
-            (&[(&[0, 0][..], &[4, 8][..]), (&[4, 0], &[2, 8])][..] as Boxes, Some(vec![6, 8])),
+        let cases: [(Boxes, Option<Vec<u64>>); 9] = [
+            (&[(&[0, 0], &[4, 8]), (&[4, 0], &[2, 8])], Some(vec![6, 8])),
             (&[(&[4, 0], &[2, 8]), (&[0, 0], &[4, 3]), (&[0, 3], &[4, 5])], Some(vec![6, 8])),
             (&[(&[0], &[4]), (&[5], &[4])], None),
             (&[(&[0], &[4]), (&[3], &[4])], None),
@@ -193,7 +193,8 @@ mod tests {
             (&[(&[], &[])], Some(vec![])),
             (&[(&[0], &[4]), (&[4, 0], &[4, 1])], None),
             (&[(&[u64::MAX], &[4])], None),
-        ] {
+        ];
+        for (boxes, whole) in cases {
             assert_eq!(filled(boxes), whole, "{boxes:?}");
         }
     }

@@ -65,7 +65,11 @@ fn whole(name: String, found: &[(usize, Found)], files: &[TreeKey]) -> Result<Wh
             (first.tensor.shape.clone(), vec![Placement::whole(range.end - range.start)])
         }
         (None, [.., (other, _)]) if other != file => {
-            return refuse(format!("both {} and {} have one; name a file or a smaller folder", path(*file), path(*other)));
+            return refuse(format!(
+                "both {} and {} have one; name a file or a smaller folder",
+                path(*file),
+                path(*other)
+            ));
         }
         (None, _) => return refuse(format!("{} has several of that name", path(*file))),
     };
@@ -85,9 +89,13 @@ fn unfit(found: &Found) -> Option<String> {
         View::Own | View::Rest => {}
         View::Turned => {
             let lies = &tensor.shape;
-            return Some(format!("it is transposed: its numbers lie as {lies:?} and not in the order of its own shape"));
+            return Some(format!(
+                "it is transposed: its numbers lie as {lies:?} and not in the order of its own shape"
+            ));
         }
-        View::Span => return Some("it is a view with holes, or shows its numbers more than once or changed".to_owned()),
+        View::Span => {
+            return Some("it is a view with holes, or shows its numbers more than once or changed".to_owned());
+        }
     }
     // Why: a longer name was cut, and nobody knows what it was.
     if tensor.name.len() > NAME_BYTES_MAX - char::MAX.len_utf8() {
@@ -114,11 +122,8 @@ fn together(found: &[(usize, Found)], places: &[&Place]) -> std::result::Result<
     if parts > 1 && dtype.block_elements() != 1 {
         return Err(format!("parts of {} are not put together", dtype.name()));
     }
-    let boxes: Vec<(&[u64], &[u64])> = found
-        .iter()
-        .zip(places)
-        .map(|((_, found), place)| (&place.offset[..], &found.tensor.shape[..]))
-        .collect();
+    let boxes: Vec<(&[u64], &[u64])> =
+        found.iter().zip(places).map(|((_, found), place)| (&place.offset[..], &found.tensor.shape[..])).collect();
     let whole = filled(&boxes).ok_or("its parts leave gaps or overlap")?;
     if let [(_, only)] = found {
         let range = &only.tensor.range;

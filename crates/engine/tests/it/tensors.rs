@@ -21,7 +21,9 @@ use seawall_engine::readers::{self, Dtype, View};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
-use seawall_engine::tensors::{ExtractOptions, ExtractReport, FileTensors, ListOptions, ListReport, Stored, extract, list};
+use seawall_engine::tensors::{
+    ExtractOptions, ExtractReport, FileTensors, ListOptions, ListReport, Stored, extract, list,
+};
 use seawall_engine::units::{KIB, MIB};
 use serde_json::{Value as Json, json};
 
@@ -234,11 +236,18 @@ fn fixtures_come_back_or_are_refused_by_name() {
                     assert_eq!((made.len(), report.tensors.len(), report.bytes), (1, 1, bytes.len() as u64));
                     let range: [usize; 2] = serde_json::from_value(row["range"].clone()).unwrap();
                     assert_eq!(*bytes, content[range[0]..range[1]], "{file}: {name}");
-                    assert_eq!(json!((dtype.to_lowercase(), shape)), json!((&row["dtype"], &row["shape"])), "{file}: {name}");
+                    assert_eq!(
+                        json!((dtype.to_lowercase(), shape)),
+                        json!((&row["dtype"], &row["shape"])),
+                        "{file}: {name}"
+                    );
                     whole += 1;
                 }
                 Err(error) => {
-                    assert!(error.to_string().contains(name) && matches!(error, Error::Usage(_) | Error::NotFound(_)), "{error}");
+                    assert!(
+                        error.to_string().contains(name) && matches!(error, Error::Usage(_) | Error::NotFound(_)),
+                        "{error}"
+                    );
                     assert!(!scene.target().exists(), "{file}: {name}");
                     refused.insert(format!("{file}: {name}"));
                 }
@@ -369,7 +378,10 @@ fn shards_give_what_matches() {
         let report = scene.extract(&root, from, patterns).unwrap();
         let made = parse(&fs::read(scene.target()).unwrap());
         let names: Vec<&String> = report.tensors.iter().map(|tensor| &tensor.name).collect();
-        assert_eq!((names, made.len()), (wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().iter().collect(), wanted.len()));
+        assert_eq!(
+            (names, made.len()),
+            (wanted.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().iter().collect(), wanted.len())
+        );
         for (name, dtype, shape, bytes) in shards.iter().flat_map(|(_, tensors)| tensors) {
             if let Some(made) = made.get(name) {
                 assert!(*made == ((*dtype).to_owned(), shape.clone(), bytes.clone()), "{name}");
@@ -453,7 +465,10 @@ fn what_stands_at_the_target_stays() {
     for dry_run in [false, true] {
         let options = ExtractOptions { replace: false, dry_run, ..scene.options("", &["*"]) };
         let refused = extract(&scene.repository, &root, &options, &Silent).unwrap_err();
-        assert!(refused.to_string().contains("target.safetensors") && refused.to_string().contains("stands there"), "{refused}");
+        assert!(
+            refused.to_string().contains("target.safetensors") && refused.to_string().contains("stands there"),
+            "{refused}"
+        );
         assert_eq!(fs::read(scene.target()).unwrap(), b"old");
     }
     scene.extract(&root, "", &["a"]).unwrap();
@@ -466,7 +481,8 @@ fn what_stands_at_the_target_stays() {
 #[test]
 fn what_can_not_be_given_is_said() {
     let scene = Scene::new();
-    let tensors = |seed| [given("w", "F32", &[25], noise(seed, 100)), given(&format!("own.{seed}"), "U8", &[1], vec![7])];
+    let tensors =
+        |seed| [given("w", "F32", &[25], noise(seed, 100)), given(&format!("own.{seed}"), "U8", &[1], vec![7])];
     scene.write("a/one.safetensors", &safetensors(&tensors(1)));
     scene.write("b/two.safetensors", &safetensors(&tensors(2)));
     scene.write("text/readme", b"text");
@@ -526,7 +542,8 @@ fn a_listing_is_what_the_index_says() {
     let scene = Scene::new();
     let shards = shards(&scene);
     scene.write("zeros.safetensors", &safetensors(&[given("zeros", "F32", &[1 << 20], vec![0; 4 * MIB])]));
-    let hole = safetensors(&[given("hole", "F32", &[1 << 20], vec![0; 4 * MIB]), given("end", "U8", &[9], noise(9, 9))]);
+    let hole =
+        safetensors(&[given("hole", "F32", &[1 << 20], vec![0; 4 * MIB]), given("end", "U8", &[9], noise(9, 9))]);
     fs::write(scene.source("sparse.safetensors"), &hole[..100]).unwrap();
     let sparse = fs::OpenOptions::new().write(true).open(scene.source("sparse.safetensors")).unwrap();
     sparse.set_len(hole.len() as u64).unwrap();
@@ -545,7 +562,10 @@ fn a_listing_is_what_the_index_says() {
     for (file, tensors) in &shards {
         for (name, _, shape, _) in tensors {
             let stored = find(name);
-            assert_eq!((stored.tensor.dtype, &stored.tensor.shape, stored.tensor.view), (Dtype::Bf16, shape, View::Own));
+            assert_eq!(
+                (stored.tensor.dtype, &stored.tensor.shape, stored.tensor.view),
+                (Dtype::Bf16, shape, View::Own)
+            );
             let range = range_of(&scene.source(file), tensors, name);
             let chunks = scene.chunks(&root, file, &range);
             let own = |place: &Range<u64>| range.end.min(place.end) - range.start.max(place.start);

@@ -111,13 +111,7 @@ fn row(tensor: &Extracted) -> Vec<String> {
     ]
 }
 
-fn show(
-    run: &Run,
-    report: &ExtractReport,
-    snapshot: &Snapshot,
-    target: &Path,
-    dry_run: bool,
-) -> std::io::Result<()> {
+fn show(run: &Run, report: &ExtractReport, snapshot: &Snapshot, target: &Path, dry_run: bool) -> std::io::Result<()> {
     let shown = printable(target.as_os_str().as_bytes());
     let tensors = counted(report.tensors.len() as u64, "tensor", "tensors");
     let head = if dry_run { "Dry run:" } else { "Restored" };

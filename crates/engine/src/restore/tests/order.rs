@@ -36,8 +36,12 @@ fn checkpoint() -> Made {
     made
 }
 
-const LATE: [&str; 4] =
-    ["run/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "run/optimizer/part", "run/rng_state_0.pth", "run/scheduler.pt"];
+const LATE: [&str; 4] = [
+    "run/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    "run/optimizer/part",
+    "run/rng_state_0.pth",
+    "run/scheduler.pt",
+];
 
 /// Restores in either order; gives how both ended and what was seen when the weights were complete.
 fn both(from: &str, prepare: impl Fn(&Place), options: RestoreOptions) -> (Vec<BTreeMap<String, String>>, Place) {
@@ -177,7 +181,8 @@ fn weights_of_a_mixed_file_are_written_first() {
     // The chunk with the header waits if it holds state alone; that with the last of adam_v and the first weights does not.
     let state = data..data + 2 * 512 * 1024;
     let is_late = |at: usize| at < state.end && (at + 100_000).min(bytes.len()) <= state.end;
-    let early: usize = (0..bytes.len()).step_by(100_000).filter(|at| !is_late(*at)).map(|at| bytes.len().min(at + 100_000) - at).sum();
+    let early: usize =
+        (0..bytes.len()).step_by(100_000).filter(|at| !is_late(*at)).map(|at| bytes.len().min(at + 100_000) - at).sum();
     let (_, at_the_note) = heard.0.into_inner().unwrap();
     assert_eq!(at_the_note, Some(early as u64 + 9));
 }
