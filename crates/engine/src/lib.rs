@@ -19,6 +19,7 @@ pub mod prune;
 pub mod reindex;
 pub mod repair;
 pub mod restore;
+pub mod tensors;
 pub mod undelete;
 pub mod verify;
 

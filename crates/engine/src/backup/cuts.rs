@@ -226,12 +226,18 @@ fn hint(dtype: Dtype, within: u64) -> Option<Hint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::readers::Format;
+    use crate::readers::{Format, View};
 
     fn plan(tensors: &[(Dtype, &[u64], u64)], length: u64) -> CutPlan {
         let tensors = tensors.iter().enumerate().map(|(number, (dtype, shape, start))| {
             let bytes = dtype.bytes_of(shape.iter().product()).unwrap();
-            Tensor { name: number.to_string(), dtype: *dtype, shape: shape.to_vec(), range: *start..start + bytes }
+            Tensor {
+                name: number.to_string(),
+                dtype: *dtype,
+                shape: shape.to_vec(),
+                view: View::Own,
+                range: *start..start + bytes,
+            }
         });
         let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
         let layout = Layout { format: Format::Safetensors, tensors: tensors.collect(), checks, boundaries, external };

@@ -22,6 +22,7 @@ mod npy;
 mod onnx;
 mod parquet;
 mod pickle;
+mod role;
 mod safetensors;
 mod tar;
 #[cfg(test)]
@@ -37,6 +38,11 @@ pub use dtype::{Dtype, GgmlType};
 pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{
     Check, CheckKind, DIMENSIONS_MAX, External, Format, LAYOUT_BYTES_MAX, Layout, NAME_BYTES_MAX, TENSORS_MAX, Tensor,
+    View, elements,
+};
+pub use role::{Role, is_state_file, roles};
+pub use safetensors::{
+    Header as SafetensorsHeader, Outline, dtype_name as safetensors_dtype, header as safetensors_header,
 };
 
 use crate::units::MIB;

@@ -32,7 +32,7 @@ pub(crate) mod tree_diff;
 
 pub(crate) use admit::Candidate;
 pub use mend::{MendedPacks, tell_mended};
-pub use reader::BlobReader;
+pub use reader::{BlobReader, Fetched};
 pub use repository::{Repository, Snapshot};
 pub use session::{Committed, Session};
 pub use stored_file::StoredFile;

@@ -32,6 +32,7 @@ mod roundtrip;
 mod session;
 mod substitution;
 mod tensor_files;
+mod tensors;
 mod tree_nodes;
 mod undecided;
 mod writers;
