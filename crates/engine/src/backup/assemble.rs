@@ -326,6 +326,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             links: None,
             xattrs: Vec::new(),
             flags: 0,
+            table: None,
         };
         self.counts.count_read(false, false);
         self.write(key, &entry)
@@ -391,6 +392,11 @@ pub(crate) struct Stored<'a, 'r> {
 
 impl Stored<'_, '_> {
     fn has(&self, known: &Known) -> bool {
+        // Why: reading the file again is what makes a table that is lost anew.
+        known.entry.table.is_none_or(|table| self.has_chunk(&table.id)) && self.has_content(known)
+    }
+
+    fn has_content(&self, known: &Known) -> bool {
         match &known.entry.kind {
             Kind::File(Content::Extents(extents)) => self.has_extents(extents, 0),
             // What a committed snapshot's list names is stored with it, as long as that snapshot is not forgotten and no

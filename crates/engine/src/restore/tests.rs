@@ -161,6 +161,7 @@ fn entry(kind: Kind, mode: u32) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }
 

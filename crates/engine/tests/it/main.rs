@@ -31,6 +31,7 @@ mod rotation;
 mod roundtrip;
 mod session;
 mod substitution;
+mod tables;
 mod tree_nodes;
 mod undecided;
 mod writers;

@@ -1,0 +1,20 @@
+//! Reading the tensor table of a stored file (docs/format.md §9.1).
+
+use crate::entry::Entry;
+use crate::error::{Damaged, Result};
+use crate::format::tensor_table;
+use crate::repo::repository::Repository;
+use crate::statistics::table::TensorTable;
+
+impl Repository {
+    /// The tensor table of a file; none where it was stored without.
+    ///
+    /// # Errors
+    /// When the table can't be read or is damaged. The file's content does not depend on it.
+    pub fn tensor_table(&self, entry: &Entry) -> Result<Option<TensorTable>> {
+        let Some(table) = &entry.table else { return Ok(None) };
+        let bytes = self.read_chunk(&table.id)?;
+        let named = |error: Damaged| Damaged::new(format!("tensor table {}", table.id), error.offset, error.why);
+        Ok(Some(tensor_table::decode(&bytes).map_err(named)?))
+    }
+}
