@@ -136,7 +136,8 @@ impl TableBuilder {
 impl Progress {
     fn take(&mut self, dtype: Dtype, part: Part) {
         let overlaps = part.range.start < self.done || self.waiting.contains_key(&part.range.start);
-        self.failed |= overlaps || self.waiting.len() >= WAITING_MAX;
+        let has_room = self.waiting.len() < WAITING_MAX || part.range.start == self.done;
+        self.failed |= overlaps || !has_room;
         if self.failed {
             self.waiting.clear();
             return;

@@ -102,7 +102,9 @@ fn what_can_not_be_true_is_refused() {
                 encoder.u8(4).unwrap().array(2).unwrap().f64(low).unwrap().f64(high).unwrap();
             }
             encoder.u8(5).unwrap().f64(squares).unwrap().u8(6).unwrap().array(bins.len() as u64).unwrap();
-            bins.iter().for_each(|bin| drop(encoder.i64(*bin).unwrap()));
+            for bin in bins {
+                encoder.i64(*bin).unwrap();
+            }
         })
     };
     let range = Some((-1.0, 1.0));

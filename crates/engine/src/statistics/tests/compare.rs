@@ -52,7 +52,8 @@ fn each_break_is_told() {
         ("an infinity", with(&|new| new[77] = f32::NEG_INFINITY), "infinite"),
         ("all zero", vec![0.0; 4096], "all-zero"),
         ("a block of zeros", with(&|new| new[512..1024].fill(0.0)), "zeros"),
-        ("few zeros", with(&|new| new[512..552].fill(0.0)), ""),
+        ("a 204th of zeros", with(&|new| new[512..532].fill(0.0)), "zeros"),
+        ("few zeros", with(&|new| new[512..522].fill(0.0)), ""),
         // The highest bit of the exponent.
         ("a flipped bit", with(&|new| new[5] = f32::from_bits(new[5].to_bits() ^ 1 << 30)), "norm magnitude"),
         ("half as large", scaled(0.5), ""),
@@ -61,6 +62,8 @@ fn each_break_is_told() {
     ] {
         assert_eq!(codes(&old, &new), expected, "{case}");
     }
+    let sparse = with(&|new| new[..1024].fill(0.0));
+    assert_eq!(codes(&sparse, &with(&|new| new[..2048].fill(0.0))), "", "rows of an embedding");
     let broken = with(&|new| new[77] = f32::NAN);
     assert_eq!(codes(&broken, &broken), "", "a NaN that was there is no news");
     assert_eq!(codes(&broken, &old), "", "nor is one that is gone");
