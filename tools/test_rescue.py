@@ -331,7 +331,7 @@ def everything(writer: Writer):
     entries = {
         b"": {2: 1, 3: 0o755, 8: time},
         b"s": {2: 1, 3: 0o500, 8: [-3, 500_000_000]},
-        b"s\0codecs": {**file, 11: len(whole), 19: [list(e) for e in listed]},
+        b"s\0codecs": {**file, 11: len(whole), 19: [list(e) for e in listed], 21: [bytes(32), 100]},
         b"s\0deep": {**file, 11: len(deep), 20: [2, writer.chunk(top), len(top)]},
         b"s\0empty": {2: 0, 3: 0o4711},
         b"s\0fifo": {2: 3, 3: 0o620, 8: time},

@@ -45,4 +45,5 @@ pub mod monitor;
 pub mod readers;
 pub mod rules;
 pub mod simulation;
+pub mod statistics;
 pub mod units;

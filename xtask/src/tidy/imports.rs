@@ -41,6 +41,7 @@ const ROWS: [(&str, &[&str]); 5] = [
             "entry",
             "monitor",
             "simulation",
+            "statistics",
         ],
     ),
 ];

@@ -16,19 +16,23 @@ use crate::backup::Run;
 use crate::backup::base::BaseFinder;
 use crate::backup::checks::Checker;
 use crate::backup::cuts::CutPlan;
-use crate::backup::runs::{Mark, OldFile, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
+use crate::backup::runs::{Mark, OldFile, OldVersion, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
 use crate::backup::seal::{Sealer, Task};
 use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
 use crate::chunker::SizeClass;
-use crate::entry::{Content, Entry, Kind, LinkGroup, TreeKey};
+use crate::entry::{Content, Entry, Kind, LinkGroup, TableRef, TreeKey};
 use crate::error::{Error, Result};
+use crate::format::pack::BlobKind;
+use crate::format::tensor_table;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
 use crate::readers::{self, Layout};
 use crate::stages::metadata;
 use crate::stages::read::{OpenFile, data_ranges, read_at};
 use crate::stages::walk::{Found, Stat};
-use crate::units::{KIB, MIB};
+use crate::statistics::builder::TableBuilder;
+use crate::statistics::compare::{Finding, compare};
+use crate::units::{CHUNK_BYTES_MAX, KIB, MIB};
 
 /// Files up to this length lie in their entry.
 pub(crate) const INLINE_BYTES_MAX: u64 = 2 * KIB as u64;
@@ -43,13 +47,13 @@ pub(crate) struct FileJob {
     pub(crate) number: u64,
     pub(crate) found: Found,
     pub(crate) link: Option<LinkGroup>,
-    pub(crate) old: Option<Content>,
+    pub(crate) old: Option<OldVersion>,
 }
 
 impl FileJob {
     /// True if the entry's content is the old one.
     pub(crate) fn has_content_of(&self, entry: Option<&Entry>) -> bool {
-        matches!((entry.map(|entry| &entry.kind), &self.old), (Some(Kind::File(now)), Some(old)) if now == old)
+        matches!((entry.map(|entry| &entry.kind), &self.old), (Some(Kind::File(now)), Some(old)) if *now == old.content)
     }
 }
 
@@ -233,14 +237,17 @@ impl<'a, 'r> Worker<'a, 'r> {
             // Why: born after the walk came by, it only got the inode number of a file that is gone.
             let link = job.link.filter(|_| before.btime == job.found.stat.btime);
             let mut entry = metadata::complete_file(&found, &file, &self.run.names, link, &mut problems);
-            let Stored { content, length, wrong, .. } = self.content(job, &file, &before)?;
+            let Stored { content, length, wrong, breaks, table, .. } = self.content(job, &file, &before)?;
             entry.kind = Kind::File(content);
+            entry.table = table;
             let after = metadata::stat_file(&file)?;
             let settled = length == before.size && same_state(&before, &after);
             if settled || attempt == ATTEMPTS {
                 // Why only then: what changes while it is read has wrong checksums too.
                 if settled {
-                    wrong.iter().for_each(|part| self.run.problem(wrong_checksum(&found.key.to_path(), part)));
+                    let path = found.key.to_path();
+                    wrong.iter().for_each(|part| self.run.problem(wrong_checksum(&path, part)));
+                    breaks.iter().for_each(|found| self.run.problem(suspicious(&path, found)));
                 }
                 if !problems.is_empty() {
                     // Why: what could not be recorded now must not count as unchanged next time.
@@ -262,13 +269,13 @@ impl<'a, 'r> Worker<'a, 'r> {
             bytes.truncate(length);
             self.run.read_bytes(length);
             let (content, length) = (Content::Inline(bytes), u64::try_from(length).unwrap_or(0));
-            return Ok(Stored { content, length, wrong: Vec::new(), chunks: None });
+            return Ok(Stored::new(content, length));
         }
         let key = &job.found.key;
         let layout = self.layout(key, file, stat);
         let plan = layout.as_ref().and_then(|layout| Some((layout, CutPlan::new(layout, stat.size)?)));
         let Some((layout, plan)) = plan else {
-            let extents = |content| self.run.repository.extents(content).map_while(Result::ok);
+            let extents = |old: &OldVersion| self.run.repository.extents(&old.content).map_while(Result::ok);
             let bases = Bases::Places(BaseFinder::new(job.old.iter().flat_map(extents)));
             let stream = self.chunk_stream(stat, bases).with_checks(layout.as_ref().and_then(Checker::new));
             return cut_file(stream, file, stat);
@@ -313,13 +320,25 @@ impl<'a, 'r> Worker<'a, 'r> {
         plan: &CutPlan,
     ) -> Result<Stored, Trouble> {
         let key = &job.found.key;
-        let older = self.run.runs.older(self.run.repository, key, layout, job.old.as_ref());
+        let (older, last) = self.run.runs.older(self.run.repository, key, layout, job.old.as_ref());
         let path = Arc::<Path>::from(key.to_path());
-        let tensors = Tensors { layout, plan, path: Arc::clone(&path), chunks: Some(Vec::new()) };
+        let table = Arc::new(TableBuilder::new(layout));
+        let (chunks, shared) = (Some(Vec::new()), Arc::clone(&table));
+        let tensors = Tensors { layout, plan, path: Arc::clone(&path), table: shared, chunks };
         let stream = self.chunk_stream(stat, Bases::Tensors(TensorBases::new(older)));
         let mut stored = cut_file(stream.with_tensors(tensors).with_checks(Checker::new(layout)), file, stat)?;
+        let table = Arc::into_inner(table).map(TableBuilder::finish);
+        if let Some(table) = &table {
+            let bytes = tensor_table::encode(table);
+            if let (Ok(length), true) = (u32::try_from(bytes.len()), bytes.len() <= CHUNK_BYTES_MAX) {
+                stored.table = Some(TableRef { id: self.sealer.seal(BlobKind::Tree, &bytes, None)?, length });
+            }
+            let breaks = last.iter().flat_map(|last| last.table()).flat_map(|last| compare(last, table));
+            stored.breaks = breaks.filter(|found| found.what.is_warning()).collect();
+        }
         if let Some(chunks) = stored.chunks.take() {
-            self.run.runs.remember(key, OldFile::new(layout, chunks, Some(path)));
+            let file = OldFile::new(layout.tensors.iter(), chunks, Some(path)).with_table(table);
+            self.run.runs.remember(key, file);
         }
         Ok(stored)
     }
@@ -356,6 +375,13 @@ fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -
         stream.hole(stat.size - end)?;
     }
     Ok(stream.finish()?)
+}
+
+/// The problem that a tensor is whose numbers broke away from those of the checkpoint before.
+fn suspicious(path: &Path, found: &Finding) -> Problem {
+    let name: String = found.tensor.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    let what = format!("tensor {name:?} against the version before: {}; stored as it is", found.what);
+    Problem::path(path, "suspicious", what)
 }
 
 /// The problem that a part with a wrong checksum is. Its name is the file's word.

@@ -13,12 +13,13 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::entry::{Content, Kind, TreeKey};
+use crate::entry::{Content, Entry, Kind, TableRef, TreeKey};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::readers::{self, Layout, Tensor};
 use crate::repo::{Repository, Session, StoredFile};
 use crate::stages::read::{OpenFile, open_again};
+use crate::statistics::table::TensorTable;
 use crate::units::{KIB, MIB};
 
 /// Shorter files are not looked at for tensors.
@@ -29,6 +30,8 @@ const STORED_MAX: usize = 4096;
 const READ_BYTES_MAX: usize = 32 * MIB;
 /// So many files are opened that the user named as bases.
 const DECLARED_MAX: usize = 1024;
+/// What a tensor's statistics take about, in bytes: most of it is the histogram.
+const TABLE_TENSOR_BYTES: usize = 1200;
 /// How long a file waits at once for the one before it in its run.
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -70,28 +73,51 @@ pub(crate) struct OldFile {
     path: Option<Arc<Path>>,
     /// Of all tensors.
     signature: Mark,
+    /// What its numbers were like.
+    table: Option<TensorTable>,
 }
 
 impl OldFile {
-    /// A file that this backup has read.
-    pub(crate) fn new(layout: &Layout, chunks: Vec<OldChunk>, path: Option<Arc<Path>>) -> Self {
-        let tensors = layout.tensors.iter().map(|tensor| (tensor_mark(tensor), tensor.range.start)).collect();
-        Self { tensors, chunks, path, signature: signature(layout) }
+    /// A file with these tensors.
+    pub(crate) fn new<'t>(
+        tensors: impl Iterator<Item = &'t Tensor>,
+        chunks: Vec<OldChunk>,
+        path: Option<Arc<Path>>,
+    ) -> Self {
+        let tensors: HashMap<Mark, u64> = tensors.map(|tensor| (tensor_mark(tensor), tensor.range.start)).collect();
+        let signature = signature(tensors.keys().copied().collect());
+        Self { tensors, chunks, path, signature, table: None }
     }
 
-    /// A file of an older snapshot; `here` where the local disk still holds it. None where nothing of it can be read, or
-    /// nothing of use.
+    /// With what its numbers are like.
+    pub(crate) fn with_table(self, table: Option<TensorTable>) -> Self {
+        Self { table, ..self }
+    }
+
+    /// What its numbers were like.
+    pub(crate) fn table(&self) -> Option<&TensorTable> {
+        self.table.as_ref()
+    }
+
+    /// A file of an older snapshot. None where nothing of it can be read, or nothing of use. Where it was stored with a table,
+    /// its header need not be read, which for an archive means a chunk for each member.
     fn open(repository: &Repository, stored: &Stored) -> Option<Self> {
         let file = StoredFile::open(repository, &stored.content).ok()??;
         let path = stored.is_here.then(|| Arc::<Path>::from(stored.key.to_path()));
+        let chunks = file.chunks().iter().map(|&(offset, length, id)| OldChunk { offset, length, id, base: None });
+        let table = stored.table.filter(|_| repository.can_read_data());
+        let table = table.and_then(|table| repository.read_table(&table).ok());
+        if let Some(whole) = table.as_ref().filter(|table| table.left_out == 0) {
+            let tensors = whole.tensors.iter().map(|record| &record.tensor);
+            return Some(Self::new(tensors, chunks.collect(), path).with_table(table));
+        }
         let local = path.as_ref().and_then(|path| {
             let opened = open_again(path).ok()?;
             readers::read(&OpenFile { file: &opened, length: stored.size }, stored.key.name())
         });
         let remote = || repository.can_read_data().then(|| readers::read(&file, stored.key.name())).flatten();
         let layout = local.or_else(remote)?;
-        let chunks = file.chunks().iter().map(|&(offset, length, id)| OldChunk { offset, length, id, base: None });
-        Some(Self::new(&layout, chunks.collect(), path))
+        Some(Self::new(layout.tensors.iter(), chunks.collect(), path).with_table(table))
     }
 
     /// The chunk that covers most of these bytes.
@@ -109,7 +135,8 @@ impl OldFile {
     }
 
     fn bytes(&self) -> usize {
-        size_of::<Self>() + 32 * self.tensors.len() + size_of_val(&self.chunks[..])
+        let statistics = self.table.as_ref().map_or(0, |table| TABLE_TENSOR_BYTES * table.tensors.len());
+        size_of::<Self>() + 32 * self.tensors.len() + size_of_val(&self.chunks[..]) + statistics
     }
 }
 
@@ -157,11 +184,19 @@ impl TensorBases {
     }
 }
 
+/// A file's content in the parent snapshot, and its tensor table.
+#[derive(Debug, Clone)]
+pub(crate) struct OldVersion {
+    pub(crate) content: Content,
+    pub(crate) table: Option<TableRef>,
+}
+
 /// A file of an older snapshot, as its entry says it.
 struct Stored {
     key: TreeKey,
     content: Content,
     size: u64,
+    table: Option<TableRef>,
     is_here: bool,
 }
 
@@ -192,11 +227,13 @@ pub(crate) struct Runs {
 impl Runs {
     /// Remembers a file of an older snapshot; `is_here` where it is unchanged on the local disk. Only what lies under
     /// numbers can be followed by other names.
-    pub(crate) fn note(&self, key: &TreeKey, content: &Content, size: u64, is_here: bool) {
-        if size < TENSOR_FILE_BYTES_MIN || !key.0.iter().any(u8::is_ascii_digit) {
+    pub(crate) fn note(&self, key: &TreeKey, entry: &Entry, is_here: bool) {
+        let Kind::File(content) = &entry.kind else { return };
+        if entry.size < TENSOR_FILE_BYTES_MIN || !key.0.iter().any(u8::is_ascii_digit) {
             return;
         }
-        let stored = Arc::new(Stored { key: key.clone(), content: content.clone(), size, is_here });
+        let (content, size, table) = (content.clone(), entry.size, entry.table);
+        let stored = Arc::new(Stored { key: key.clone(), content, size, table, is_here });
         let mut state = self.lock();
         for mark in run_marks(key) {
             state.remember(mark, Older::Stored(Arc::clone(&stored)));
@@ -256,7 +293,7 @@ impl Runs {
             if let Kind::File(content) = entry.kind
                 && entry.size >= TENSOR_FILE_BYTES_MIN
             {
-                let stored = Stored { key: place, content, size: entry.size, is_here: false };
+                let stored = Stored { key: place, content, size: entry.size, table: entry.table, is_here: false };
                 found.extend(OldFile::open(repository, &stored).map(Arc::new));
             }
         }
@@ -268,37 +305,43 @@ impl Runs {
         Ok(())
     }
 
-    /// Older files that may hold the same tensors as `layout`, the likeliest first; `old` is the same path in the parent.
+    /// Older files that may hold the same tensors as `layout`, the likeliest first; `old` is the entry of the same path in the
+    /// parent. The second is the one of them that is the file's last version, or the checkpoint before it.
     pub(crate) fn older(
         &self,
         repository: &Repository,
         key: &TreeKey,
         layout: &Layout,
-        old: Option<&Content>,
-    ) -> Vec<Arc<OldFile>> {
-        let mut found: Vec<Older> = Vec::new();
-        if let Some(content) = old {
-            let stored = Stored { key: key.clone(), content: content.clone(), size: 0, is_here: false };
-            found.push(Older::Stored(Arc::new(stored)));
+        old: Option<&OldVersion>,
+    ) -> (Vec<Arc<OldFile>>, Option<Arc<OldFile>>) {
+        let mut found: Vec<(Older, bool)> = Vec::new();
+        if let Some(OldVersion { content, table }) = old.cloned() {
+            let stored = Stored { key: key.clone(), content, size: 0, table, is_here: false };
+            found.push((Older::Stored(Arc::new(stored)), true));
         }
         let [folder, all] = run_marks(key);
+        let same = signature(layout.tensors.iter().map(tensor_mark).collect());
         let state = self.lock();
-        found.extend(state.declared.iter().cloned().map(Older::Read));
-        found.extend([folder, all, signature(layout)].iter().filter_map(|mark| state.stored.get(mark).cloned()));
+        found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
+        let known = [(folder, true), (all, true), (same, false)];
+        found
+            .extend(known.iter().filter_map(|(mark, is_version)| Some((state.stored.get(mark)?.clone(), *is_version))));
         drop(state);
-        let mut files: Vec<Arc<OldFile>> = Vec::new();
-        for older in found {
+        let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
+        for (older, is_version) in found {
             let file = match older {
                 Older::Read(file) => Some(file),
                 // One read of another's header is enough where it has the tensors.
                 Older::Stored(_) if !files.is_empty() => None,
                 Older::Stored(stored) => OldFile::open(repository, &stored).map(Arc::new),
             };
-            files.extend(
-                file.filter(|file| file.shares_with(layout) && !files.iter().any(|known| Arc::ptr_eq(known, file))),
-            );
+            let Some(file) = file.filter(|file| file.shares_with(layout)) else { continue };
+            if !files.iter().any(|known| Arc::ptr_eq(known, &file)) {
+                last = last.or_else(|| is_version.then(|| Arc::clone(&file)));
+                files.push(file);
+            }
         }
-        files
+        (files, last)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -341,7 +384,7 @@ impl State {
 /// What no two files that are read at a time have in common: the run, and the tensors.
 pub(crate) fn reading_marks(key: &TreeKey, layout: &Layout) -> [Mark; 2] {
     let [_, run] = run_marks(key);
-    [run, signature(layout)]
+    [run, signature(layout.tensors.iter().map(tensor_mark).collect())]
 }
 
 /// The marks of a run: all folders without their digits, and the name as it is; the name without its digits too.
@@ -371,10 +414,10 @@ fn tensor_mark(tensor: &Tensor) -> Mark {
     mark(b"tensor", [tensor.name.as_bytes(), kind.as_bytes(), &row.to_le_bytes()])
 }
 
-fn signature(layout: &Layout) -> Mark {
-    let mut marks: Vec<Mark> = layout.tensors.iter().map(tensor_mark).collect();
-    marks.sort_unstable();
-    mark(b"signature", [marks.as_flattened()])
+fn signature(mut tensors: Vec<Mark>) -> Mark {
+    tensors.sort_unstable();
+    tensors.dedup();
+    mark(b"signature", [tensors.as_flattened()])
 }
 
 fn mark<const N: usize>(what: &[u8], parts: [&[u8]; N]) -> Mark {
@@ -393,6 +436,7 @@ fn signed(offset: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
 
     fn key(path: &str) -> TreeKey {
         TreeKey::from_path(Path::new(path)).unwrap()
@@ -426,12 +470,34 @@ mod tests {
         assert!(runs.begin(&second) && runs.begin(&third));
     }
 
+    fn file_of(size: u64) -> Entry {
+        let (mtime, ctime) = (Timestamp::default(), Timestamp::default());
+        Entry {
+            kind: Kind::File(Content::Extents(Vec::new())),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            user: None,
+            group: None,
+            mtime,
+            ctime,
+            btime: None,
+            size,
+            inode: 1,
+            links: None,
+            xattrs: Vec::new(),
+            flags: 0,
+            table: None,
+        }
+    }
+
     #[test]
     fn what_is_remembered_is_bounded() {
         let runs = Runs::default();
+        let entry = file_of(TENSOR_FILE_BYTES_MIN);
         for number in 0..2 * STORED_MAX {
             let name: String = number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
-            runs.note(&key(&format!("/{name}/1")), &Content::Extents(Vec::new()), TENSOR_FILE_BYTES_MIN, true);
+            runs.note(&key(&format!("/{name}/1")), &entry, true);
         }
         assert_eq!(runs.lock().stored.len(), STORED_MAX);
         assert_eq!(runs.lock().order.len(), STORED_MAX);

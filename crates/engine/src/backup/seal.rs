@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backup::old_nodes::OldNodes;
 use crate::backup::runs::{BaseRef, Place};
@@ -18,6 +18,7 @@ use crate::format::pack::BlobKind;
 use crate::ids::ChunkId;
 use crate::repo::{BlobReader, Repository, Session};
 use crate::stages::read::open_again;
+use crate::statistics::builder::TableBuilder;
 
 /// A node against an old keyframe stays unless it has over one part in this many of what it takes alone. Why: a node
 /// that changes by the same share `d` of its length each time takes least in all when it is stored whole again once its
@@ -45,6 +46,8 @@ pub(crate) struct Task {
     pub(crate) recent: Option<BaseRef>,
     /// Where it lies in its file, if it holds FP32 numbers of which others may be the cast.
     pub(crate) master: Option<Place>,
+    /// What collects what its numbers are like, and where it lies in its file.
+    pub(crate) table: Option<(Arc<TableBuilder>, u64)>,
 }
 
 /// FP32 chunks of this backup by the id that their cast to BF16 has.
@@ -127,6 +130,9 @@ impl<'a, 'r> Sealer<'a, 'r> {
     /// had, the chunk is encoded alone.
     pub(crate) fn seal_task(&mut self, plain: &[u8], task: &Task) -> Result<ChunkId> {
         let id = task.id.unwrap_or_else(|| self.repository.id_key().chunk_id(plain));
+        if let Some((table, offset)) = &task.table {
+            table.add(*offset, plain);
+        }
         if self.session.claim(&id) {
             self.encode(plain, task.hint.as_ref(), task.base.as_ref());
             if self.is_stale(plain, task) {

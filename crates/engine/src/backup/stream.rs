@@ -20,12 +20,14 @@ use crate::backup::runs::{BaseRef, OldChunk, Place, TensorBases};
 use crate::backup::seal::Task;
 use crate::chunker::SizeClass;
 use crate::codec::NumberKind;
-use crate::entry::{Content, Extent};
+use crate::entry::{Content, Extent, TableRef};
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
 use crate::ids::ChunkId;
 use crate::readers::Layout;
 use crate::stages::read::read_at;
+use crate::statistics::builder::TableBuilder;
+use crate::statistics::compare::Finding;
 use crate::units::MIB;
 
 /// A large file is read in windows of this length.
@@ -50,6 +52,8 @@ pub(crate) struct Tensors<'p> {
     pub(crate) plan: &'p CutPlan,
     /// The file on the local disk.
     pub(crate) path: Arc<Path>,
+    /// Collects what the numbers are like.
+    pub(crate) table: Arc<TableBuilder>,
     /// The chunks so far, in order; none where they are too many.
     pub(crate) chunks: Option<Vec<OldChunk>>,
 }
@@ -63,6 +67,16 @@ pub(crate) struct Stored {
     pub(crate) wrong: Vec<String>,
     /// The chunks of a file of tensors; none where they are too many.
     pub(crate) chunks: Option<Vec<OldChunk>>,
+    /// Where its tensor table is stored.
+    pub(crate) table: Option<TableRef>,
+    /// Tensors whose numbers are not like those of the version before.
+    pub(crate) breaks: Vec<Finding>,
+}
+
+impl Stored {
+    pub(crate) fn new(content: Content, length: u64) -> Self {
+        Self { content, length, wrong: Vec::new(), chunks: None, table: None, breaks: Vec::new() }
+    }
 }
 
 /// A chunk that waits for its id.
@@ -125,6 +139,9 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
     pub(crate) fn hole(&mut self, length: u64) -> Result<()> {
         if length > 0 {
             self.settle(true)?;
+            if let Some(tensors) = &self.tensors {
+                tensors.table.add_hole(self.offset..self.offset + length);
+            }
             self.offset += length;
             self.settled += length;
             self.push(Extent::Hole { length })?;
@@ -273,7 +290,8 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
                     Piece::Whole { tensor, hint, .. } => (tensors.layout.tensors.get(tensor), hint),
                 };
                 let is = |kind| hint.is_some_and(|hint| hint.kind == kind && hint.head == 0);
-                let mut task = Task { id: Some(id), hint, ..Task::default() };
+                let table = Some((Arc::clone(&tensors.table), self.offset));
+                let mut task = Task { id: Some(id), hint, table, ..Task::default() };
                 if is(NumberKind::F32) && tensors.plan.has_casts() {
                     let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
                     task.master = Some(Place { path: Arc::clone(&tensors.path), offset: self.offset, length });
@@ -363,6 +381,7 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         let sealer = &mut self.worker.sealer;
         let content = self.builder.finish(&mut |list| sealer.seal(BlobKind::Tree, list, None))?;
         let wrong = self.checker.as_ref().map(Checker::wrong).unwrap_or_default();
-        Ok(Stored { content, length, wrong, chunks: self.tensors.and_then(|tensors| tensors.chunks) })
+        let chunks = self.tensors.and_then(|tensors| tensors.chunks);
+        Ok(Stored { wrong, chunks, ..Stored::new(content, length) })
     }
 }

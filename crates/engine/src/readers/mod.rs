@@ -34,7 +34,7 @@ mod zip;
 use std::cell::Cell;
 
 pub use distcp::{Stored, metadata as distcp_metadata};
-pub use dtype::{Dtype, GgmlType};
+pub use dtype::{Dtype, GgmlType, ggml};
 pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{
     Check, CheckKind, DIMENSIONS_MAX, External, Format, LAYOUT_BYTES_MAX, Layout, NAME_BYTES_MAX, TENSORS_MAX, Tensor,

@@ -27,6 +27,7 @@ pub mod repository;
 pub(crate) mod rings;
 pub mod session;
 pub mod stored_file;
+mod tables;
 pub mod tree;
 pub(crate) mod tree_diff;
 

@@ -173,6 +173,7 @@ fn entry(kind: Kind, mode: u32) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }
 

@@ -31,6 +31,7 @@ mod rotation;
 mod roundtrip;
 mod session;
 mod substitution;
+mod tables;
 mod tensor_files;
 mod tensors;
 mod tree_nodes;

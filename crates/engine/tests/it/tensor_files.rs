@@ -13,6 +13,7 @@ use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::keys;
 use seawall_engine::monitor::{Monitor, Problem, Silent};
 use seawall_engine::repo::Repository;
+use seawall_engine::statistics::table::TensorTable;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::KIB;
 
@@ -283,6 +284,43 @@ fn long_zip(mut zip: Vec<u8>) -> Vec<u8> {
     zip[end - 2..].copy_from_slice(&65_000_u16.to_le_bytes());
     zip.resize(end + 65_000, 0);
     zip
+}
+
+/// What the numbers of each tensor are like is stored with the snapshot, whatever the threads; a sudden NaN is named.
+#[test]
+fn statistics_are_stored_and_a_break_against_the_last_checkpoint_is_named() {
+    let old = weights(1, 1_500_000);
+    let mut broken = stepped(&old, 2);
+    broken[4_000_000..4_000_004].copy_from_slice(&f32::NAN.to_le_bytes());
+    let tables: Vec<Vec<TensorTable>> = [1, 4]
+        .map(|threads| {
+            let (place, _) = Place::new();
+            let steps = [(1, &old, 0), (2, &stepped(&old, 3), 0), (3, &broken, 1), (4, &broken, 0)];
+            let tables = steps.map(|(step, weights, expected)| {
+                let path = place.source().join(format!("step-{step}.safetensors"));
+                put(&path, &model(weights, &[0; 4000], ""));
+                let repository = place.open(true);
+                let listener = Listener::default();
+                let options = BackupOptions { threads, budget_bytes: 256 << 20, ..options(paths(&place.source())) };
+                let report = backup(&repository, options, &listener).unwrap();
+                let problems = listener.0.into_inner().unwrap();
+                assert_eq!(problems.len(), expected, "{problems:?}");
+                for problem in &problems {
+                    assert_eq!(problem.code, "suspicious");
+                    assert!(problem.what.contains("\"w\"") && problem.what.contains("NaN"), "{}", problem.what);
+                }
+                assert_kept(&repository, &report, &place.source());
+                let key = TreeKey::from_path(&path).unwrap();
+                let entry = repository.tree(&report.snapshot.unwrap().root).get(&key).unwrap().unwrap();
+                repository.tensor_table(&entry).unwrap().unwrap()
+            });
+            tables.to_vec()
+        })
+        .to_vec();
+    assert_eq!(tables[0], tables[1], "one thread and four");
+    let nans = tables[0].iter().map(|table| table.tensors[0].statistics.as_ref().unwrap().nan);
+    assert_eq!(nans.collect::<Vec<_>>(), [0, 0, 1, 1]);
+    assert!(tables[0][0].tensors[1].statistics.as_ref().unwrap().is_all_zero());
 }
 
 #[test]
