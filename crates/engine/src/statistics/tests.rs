@@ -87,8 +87,8 @@ fn lowest(dtype: Dtype) -> i16 {
 }
 
 fn assert_near(case: &str, found: &Statistics, expected: &Statistics) {
-    let near = (found.squares - expected.squares).abs() <= 1e-12 * expected.squares
-        || found.squares == expected.squares;
+    let near =
+        (found.squares - expected.squares).abs() <= 1e-12 * expected.squares || found.squares == expected.squares;
     assert!(near, "{case}: squares {} for {}", found.squares, expected.squares);
     assert_eq!(&Statistics { squares: expected.squares, ..found.clone() }, expected, "{case}");
     assert!(found.is_consistent(), "{case}");

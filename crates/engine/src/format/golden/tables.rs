@@ -32,7 +32,13 @@ fn tensor_tables() {
     };
     let table = TensorTable {
         tensors: vec![
-            record("", Dtype::Bool, &[], 0..1, Some(Statistics { elements: 1, zeros: 1, range: Some((0.0, 0.0)), ..Statistics::default() })),
+            record(
+                "",
+                Dtype::Bool,
+                &[],
+                0..1,
+                Some(Statistics { elements: 1, zeros: 1, range: Some((0.0, 0.0)), ..Statistics::default() }),
+            ),
             record("layer.0.weight", Dtype::Bf16, &[2, 503], 1024..3036, Some(statistics)),
             record("blocks", ggml(12).unwrap(), &[256], 4096..4240, None),
             record("records", Dtype::Width(12), &[3], 1 << 40..(1 << 40) + 36, None),

@@ -17,12 +17,8 @@ fn weights(count: usize) -> Vec<f32> {
 
 fn record(name: &str, values: &[f32]) -> TensorRecord {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let tensor = Tensor {
-        name: name.into(),
-        dtype: Dtype::F32,
-        shape: vec![values.len() as u64],
-        range: 0..bytes.len() as u64,
-    };
+    let tensor =
+        Tensor { name: name.into(), dtype: Dtype::F32, shape: vec![values.len() as u64], range: 0..bytes.len() as u64 };
     TensorRecord { statistics: Statistics::of(Dtype::F32, &bytes), tensor }
 }
 
