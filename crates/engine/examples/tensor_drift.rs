@@ -135,6 +135,14 @@ const FAULTS: [(&str, Fault); 12] = [
     }),
 ];
 
+/// How often a fault was told, and as what.
+#[derive(Default)]
+struct Told {
+    found: u32,
+    tried: u32,
+    kinds: BTreeMap<&'static str, u32>,
+}
+
 fn bytes_of<'a>(file: &'a Checkpoint, tensor: &Tensor) -> &'a [u8] {
     let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
     &file.bytes[place(tensor.range.start)..place(tensor.range.end)]
@@ -142,7 +150,7 @@ fn bytes_of<'a>(file: &'a Checkpoint, tensor: &Tensor) -> &'a [u8] {
 
 fn faults(old: &Checkpoint, new: &Checkpoint) {
     println!("faults in {}, held against {}: told / tried", new.name, old.name);
-    let mut told: BTreeMap<(usize, &str), (u32, u32, BTreeMap<&str, u32>)> = BTreeMap::new();
+    let mut told: BTreeMap<(usize, &str), Told> = BTreeMap::new();
     let mut next: BTreeMap<(&str, Vec<u64>), usize> = BTreeMap::new();
     for (place, tensor) in new.layout.tensors.iter().enumerate() {
         let Some(before) = old.table.tensors.iter().find(|record| record.tensor.name == tensor.name) else { continue };
@@ -162,13 +170,14 @@ fn faults(old: &Checkpoint, new: &Checkpoint) {
                 continue;
             }
             let Some(broken) = Statistics::of(tensor.dtype, &bytes) else { continue };
-            let (found, tried, kinds) = told.entry((number, class)).or_default();
+            let told = told.entry((number, class)).or_default();
             let breaks = breaks(tensor.dtype, before, &broken);
-            (*found, *tried) = (*found + u32::from(!breaks.is_empty()), *tried + 1);
-            breaks.iter().for_each(|what| *kinds.entry(what.code()).or_default() += 1);
+            told.found += u32::from(!breaks.is_empty());
+            told.tried += 1;
+            breaks.iter().for_each(|what| *told.kinds.entry(what.code()).or_default() += 1);
         }
     }
-    for ((number, class), (found, tried, kinds)) in told {
+    for ((number, class), Told { found, tried, kinds }) in told {
         println!("  {:<28} {class:<8} {found:>4} / {tried:<4} {kinds:?}", FAULTS[number].0);
     }
 }

@@ -242,7 +242,8 @@ fn float_breaks(old: &Statistics, new: &Statistics) -> impl Iterator<Item = Brea
     let share = |count: u64| count as f64 / new.elements as f64;
     let is_hole = share(zeros) > ZEROS_SHARE_MAX && share(old.zeros) <= ZEROS_BEFORE_MAX;
     let norm = new.norm() / old.norm();
-    let is_other = norm > NORM_FACTOR_MAX || norm < 1.0 / NORM_FACTOR_MAX;
+    // Both ways; false where neither norm is finite.
+    let is_other = norm.log2().abs() > NORM_FACTOR_MAX.log2();
     let magnitude = match (old.magnitude(), new.magnitude()) {
         (Some(old), Some(new)) if old > 0.0 => new / old,
         _ => 1.0,
