@@ -1,6 +1,6 @@
 //! A stored file, read like a file: positioned reads over the chunks of its content, for the readers of AI files.
 //!
-//! Only chunks that a read touches are fetched; the last one is kept, because headers are read in small steps. Holes read
+//! Only chunks that a read touches are fetched; the last two are kept, because headers are read in small steps. Holes read
 //! as zeros. The list of extents is held in memory, bounded by [`EXTENTS_MAX`]. A reader of a format takes every error for
 //! the end of what it can say; [`StoredFile::failure`] tells that there was one.
 
@@ -26,10 +26,13 @@ pub struct StoredFile<'r> {
     state: RefCell<State<'r>>,
 }
 
+/// A chunk that was read, and its bytes.
+type Kept = (Option<ChunkId>, Vec<u8>);
+
 struct State<'r> {
     reader: BlobReader<'r>,
-    last: Option<ChunkId>,
-    plain: Vec<u8>,
+    last: Kept,
+    before: Kept,
     failure: Option<Error>,
 }
 
@@ -55,7 +58,8 @@ impl<'r> StoredFile<'r> {
             _ => Vec::new(),
         };
         length += inline.len() as u64;
-        let state = State { reader: repository.blob_reader(), last: None, plain: Vec::new(), failure: None };
+        let state =
+            State { reader: repository.blob_reader(), last: Kept::default(), before: Kept::default(), failure: None };
         Ok(Some(Self { length, chunks, inline, state: RefCell::new(state) }))
     }
 
@@ -102,14 +106,18 @@ impl<'r> StoredFile<'r> {
         buffer.fill(0);
         let state = &mut *self.state.borrow_mut();
         for (start, length, id) in self.touched(&(offset..end)) {
-            if state.last != Some(*id) {
-                state.last = None;
-                state.reader.read(id, &mut state.plain)?;
-                state.last = Some(*id);
+            // Why two: what begins at the end of one chunk and goes on in the next is often looked at twice.
+            if state.last.0 != Some(*id) {
+                std::mem::swap(&mut state.last, &mut state.before);
+            }
+            if state.last.0 != Some(*id) {
+                state.last.0 = None;
+                state.reader.read(id, &mut state.last.1)?;
+                state.last.0 = Some(*id);
             }
             let (from, to) = (offset.max(*start), end.min(start + u64::from(*length)));
             let place = |at: u64, origin: u64| usize::try_from(at - origin).expect("inside a chunk or the buffer");
-            let part = state.plain.get(place(from, *start)..place(to, *start));
+            let part = state.last.1.get(place(from, *start)..place(to, *start));
             let target = &mut buffer[place(from, offset)..place(to, offset)];
             match part {
                 Some(part) => target.copy_from_slice(part),
