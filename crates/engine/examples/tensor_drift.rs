@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 
+use seawall_engine::format::tensor_table::encode;
 use seawall_engine::readers::{self, Dtype, Layout, Tensor};
 use seawall_engine::statistics::Statistics;
 use seawall_engine::statistics::builder::TableBuilder;
@@ -30,6 +31,7 @@ fn main() -> Result<(), Failure> {
     let mut before: Option<Checkpoint> = None;
     for file in &files {
         let now = open(Path::new(file))?;
+        println!("{}: a table of {} tensors in {} bytes", now.name, now.table.tensors.len(), encode(&now.table).len());
         if let Some(before) = &before {
             drifts(before, &now, all);
             if Some(file) == files.last() {

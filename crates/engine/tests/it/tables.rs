@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 
 use seawall_engine::backup::backup;
 use seawall_engine::crypto::Secret32;
@@ -43,6 +44,26 @@ fn checkpoint(seed: u64) -> (Vec<u8>, TensorTable) {
     let table = builder.finish();
     assert!(table.tensors.len() == 2 && table.tensors.iter().all(|record| record.statistics.is_some()));
     (bytes, table)
+}
+
+/// Workers measure chunks and hand them in as they finish: the table has the same bits every time.
+#[test]
+fn threads_change_nothing() {
+    let (bytes, expected) = checkpoint(3);
+    let layout = readers::read(&bytes.as_slice(), b"model.safetensors").unwrap();
+    let pieces: Vec<(u64, &[u8])> = (0..).zip(bytes.chunks(7001)).map(|(number, it)| (number * 7001, it)).collect();
+    let builder = TableBuilder::new(&layout);
+    thread::scope(|scope| {
+        for part in 0..3 {
+            let (builder, pieces) = (&builder, &pieces);
+            scope.spawn(move || {
+                for (offset, piece) in pieces.iter().rev().skip(part).step_by(3) {
+                    builder.take(builder.measure(*offset, piece));
+                }
+            });
+        }
+    });
+    assert_eq!(builder.finish(), expected);
 }
 
 /// A repository in memory with snapshots made by hand.

@@ -1,7 +1,6 @@
 //! The builder: pieces cut anywhere, in any order, give the table that a single look gives.
 
 use std::ops::Range;
-use std::thread;
 
 use proptest::prelude::*;
 
@@ -102,26 +101,6 @@ fn elements_of_single_bytes_in_pieces_of_one() {
         }
         assert_eq!(found.statistics.is_some(), expected.statistics.is_some());
     }
-}
-
-#[test]
-fn several_threads_give_the_same_bits() {
-    let bytes = bytes();
-    let pieces = pieces(&(0..200).map(|number| number * 47).collect::<Vec<_>>());
-    let alone = TableBuilder::new(&layout());
-    pieces.iter().for_each(|piece| alone.add(piece.start as u64, &bytes[piece.clone()]));
-    let builder = TableBuilder::new(&layout());
-    thread::scope(|scope| {
-        for part in 0..4 {
-            let (builder, bytes, pieces) = (&builder, &bytes, &pieces);
-            scope.spawn(move || {
-                for piece in pieces.iter().skip(part).step_by(4) {
-                    builder.take(builder.measure(piece.start as u64, &bytes[piece.clone()]));
-                }
-            });
-        }
-    });
-    assert_eq!(builder.finish(), alone.finish());
 }
 
 #[test]
