@@ -2,7 +2,7 @@
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
 //! (shapes that scripts rest on), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
-//! `roles` (keys and what they may), `flow` (back up, look, restore), `protect` (the main job), `kill` and `crash` (kill -9
+//! `roles` (keys and what they may), `runs` (what to keep of training runs, and what that stores), `flow` (back up, look, restore), `protect` (the main job), `kill` and `crash` (kill -9
 //! and SIGSTOP at random instants), `full` (file systems without room). Nothing here looks inside the program; what needs
 //! that is tested beside the code.
 
@@ -32,6 +32,8 @@ mod prune;
 mod repair;
 #[path = "cli/roles.rs"]
 mod roles;
+#[path = "cli/runs.rs"]
+mod runs;
 #[path = "cli/world.rs"]
 mod world;
 #[path = "cli/yard.rs"]

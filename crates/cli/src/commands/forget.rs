@@ -112,7 +112,11 @@ impl Arguments {
             run.output.line(line)?;
         }
         if self.sizes {
-            sizes::show(run, &repository, &[Choice::now(), Choice::new("without these", ids.iter().copied().collect())])?;
+            sizes::show(
+                run,
+                &repository,
+                &[Choice::now(), Choice::new("without these", ids.iter().copied().collect())],
+            )?;
         }
         let reason = self.reason.clone().unwrap_or_else(|| "asked for by name".to_owned());
         self.finish(run, &repository, &ids, all.len() - ids.len(), &reason)

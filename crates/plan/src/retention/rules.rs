@@ -143,7 +143,8 @@ impl Rules {
 
     /// Whether the rule for the best of a run is the only one.
     pub(super) fn only_best(&self) -> bool {
-        self.run.best().is_some() && Self { run: RunRules { best: None, ..self.run.clone() }, ..self.clone() }.keep_nothing()
+        self.run.best().is_some()
+            && Self { run: RunRules { best: None, ..self.run.clone() }, ..self.clone() }.keep_nothing()
     }
 
     /// Whether none but the rules for runs could keep a snapshot.
@@ -172,7 +173,9 @@ impl Rules {
             spans.extend(span.map(|text| (text, alone(Periodic { count: Count::NONE, within }))));
         }
         each.extend(spans);
-        each.extend(self.tags.iter().map(|tag| (format!("keep-tag {tag}"), Self { tags: vec![tag.clone()], ..none() })));
+        each.extend(
+            self.tags.iter().map(|tag| (format!("keep-tag {tag}"), Self { tags: vec![tag.clone()], ..none() })),
+        );
         each.extend(self.run.each_alone().into_iter().map(|(name, run)| (name, Self { run, ..none() })));
         each.retain(|(_, rules)| !rules.keep_nothing());
         each
@@ -199,8 +202,11 @@ impl RunRules {
     }
 }
 
+/// Where one of the periodic rules is.
+type Place = fn(&mut Rules) -> &mut Periodic;
+
 /// The periodic rules, by name.
-const PERIODS: [(&str, fn(&mut Rules) -> &mut Periodic); 5] = [
+const PERIODS: [(&str, Place); 5] = [
     ("hourly", |rules| &mut rules.hourly),
     ("daily", |rules| &mut rules.daily),
     ("weekly", |rules| &mut rules.weekly),
@@ -283,12 +289,7 @@ mod tests {
             daily: Periodic { count: Count::AtMost(7), within: "1m".parse().ok() },
             within: "30d".parse().ok(),
             tags: vec!["a".to_owned(), "b".to_owned()],
-            run: RunRules {
-                steps_every: 1000,
-                last: Count::All,
-                best: Some(best(Count::AtMost(2))),
-                log_spaced: true,
-            },
+            run: RunRules { steps_every: 1000, last: Count::All, best: Some(best(Count::AtMost(2))), log_spaced: true },
             ..Rules::default()
         };
         let names: Vec<String> = rules.each_alone().into_iter().map(|(name, _)| name).collect();

@@ -1,6 +1,6 @@
 //! The options that say what to keep, and the rules that they are.
 
-use seawall_plan::retention::{Best, Count, Direction, Periodic, RunRules, Rules, Within};
+use seawall_plan::retention::{Best, Count, Direction, Periodic, Rules, RunRules, Within};
 
 /// What to keep. N is a number or `all`; a span is written like 1y5m7d2h.
 #[derive(Debug, Default, clap::Args)]

@@ -130,7 +130,8 @@ fn one_claim_from_the_future_does_not_make_later_ones_doubtful() {
 
 /// The good ones as checkpoints, one thousand steps a night, whose loss falls.
 fn run() -> Vec<Candidate> {
-    let with_labels = |(night, candidate): (u64, Candidate)| labelled(candidate, night * 1000, &(100 - night).to_string());
+    let with_labels =
+        |(night, candidate): (u64, Candidate)| labelled(candidate, night * 1000, &(100 - night).to_string());
     (0..).zip(good()).map(with_labels).collect()
 }
 

@@ -79,7 +79,11 @@ fn the_best_are_told_by_a_label() {
     let odd = ["1 loss=nan", "2 loss=-inf", "3 loss=", "4 loss=-0.5", "5 loss=low", "6 loss=7"];
     check_run(&odd, "lowest 3 loss", &["4: best loss -0.5", "6: best loss 7"]);
     // The same step again: its newest value counts.
-    check_run(&["1 loss=0.1", "1 loss=0.9", "2 loss=0.5", "3"], "lowest 1 loss", &["3: best loss 0.5", "4: newest of its group"]);
+    check_run(
+        &["1 loss=0.1", "1 loss=0.9", "2 loss=0.5", "3"],
+        "lowest 1 loss",
+        &["3: best loss 0.5", "4: newest of its group"],
+    );
     // Without steps, and without a run.
     check_run(&["? loss=2", "? loss=1", "? loss=3"], "lowest 1 loss", &["2: best loss 1", "3: newest of its group"]);
     let by_hand = ["- loss=2", "- loss=1", "- other=1", "- loss=3"];
@@ -130,7 +134,11 @@ fn rules_are_added_up() {
     ];
     check_run(&steps, "steps 1, lowest 1 loss, every 2000", &expected);
     check_run(&steps, "last 1, lowest 1 loss", &["1: best loss 0.1", "4: last"]);
-    check_run(&steps, "daily 7, lowest 1 loss", &["1: daily 2026-11-20 (oldest), best loss 0.1", "4: daily 2026-11-20"]);
+    check_run(
+        &steps,
+        "daily 7, lowest 1 loss",
+        &["1: daily 2026-11-20 (oldest), best loss 0.1", "4: daily 2026-11-20"],
+    );
 }
 
 #[test]
@@ -178,7 +186,8 @@ fn a_metric_that_nothing_has_removes_nothing() {
     // Groups that have it are judged by it, others stay.
     let mut two = run(&["1 loss=1", "2 loss=2", "3", "4"]);
     (2..4).for_each(|place| two[place].group = Group::of_run(b"member", b"host", b"other"));
-    let expected = ["1: best loss 1", "2: newest of its group", "3: none of its group has loss", "4: none of its group has loss"];
+    let expected =
+        ["1: best loss 1", "2: newest of its group", "3: none of its group has loss", "4: none of its group has loss"];
     assert_eq!(kept(&two, &rules("lowest 1 loss"), 0), expected);
 }
 

@@ -76,7 +76,8 @@ fn log_spaced_steps_reach_back_to_each_distance_and_are_few() {
         live(random, &rules, |came, left| {
             let newest = came[came.len() - 1];
             for step in came {
-                let before = left.range(..=step).next_back().unwrap_or_else(|| panic!("seed {seed}: nothing to {step}"));
+                let before =
+                    left.range(..=step).next_back().unwrap_or_else(|| panic!("seed {seed}: nothing to {step}"));
                 let (far, distance) = (newest - before, newest - step);
                 assert!(far < 4 * distance || far == 0, "seed {seed}: {step} of {came:?} has {before}");
             }
@@ -100,7 +101,8 @@ fn dense_steps_have_one_in_each_doubling() {
         left.push(checkpoint(step + 1, step));
         let staying = staying(&left, &rules);
         left.retain(|candidate| staying.contains(&step_of(candidate)));
-        let distances: BTreeSet<u32> = staying.iter().map(|kept| (step - kept).checked_ilog2().map_or(0, |it| it + 1)).collect();
+        let distances: BTreeSet<u32> =
+            staying.iter().map(|kept| (step - kept).checked_ilog2().map_or(0, |it| it + 1)).collect();
         let doublings = step.checked_ilog2().map_or(0, |it| it + 1);
         assert_eq!(distances, (0..=doublings).collect(), "after {step}");
         assert_eq!(staying.len(), distances.len(), "after {step}");
