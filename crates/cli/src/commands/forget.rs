@@ -61,14 +61,6 @@ pub struct Arguments {
     #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["Keep", "KeepOfRuns"])]
     pub snapshots: Vec<OsString>,
 
-    /// What to keep.
-    #[command(flatten)]
-    pub keep: Keep,
-
-    /// What to keep of training runs.
-    #[command(flatten)]
-    pub runs: KeepOfRuns,
-
     /// Only look at snapshots of this host
     #[arg(long, value_name = "HOST", conflicts_with = "snapshots")]
     pub host: Option<String>,
@@ -92,6 +84,14 @@ pub struct Arguments {
     /// Why, for the log
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+
+    /// What to keep.
+    #[command(flatten)]
+    pub keep: Keep,
+
+    /// What to keep of training runs.
+    #[command(flatten)]
+    pub runs: KeepOfRuns,
 }
 
 impl Arguments {
