@@ -273,6 +273,8 @@ mod tests {
             assert!(!rules.keep_nothing(), "{rules:?}");
             let each = rules.each_alone();
             assert!(matches!(&each[..], [(_, alone)] if *alone == rules), "{each:?}");
+            let each = Rules { allow_empty: true, ..rules }.each_alone();
+            assert!(each[0].1.allow_empty, "{each:?}");
         }
         let best_of_none = RunRules { best: Some(best(Count::NONE)), ..RunRules::default() };
         assert!(Rules { run: best_of_none, ..none() }.keep_nothing());
