@@ -39,7 +39,7 @@ FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 
 
 # What only some kinds of entries may have (field: kinds).
-ONLY = {16: (CHARACTER, BLOCK), 17: (SYMLINK,), 18: (FILE,), 19: (FILE,), 20: (FILE,)}
+ONLY = {16: (CHARACTER, BLOCK), 17: (SYMLINK,), 18: (FILE,), 19: (FILE,), 20: (FILE,), 21: (FILE,)}
 
 
 def check_entry(kind: int, entry: dict) -> None:

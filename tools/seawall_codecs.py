@@ -128,8 +128,10 @@ def decode_difference(payload: bytes, width: int, head: int, length: int, base: 
     """Section 6.2.1."""
     check_layout(width, head)
     need(len(payload) >= 8, "a difference without a shape")
-    operation, buckets, shift, zero = payload[:4]
-    need(operation <= 1 and 1 <= buckets <= BUCKETS_MAX and shift < 8 * width and zero == 0, "a strange difference")
+    operation, buckets, shift, function = payload[:4]
+    need(operation <= 1 and 1 <= buckets <= BUCKETS_MAX and shift < 8 * width, "a strange difference")
+    if function:
+        base = derive(bytes([function - 1]), base)
     first = head + int.from_bytes(payload[4:8], "little", signed=True)
     count = max(0, length - head) // width
     start = min(count, -(min(first, 0) // width))

@@ -115,8 +115,8 @@ def plane(data):
     return struct.pack("<BI", kind, len(data)) + data
 
 
-def difference(plain, old, width, head, operation, buckets, shift, place, base):
-    """Section 6.2.1, step by step as it is written there."""
+def difference(plain, old, width, head, operation, buckets, shift, place, base, function=0):
+    """Section 6.2.1, step by step as it is written there. `old` is the base as the function gives it."""
     bits = 8 * width
     mask, top = (1 << bits) - 1, 1 << (bits - 1)
 
@@ -138,7 +138,7 @@ def difference(plain, old, width, head, operation, buckets, shift, place, base):
     for new, e in inside:
         signed = (ordered(new) - ordered(e) + top) % (1 << bits) - top
         stored.append(2 * signed if signed >= 0 else -2 * signed - 1)
-    payload = struct.pack("<BBBBi", operation, buckets, shift, 0, place)
+    payload = struct.pack("<BBBBi", operation, buckets, shift, function, place)
     for k in range(width):
         for bucket in range(buckets):
             piece = [s >> 8 * k & 255 for s, key in zip(stored, keys) if min(ranks.index(key), buckets - 1) == bucket]
@@ -299,6 +299,10 @@ def steps(writer: Writer, listed):
         plain = struct.pack("<606H", *halves, *nans, 0x7F80, 0x3F80, 0x3F82, 0xFF80)
         listed.append((writer.chunk(plain, 0, body(6, plain, bytes([function]), base=origin)), len(plain)))
         whole += plain
+        later = bytes(byte ^ (i % 7 == 0) for i, byte in enumerate(plain))
+        against = difference(later, plain, 2, 0, 0, 5, 8, 0, origin, 1 + function)
+        listed.append((writer.chunk(later, 0, against), len(later)))
+        whole += later
     return whole
 
 
@@ -327,7 +331,7 @@ def everything(writer: Writer):
     entries = {
         b"": {2: 1, 3: 0o755, 8: time},
         b"s": {2: 1, 3: 0o500, 8: [-3, 500_000_000]},
-        b"s\0codecs": {**file, 11: len(whole), 19: [list(e) for e in listed]},
+        b"s\0codecs": {**file, 11: len(whole), 19: [list(e) for e in listed], 21: [bytes(32), 100]},
         b"s\0deep": {**file, 11: len(deep), 20: [2, writer.chunk(top), len(top)]},
         b"s\0empty": {2: 0, 3: 0o4711},
         b"s\0fifo": {2: 3, 3: 0o620, 8: time},

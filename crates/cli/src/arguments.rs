@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     backup, cat, completions, diff, find, forget, hold, init, key, log, ls, man, protect, prune, repair, restore,
-    snapshots, stats, undelete, verify,
+    snapshots, stats, tensors, undelete, verify,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -122,6 +122,7 @@ pub enum Command {
     Cat(cat::Arguments),
     Find(find::Arguments),
     Diff(diff::Arguments),
+    Tensors(tensors::Arguments),
     Restore(Box<restore::Arguments>),
     Verify(verify::Arguments),
     Forget(Box<forget::Arguments>),
@@ -150,6 +151,7 @@ impl Command {
             Self::Find(_) => "find",
             Self::Stats(_) => "stats",
             Self::Diff(_) => "diff",
+            Self::Tensors(_) => "tensors",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
             Self::Forget(_) => "forget",

@@ -98,6 +98,7 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Find(arguments) => arguments.run(run),
         Command::Stats(arguments) => arguments.run(run),
         Command::Diff(arguments) => arguments.run(run),
+        Command::Tensors(arguments) => arguments.run(run),
         Command::Verify(arguments) => arguments.run(run),
         Command::Init(arguments) => arguments.run(run),
         Command::Backup(arguments) => arguments.run(run),

@@ -135,5 +135,6 @@ fn entry(extents: &[Extent]) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }

@@ -9,14 +9,19 @@
 
 mod assemble;
 mod base;
+mod checks;
 mod content;
+mod cuts;
 mod files;
 mod links;
 mod old_nodes;
+mod runs;
 mod seal;
+mod stream;
 
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -25,6 +30,7 @@ use crossbeam_channel::Receiver;
 
 use crate::chunker::Chunker;
 use crate::clock::{Timestamp, monotonic};
+use crate::codec::Effort;
 use crate::entry::TreeKey;
 use crate::error::{Error, Result};
 use crate::format::log::SnapshotRecord;
@@ -41,7 +47,8 @@ use crate::units::MIB;
 
 use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
-use seal::Sealer;
+use runs::{BaseRef, Runs};
+use seal::{Casts, Sealer};
 
 /// Events that the walk hands over at once.
 const BATCH_EVENTS: usize = 64;
@@ -90,6 +97,10 @@ pub struct BackupOptions {
     pub dry_run: bool,
     /// Compare with this snapshot instead of the newest of the same host and paths.
     pub parent: Option<SnapshotId>,
+    /// Files of tensors to encode against, where no nearer version is found: roots of trees, and a file or directory in each.
+    pub bases: Vec<(ChunkId, TreeKey)>,
+    /// Time to spend on each chunk; none: more where the store is slower than the processor, less where it is faster.
+    pub effort: Option<Effort>,
     /// Worker threads, at least 1.
     pub threads: usize,
     /// Bytes for everything in flight.
@@ -144,7 +155,13 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) names: Names,
     /// Root of the parent snapshot's tree.
     old_root: Option<ChunkId>,
+    effort: Option<Effort>,
     pub(crate) queues: Queues,
+    /// Files of tensors that may be bases.
+    pub(crate) runs: Runs,
+    casts: Casts,
+    /// Held while a file's header is looked at.
+    pub(crate) reading_header: Mutex<()>,
     /// Closed when the run is over.
     pub(crate) ended: Receiver<()>,
     /// True once the run has ended, well or not.
@@ -160,7 +177,7 @@ impl<'a, 'r> Run<'a, 'r> {
         session: &'a Session<'r>,
         repository: &'r Repository,
         monitor: &'a dyn Monitor,
-        old_root: Option<ChunkId>,
+        (old_root, effort): (Option<ChunkId>, Option<Effort>),
         queues: Queues,
         ended: Receiver<()>,
     ) -> Self {
@@ -171,7 +188,11 @@ impl<'a, 'r> Run<'a, 'r> {
             chunker: Chunker::from_key(repository.keys().chunker_key.as_bytes()),
             names: Names::new(),
             old_root,
+            effort,
             queues,
+            runs: Runs::default(),
+            casts: Casts::default(),
+            reading_header: Mutex::new(()),
             ended,
             over: AtomicBool::new(false),
             bytes_read: AtomicU64::new(0),
@@ -183,7 +204,13 @@ impl<'a, 'r> Run<'a, 'r> {
 
     /// A sealer for one thread.
     pub(crate) fn sealer(&self) -> Sealer<'_, 'r> {
-        Sealer::new(self.repository, self.session, self.old_root)
+        Sealer::new(self.repository, self.session, &self.casts, self.old_root, self.effort)
+    }
+
+    /// The chunk of this backup, stored without a base, of which the chunk `id` is the cast to BF16.
+    pub(crate) fn master_of(&self, id: &ChunkId) -> Option<BaseRef> {
+        let master = self.casts.master_of(id)?;
+        (self.session.keyframe(&master.id) == Some(master.id)).then_some(master)
     }
 
     /// Fails once the user wants to stop or storing has failed.
@@ -241,7 +268,10 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
     let old_root = parent.as_ref().map(|parent| parent.root);
     let queues = Queues::new(threads, options.budget_bytes / 8);
-    let run = Run::new(&session, repository, monitor, old_root, queues, ended);
+    let run = Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended);
+    for (root, key) in &options.bases {
+        run.runs.declare(repository, root, key)?;
+    }
     let snapshot = SnapshotId(crate::crypto::random());
     let task = Task { name, snapshot, parent, paths, parent_time: options.time };
     let (end_writers, writers_ended) = crossbeam_channel::bounded(0);
@@ -469,7 +499,7 @@ fn dry_run(
                 monitor.problem(problem);
             }
             Event::Found(found) => {
-                let known = parent.take(&found.key);
+                let known = parent.take(&found.key, &mut |_, _| ());
                 let stored = Stored { repository, session: None, parent: None };
                 let unchanged = !options.force_read
                     && known.iter().flatten().any(|known| assemble::is_unchanged(known, &found.stat, &stored));

@@ -191,6 +191,17 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Inode flags as FS_IOC_GETFLAGS gives them, only the restorable ones (append-only, immutable, nodump, ...).
     pub flags: u32,
+    /// Where the file's tensor table lies; files only. It is no part of the file: who loses it loses statistics.
+    pub table: Option<TableRef>,
+}
+
+/// The chunk that holds a file's tensor table (docs/format.md §9.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableRef {
+    /// The chunk, of kind tree.
+    pub id: ChunkId,
+    /// Its plain length in bytes.
+    pub length: u32,
 }
 
 /// Names of one inode in a snapshot: entries with an equal group were hard links of each other.

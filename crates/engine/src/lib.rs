@@ -19,6 +19,7 @@ pub mod prune;
 pub mod reindex;
 pub mod repair;
 pub mod restore;
+pub mod tensors;
 pub mod undelete;
 pub mod verify;
 
@@ -44,4 +45,5 @@ pub mod monitor;
 pub mod readers;
 pub mod rules;
 pub mod simulation;
+pub mod statistics;
 pub mod units;

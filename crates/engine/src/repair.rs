@@ -48,6 +48,8 @@ const TRIES: usize = 8;
 pub enum Loss<'a> {
     /// A file of which content is lost.
     File(&'a TreeKey),
+    /// A file whose tensor table is lost; the file itself is whole.
+    Table(&'a TreeKey),
     /// A part of the tree: its first key, where known, and how many entries are in it.
     Part(Option<&'a TreeKey>, u64),
 }
@@ -64,7 +66,7 @@ pub struct Dropped {
 }
 
 /// Calls `each` for everything that live snapshots have lost, snapshot by snapshot, oldest first. Gives the number of
-/// paths.
+/// paths that can't be restored whole; tensor tables are not among them.
 ///
 /// # Errors
 /// [`Error::NotAllowed`] with a key that can't read data, [`Error::Interrupted`], a store that fails.
@@ -82,7 +84,11 @@ pub fn losses(
     for snapshot in repository.snapshots() {
         let all = snapshot.record.entries;
         let mut note = |loss: Loss<'_>| {
-            lost += if let Loss::Part(_, entries) = loss { entries } else { 1 };
+            lost += match loss {
+                Loss::File(_) => 1,
+                Loss::Table(_) => 0,
+                Loss::Part(_, entries) => entries,
+            };
             each(&snapshot, loss);
         };
         find_lost(&mut search, &mut judge, &snapshot, all, monitor, &mut note)?;
@@ -107,11 +113,11 @@ fn find_lost(
                 note(Loss::Part(node.first.as_ref(), node.totals.map_or(all, |(entries, _)| entries)));
                 true
             }),
-            Step::Entry(key, entry) => judge.is_whole(entry).map(|whole| {
-                if !whole {
-                    note(Loss::File(key));
+            Step::Entry(key, entry) => judge.loss(key, entry).map(|loss| {
+                if let Some(loss) = loss {
+                    note(loss);
                 }
-                !whole
+                loss.is_some()
             }),
         };
         answer.map_or_else(

@@ -5,7 +5,8 @@
 //! Pass 1 ([`write`]) walks the tree in key order, makes directories (open to nobody else yet) and everything small,
 //! and plans the content of files; worker threads ([`fetch`]) read packs in long ranges, in order of place, and
 //! write. Pass 2 ([`finish`]) walks again: second names of hard links, and each directory's own metadata once nothing
-//! in it changes any more. Pass 3, only where needed, puts on append-only and immutable.
+//! in it changes any more. Pass 3, only where needed, puts on append-only and immutable. With `weights_first` pass 1 is two
+//! ([`order`]): models, then the states of optimizers.
 //!
 //! Nothing outside the target is written, whatever the tree says: see [`crate::stages::target`]. Trouble with one path
 //! is a problem in the report; a full disk ends the run. Memory is bounded by the budget; only the first names of hard
@@ -14,6 +15,7 @@
 mod cursor;
 mod fetch;
 mod finish;
+mod order;
 mod origin;
 mod run;
 mod selection;
@@ -78,6 +80,9 @@ pub struct RestoreOptions {
     /// Return only when everything is on the disk. Without it a power cut soon afterwards may leave files with the right
     /// size and time but without content, which a later [`Overwrite::IfChanged`] takes for unchanged.
     pub sync: bool,
+    /// Begin with the files of optimizers' states ([`crate::readers::is_state_file`]) only when everything else is in its
+    /// place and on the disk.
+    pub weights_first: bool,
 }
 
 impl Default for RestoreOptions {
@@ -94,6 +99,7 @@ impl Default for RestoreOptions {
             budget_bytes: 256 << 20,
             threads: 0,
             sync: false,
+            weights_first: false,
         }
     }
 }
@@ -143,6 +149,9 @@ pub struct RestoreReport {
     pub problems: u64,
     /// How long it took.
     pub duration: Duration,
+    /// With [`RestoreOptions::weights_first`], how long it took until everything but optimizers' states was in its place and on
+    /// the disk.
+    pub weights_duration: Option<Duration>,
 }
 
 /// A dry run lists no more actions than this; it counts them all.

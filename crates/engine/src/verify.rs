@@ -82,6 +82,10 @@ pub struct Damage {
     pub paths: Vec<String>,
     /// How many paths those are; paths in lost tree nodes are counted too.
     pub paths_count: u64,
+    /// Files that are restored whole and whose tensor table is lost, at most [`DAMAGE_PATHS_MAX`].
+    pub tables: Vec<String>,
+    /// How many files those are.
+    pub tables_count: u64,
 }
 
 /// What [`verify`] read and found.

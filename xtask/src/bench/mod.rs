@@ -31,6 +31,7 @@ pub struct Options {
     prepare: bool,
     publish: bool,
     resume: bool,
+    codecs: bool,
     rounds: usize,
     only: Vec<String>,
     without: Vec<String>,
@@ -42,8 +43,17 @@ impl Options {
     pub fn parse(root: &Path, arguments: &[String]) -> Result<Self> {
         let data = root.join("target/bench");
         let (only, without) = (Vec::new(), Vec::new());
-        let mut options =
-            Self { quick: false, prepare: false, publish: false, resume: false, rounds: 0, only, without, data };
+        let mut options = Self {
+            quick: false,
+            prepare: false,
+            publish: false,
+            resume: false,
+            codecs: false,
+            rounds: 0,
+            only,
+            without,
+            data,
+        };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -52,6 +62,7 @@ impl Options {
                 "--prepare" => options.prepare = true,
                 "--publish" => options.publish = true,
                 "--resume" => options.resume = true,
+                "--codecs" => options.codecs = true,
                 "--rounds" => options.rounds = value()?.parse().context("--rounds needs a number")?,
                 "--only" => options.only.push(value()?.clone()),
                 "--without" => options.without.push(value()?.clone()),
@@ -128,6 +139,9 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         tool.install(&place)?;
         versions.push(tool.version(&place)?);
     }
+    if options.codecs {
+        return codecs(&place);
+    }
     if options.prepare {
         println!("ready: {}", versions.join(", "));
         return Ok(true);
@@ -152,6 +166,34 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
         publish(root, &page, &rows)?;
     }
     Ok(rows.iter().all(|row| row.exit == 0))
+}
+
+/// Prints the table of encodings, on the checkpoints that lie 20 steps and one step apart.
+fn codecs(place: &Place) -> Result<bool> {
+    let build =
+        ["build", "--quiet", "--release", "--locked", "--package", "seawall-engine", "--example", "tensor_ratio"];
+    process::run(std::process::Command::new("cargo").current_dir(&place.root).args(build))?;
+    let python = python(place, "codecs", &["numpy", "zstandard", "safetensors"], &["zipnn"])?;
+    for run in ["full", "bf16"] {
+        let source = place.data.join("pristine/checkpoints").join(run);
+        let mut steps: Vec<PathBuf> = fs::read_dir(&source)
+            .with_context(|| format!("cannot list {}", source.display()))?
+            .map(|item| Ok(item?.path()))
+            .collect::<Result<_>>()?;
+        steps.sort();
+        let [.., before, last, next] = &steps[..] else { bail!("too few checkpoints in {}", source.display()) };
+        for (old, new) in [(before, last), (last, next)] {
+            println!("\n{run}: {} after {}", name_of(new), name_of(old));
+            let script = place.root.join("bench/codecs.py");
+            let program = place.target.join("release/examples/tensor_ratio");
+            process::run(std::process::Command::new(&python).arg(script).arg(program).args([old, new]))?;
+        }
+    }
+    Ok(true)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The rows that an interrupted run of the same build left of workloads of which it finished all rounds.

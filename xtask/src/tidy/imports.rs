@@ -19,7 +19,7 @@ const ROWS: [(&str, &[&str]); 5] = [
         "verbs",
         &[
             "backup", "restore", "verify", "forget", "keys", "audit", "prune", "repair", "reindex", "undelete", "copy",
-            "diff", "browse",
+            "diff", "browse", "tensors",
         ],
     ),
     ("repository", &["repo"]),
@@ -41,6 +41,7 @@ const ROWS: [(&str, &[&str]); 5] = [
             "entry",
             "monitor",
             "simulation",
+            "statistics",
         ],
     ),
 ];

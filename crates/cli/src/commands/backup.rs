@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
+use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::ids::SnapshotId;
+use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::repo::Repository;
 use seawall_engine::stages::walk::WalkOptions;
 use serde::Serialize;
@@ -26,7 +28,8 @@ const EXAMPLES: &str = "\
 Examples:
     seawall backup -r /backup/repo /srv/models /etc
     seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
-    seawall backup /archive --parity 2%
+    seawall backup /archive --parity 2% --effort dense
+    seawall backup /models/fine-tune --base 1a2b3c4d:/models/base
     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
     seawall backup --command --stdin-name shop.sql -- pg_dump shop";
 
@@ -71,6 +74,17 @@ pub struct Arguments {
     #[command(flatten)]
     pub storage: ParityArguments,
 
+    /// Encode tensors against those of this stored file or directory, where no nearer version is found
+    ///
+    /// Older versions at the same path, and earlier checkpoints of a run (names that differ in digits only), are found
+    /// without it. A fine-tune of a model that is in the repository under another name needs it.
+    #[arg(long, value_name = "SNAPSHOT:PATH")]
+    pub base: Vec<OsString>,
+
+    /// Time to spend on each chunk: `auto` takes what the slower of processor and store allows
+    #[arg(long, value_enum, default_value_t = EffortArgument::Balanced)]
+    pub effort: EffortArgument,
+
     /// Read every file, whatever its times say
     #[arg(long)]
     pub force_read: bool,
@@ -82,6 +96,30 @@ pub struct Arguments {
     /// Compare with this snapshot instead of the last one of the same host and paths
     #[arg(long, value_name = "SNAPSHOT")]
     pub parent: Option<OsString>,
+}
+
+/// How much time each chunk gets.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum EffortArgument {
+    /// As fast as fast disks and links need it
+    Fast,
+    /// A small size at a good speed
+    Balanced,
+    /// For data that is written once and kept for years
+    Dense,
+    /// Follows the slower of processor and store
+    Auto,
+}
+
+impl EffortArgument {
+    fn chosen(self) -> Option<Effort> {
+        match self {
+            Self::Fast => Some(Effort::Fast),
+            Self::Balanced => Some(Effort::Balanced),
+            Self::Dense => Some(Effort::Dense),
+            Self::Auto => None,
+        }
+    }
 }
 
 impl Arguments {
@@ -103,6 +141,8 @@ impl Arguments {
             force_read: self.force_read,
             dry_run: self.dry_run,
             parent,
+            bases: self.bases(run, &repository)?,
+            effort: self.effort.chosen(),
             ..options(run, source, &self.labels)
         };
         let display = run.display();
@@ -124,6 +164,16 @@ impl Arguments {
         let Some(text) = &self.parent else { return Ok(None) };
         let snapshots = repository.snapshots();
         Ok(Some(SnapshotPath::parse(text, &run.zone)?.resolve(&snapshots)?.record.id))
+    }
+
+    fn bases(&self, run: &Run, repository: &Repository) -> Result<Vec<(ChunkId, TreeKey)>> {
+        let snapshots = repository.snapshots();
+        let base = |text: &OsString| {
+            let named = SnapshotPath::parse(text, &run.zone)?;
+            let snapshot = named.resolve(&snapshots)?;
+            Ok((snapshot.record.root, named.path_in(snapshot)))
+        };
+        self.base.iter().map(base).collect()
     }
 
     /// What to walk; `None` for a stream.
@@ -165,6 +215,8 @@ pub fn options(run: &Run, source: Source, labels: &LabelArguments) -> BackupOpti
         force_read: false,
         dry_run: false,
         parent: None,
+        bases: Vec::new(),
+        effort: Some(Effort::Balanced),
         threads: run.settings.threads,
         budget_bytes: run.settings.budget_bytes,
     }

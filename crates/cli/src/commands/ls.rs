@@ -205,6 +205,7 @@ mod tests {
             links: None,
             xattrs: Vec::new(),
             flags: 0,
+            table: None,
         };
         for (mode, expected) in [
             (0o755, "drwxr-xr-x"),

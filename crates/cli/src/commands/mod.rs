@@ -25,5 +25,6 @@ pub mod restore;
 pub mod snapshots;
 pub mod sources;
 pub mod stats;
+pub mod tensors;
 pub mod undelete;
 pub mod verify;

@@ -34,7 +34,8 @@ Examples:
 ///
 /// Checks the structure (with `--read-data` everything) and records damage, as `verify` does. Then it stores anew what
 /// lies in damaged packs that only their parity keeps readable; the next prune removes those. Then it lists, snapshot by
-/// snapshot, every path that can't be restored whole. While there is one the exit code is 13.
+/// snapshot, every path that can't be restored whole. While there is one the exit code is 13. A file of which only the
+/// tensor statistics are lost restores whole; with nothing else lost the exit code is 3.
 ///
 /// Back up the same sources again before you drop anything: that mends what they still have. `--drop` makes for each
 /// snapshot that lost something a new one without the files that are hit, with labels that say so, and forgets the old
@@ -76,6 +77,8 @@ struct RepairSummary {
     bytes_stored: u64,
     snapshots_hit: u64,
     paths_lost: u64,
+    /// Files that are whole and whose tensor table is lost.
+    tables_lost: u64,
     dropped: Vec<DroppedLine>,
 }
 
@@ -103,7 +106,7 @@ struct DroppedLine {
 struct LostLine<'a> {
     snapshot: String,
     path: Option<&'a str>,
-    /// Entries of the tree; 1 for a file.
+    /// Entries of the tree; 1 for a file, 0 for a tensor table.
     entries: u64,
 }
 
@@ -124,16 +127,17 @@ impl Arguments {
         let report = verify(&repository, &verify_options, &display)?;
         let mended: Vec<PackName> = report.mended.iter().filter_map(|it| PackName::parse(&it.object)).collect();
         let replaced = self.replace(run, &repository, &mended, &display)?;
-        let (hit, lost) = list(run, &repository, &display)?;
-        let dropped = if self.drop && lost > 0 {
+        let Listed { hit, lost, tables } = list(run, &repository, &display)?;
+        let dropped = if self.drop && lost + tables > 0 {
             drop_lost(&repository, concat!("seawall ", env!("CARGO_PKG_VERSION")), &display)?
         } else {
             Vec::new()
         };
         drop(display);
-        self.show(run, &replaced, (hit, lost), &dropped)?;
+        self.show(run, &replaced, Listed { hit, lost, tables }, &dropped)?;
         let exit = match () {
             () if lost > 0 && dropped.is_empty() => Exit::Damage,
+            () if tables > 0 && dropped.is_empty() => Exit::Problems,
             () if replaced.packs < mended.len() as u64 => Exit::Problems,
             () => Exit::Done,
         };
@@ -149,6 +153,7 @@ impl Arguments {
             bytes_stored: replaced.bytes_stored,
             snapshots_hit: hit,
             paths_lost: lost,
+            tables_lost: tables,
             dropped: dropped.collect(),
         };
         Outcome::with(exit, summary)
@@ -207,7 +212,7 @@ impl Arguments {
         &self,
         run: &Run,
         replaced: &ReplaceReport,
-        (hit, lost): (u64, u64),
+        Listed { hit, lost, tables }: Listed,
         dropped: &[Dropped],
     ) -> std::io::Result<()> {
         if replaced.packs > 0 {
@@ -218,11 +223,16 @@ impl Arguments {
                 bytes(replaced.bytes_stored)
             ))?;
         }
-        if lost == 0 {
+        if tables > 0 {
+            let files = counted(tables, "file", "files");
+            run.output.report(format!("Of {files} only the tensor statistics are lost: they restore whole"))?;
+        }
+        if lost > 0 {
+            let (paths, snapshots) = (counted(lost, "path", "paths"), counted(hit, "snapshot", "snapshots"));
+            run.output.report(format!("{paths} in {snapshots} can't be restored whole"))?;
+        } else if tables == 0 {
             return run.output.report("Nothing is lost: every snapshot restores, as far as it was checked");
         }
-        let paths = counted(lost, "path", "paths");
-        run.output.report(format!("{paths} in {} can't be restored whole", counted(hit, "snapshot", "snapshots")))?;
         for Dropped { old, new, lost } in dropped {
             let without = counted(*lost, "path", "paths");
             let stands =
@@ -233,16 +243,25 @@ impl Arguments {
     }
 }
 
-/// Lists everything that is lost; gives the number of snapshots and of paths.
-fn list(run: &Run, repository: &Repository, display: &Display) -> anyhow::Result<(u64, u64)> {
-    let (mut hit, mut last, mut failure) = (0, None, None);
+/// What is lost: snapshots that are hit, paths that can't be restored whole, files whose tensor table is lost.
+#[derive(Clone, Copy)]
+struct Listed {
+    hit: u64,
+    lost: u64,
+    tables: u64,
+}
+
+/// Lists everything that is lost.
+fn list(run: &Run, repository: &Repository, display: &Display) -> anyhow::Result<Listed> {
+    let (mut hit, mut tables, mut last, mut failure) = (0, 0, None, None);
     let lost = losses(repository, display, &mut |snapshot, loss| {
         let is_next = last.replace(snapshot.record.id) != Some(snapshot.record.id);
         hit += u64::from(is_next);
+        tables += u64::from(matches!(loss, Loss::Table(_)));
         let told = display.above(|| tell(run, snapshot, is_next, loss));
         failure = failure.take().or(told.err());
     })?;
-    failure.map_or(Ok((hit, lost)), |error: std::io::Error| Err(error.into()))
+    failure.map_or(Ok(Listed { hit, lost, tables }), |error: std::io::Error| Err(error.into()))
 }
 
 fn tell(run: &Run, snapshot: &Snapshot, is_next: bool, loss: Loss<'_>) -> std::io::Result<()> {
@@ -255,12 +274,15 @@ fn tell(run: &Run, snapshot: &Snapshot, is_next: bool, loss: Loss<'_>) -> std::i
     let shown = |key: &TreeKey| key.to_path().to_string_lossy().into_owned();
     let (path, entries) = match loss {
         Loss::File(key) => (Some(shown(key)), 1),
+        Loss::Table(key) => (Some(shown(key)), 0),
         Loss::Part(key, entries) => (key.map(shown), entries),
     };
-    output.record("lost", LostLine { snapshot: id.to_string(), path: path.as_deref(), entries })?;
+    let kind = if matches!(loss, Loss::Table(_)) { "table_lost" } else { "lost" };
+    output.record(kind, LostLine { snapshot: id.to_string(), path: path.as_deref(), entries })?;
     let from = printable(path.as_deref().unwrap_or("/").as_bytes());
     match loss {
         Loss::File(_) => output.line(format!("  lost: {from}")),
+        Loss::Table(_) => output.line(format!("  whole, without its tensor statistics: {from}")),
         Loss::Part(..) => output.line(format!("  lost: {} from {from} on", counted(entries, "entry", "entries"))),
     }
 }

@@ -1,4 +1,7 @@
-//! `seawall restore`: a snapshot, or a part of it, back into a file system.
+//! `seawall restore`: a snapshot, or a part of it, back into a file system; with `--tensor` single tensors
+//! (`restore/single.rs`).
+
+mod single;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -27,7 +30,10 @@ Examples:
     seawall restore latest --target /recovered
     seawall restore latest:web1:/srv:/srv/models --target /srv/models --include '*.safetensors'
     seawall restore 1a2b3c4d:/etc --in-place --dry-run
-    seawall restore latest:/srv/www --in-place --delete";
+    seawall restore latest:/srv/www --in-place --delete
+    seawall restore latest:/runs/step-4000 --target /scratch/step-4000 --weights-first
+    seawall restore latest:/srv/models/big --tensor 'model.layers.0.*' --target layer0.safetensors
+    seawall restore latest:/runs/step-4000 --tensor lm_head.weight --tensor '*.norm.*' --target some.safetensors";
 
 /// Restore a snapshot, or a part of it
 ///
@@ -36,6 +42,11 @@ Examples:
 /// again, so an interrupted restore goes on where it was. Nothing is ever written outside of the target.
 ///
 /// What can't be restored (owners without root, attributes that a file system lacks) is listed; the exit code is 3.
+///
+/// With `--tensor` the tensors of those names become one new safetensors file: from safetensors, torch (.pt, .pth, .bin,
+/// .distcp with its .metadata), npy, npz and GGUF files. Only what they touch is fetched. `seawall tensors` shows the names.
+/// Tensors that share their numbers have one name each, the first; those without numbers are not there. A tensor that is
+/// transposed, or whose dtype safetensors does not have, is refused by name, and so is a name that two files have.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -43,7 +54,7 @@ pub struct Arguments {
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     pub place: OsString,
 
-    /// Restore into this directory; made if it does not exist
+    /// Restore into this directory; made if it does not exist. With --tensor, the file to write
     #[arg(short, long, value_name = "DIR", required_unless_present = "in_place", conflicts_with = "in_place")]
     pub target: Option<PathBuf>,
 
@@ -58,6 +69,19 @@ pub struct Arguments {
     /// Not what matches; it is not deleted either
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
+
+    /// Only the tensors of this name, into the new file --target; may be given several times
+    ///
+    /// `*` and `?` match any characters, dots and slashes among them; [0-9], [!a] and {a,b} work too. The whole name must
+    /// match, and each pattern something. SNAPSHOT:PATH is a file, or a directory: then all files below it that have tensors.
+    /// What stands at --target is replaced only with `--overwrite always`.
+    #[arg(
+        long,
+        value_name = "GLOB",
+        requires = "target",
+        conflicts_with_all = ["in_place", "include", "exclude", "delete", "yes", "owner", "weights_first"]
+    )]
+    pub tensor: Vec<String>,
 
     /// Only tell what would be done
     #[arg(short = 'n', long)]
@@ -87,6 +111,14 @@ pub struct Arguments {
     /// as they are keeps them: then restore again with `--overwrite always`.
     #[arg(long)]
     pub sync: bool,
+
+    /// Models first: begin with optimizers' states when everything else is in its place and on the disk
+    ///
+    /// What is an optimizer's state the names of files and folders tell: optimizer.pt, *_optim_states.pt, scheduler.pt,
+    /// rng_state_0.pth, optimizer/. A file that holds both counts as a model (of a safetensors file the weights are written
+    /// first); for its weights alone use --tensor.
+    #[arg(long)]
+    pub weights_first: bool,
 }
 
 /// `--overwrite`.
@@ -120,6 +152,9 @@ impl Arguments {
         let snapshots = repository.snapshots();
         let snapshot = named.resolve(&snapshots)?;
         let from = named.path_in(snapshot);
+        if let (false, Some(target)) = (self.tensor.is_empty(), &self.target) {
+            return single::run(self, run, &repository, snapshot, &from, target);
+        }
         let target = self.target(&repository, snapshot, &named)?;
         let options = self.options(run, &from, target.clone())?;
         if self.delete {
@@ -159,6 +194,7 @@ impl Arguments {
             budget_bytes: run.settings.budget_bytes,
             threads: run.settings.threads,
             sync: self.sync,
+            weights_first: self.weights_first,
         })
     }
 
@@ -251,6 +287,8 @@ pub struct RestoreSummary {
     deleted: u64,
     actions: u64,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights_seconds: Option<f64>,
     problems: Problems,
 }
 
@@ -268,6 +306,7 @@ impl RestoreSummary {
             deleted: report.deleted,
             actions: report.actions_total,
             seconds: report.duration.as_secs_f64(),
+            weights_seconds: report.weights_duration.map(|time| time.as_secs_f64()),
             problems,
         }
     }

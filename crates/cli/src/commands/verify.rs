@@ -140,6 +140,9 @@ struct DamageLine<'a> {
     snapshots: Vec<String>,
     paths: &'a [String],
     paths_count: u64,
+    /// Files that are whole and whose tensor table is lost.
+    tables: &'a [String],
+    tables_count: u64,
 }
 
 /// Lists damage, as lines or as JSON.
@@ -152,20 +155,34 @@ pub fn show_damage(run: &Run, damage: &[Damage]) -> std::io::Result<()> {
         let (object, what) = (one.object.as_str(), one.what.as_str());
         run.output.record(
             "damage",
-            DamageLine { object, what, snapshots, paths: &one.paths, paths_count: one.paths_count },
+            DamageLine {
+                object,
+                what,
+                snapshots,
+                paths: &one.paths,
+                paths_count: one.paths_count,
+                tables: &one.tables,
+                tables_count: one.tables_count,
+            },
         )?;
         run.output.line(format!("DAMAGED {object}: {}", printable(what.as_bytes())))?;
         if !one.snapshots.is_empty() {
             let ids: Vec<String> = one.snapshots.iter().map(short).collect();
             run.output.line(format!("  snapshots hit: {}", ids.join(" ")))?;
         }
-        for path in one.paths.iter().take(PATHS_SHOWN_MAX) {
-            run.output.line(format!("  path hit: {}", printable(path.as_bytes())))?;
-        }
-        let unshown = one.paths_count.saturating_sub(one.paths.len().min(PATHS_SHOWN_MAX) as u64);
-        if unshown > 0 {
-            run.output.line(format!("  … and {} more", counted(unshown, "path", "paths")))?;
-        }
+        show_paths(run, "path hit", &one.paths, one.paths_count)?;
+        show_paths(run, "whole, without its tensor statistics", &one.tables, one.tables_count)?;
+    }
+    Ok(())
+}
+
+fn show_paths(run: &Run, what: &str, paths: &[String], count: u64) -> std::io::Result<()> {
+    for path in paths.iter().take(PATHS_SHOWN_MAX) {
+        run.output.line(format!("  {what}: {}", printable(path.as_bytes())))?;
+    }
+    let unshown = count.saturating_sub(paths.len().min(PATHS_SHOWN_MAX) as u64);
+    if unshown > 0 {
+        run.output.line(format!("  … and {} more", counted(unshown, "path", "paths")))?;
     }
     Ok(())
 }

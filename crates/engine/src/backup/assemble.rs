@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 use crate::backup::Run;
 use crate::backup::files::{FileJob, FileOutcome, SealJob, Worker};
 use crate::backup::links::{First, HardLinks};
+use crate::backup::runs::OldVersion;
 use crate::clock::{Timestamp, monotonic};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
 use crate::error::Result;
@@ -151,22 +152,24 @@ impl<'a, 'r> Assembler<'a, 'r> {
 
     fn found(&mut self, found: Found) -> Result<()> {
         let link = self.links.group(&found.stat);
-        let known = self.parent.take(&found.key);
+        let runs = &self.run.runs;
+        let known = self.parent.take(&found.key, &mut |key, entry| runs.note(key, entry, false));
         let is_known = known.iter().any(Option::is_some);
         let stored =
             Stored { repository: self.run.repository, session: Some(self.run.session), parent: self.parent.snapshot() };
-        let [fresh, old] = known;
-        let mut old_content = None;
-        for candidate in [fresh, old].into_iter().flatten() {
+        let [fresh, stored_last] = known;
+        let mut old = None;
+        for candidate in [fresh, stored_last].into_iter().flatten() {
             if !self.force_read && is_unchanged(&candidate, &found.stat, &stored) {
                 let entry = Entry { links: link, ..candidate.entry };
                 self.counts.files_unchanged += u64::from(entry.is_file());
+                self.run.runs.note(&found.key, &entry, true);
                 self.pending.push_back(Pending::Ready(found.key, Box::new(entry)));
                 self.met(link, &found.stat, false);
                 return Ok(());
             }
             if let Kind::File(content) = candidate.entry.kind {
-                old_content = Some(content);
+                old = Some(OldVersion { content, table: candidate.entry.table });
             }
         }
         if found.stat.kind != StatKind::File {
@@ -174,7 +177,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             return self.other(&found, link);
         }
         let number = self.first + u64::try_from(self.pending.len()).unwrap_or(0);
-        let job = FileJob { number, found, link, old: old_content };
+        let job = FileJob { number, found, link, old };
         if link.is_some_and(|group| self.links.is_read(group)) {
             self.further_names += 1;
             self.pending.push_back(Pending::FurtherName { job: Box::new(job), known: is_known });
@@ -326,6 +329,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             links: None,
             xattrs: Vec::new(),
             flags: 0,
+            table: None,
         };
         self.counts.count_read(false, false);
         self.write(key, &entry)
@@ -391,6 +395,11 @@ pub(crate) struct Stored<'a, 'r> {
 
 impl Stored<'_, '_> {
     fn has(&self, known: &Known) -> bool {
+        // Why: reading the file again is what makes a table that is lost anew.
+        known.entry.table.is_none_or(|table| self.has_chunk(&table.id)) && self.has_content(known)
+    }
+
+    fn has_content(&self, known: &Known) -> bool {
         match &known.entry.kind {
             Kind::File(Content::Extents(extents)) => self.has_extents(extents, 0),
             // What a committed snapshot's list names is stored with it, as long as that snapshot is not forgotten and no

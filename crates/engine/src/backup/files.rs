@@ -4,36 +4,40 @@
 //! chunks to the queue as far as the byte budget reaches and seals the others itself, so that nobody ever waits for
 //! room, and one large file keeps all workers busy. Trouble with one file is a problem in the report, not an end.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::backup::Run;
 use crate::backup::base::BaseFinder;
-use crate::backup::content::ContentBuilder;
-use crate::backup::seal::Sealer;
+use crate::backup::checks::Checker;
+use crate::backup::cuts::CutPlan;
+use crate::backup::runs::{Mark, OldFile, OldVersion, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
+use crate::backup::seal::{Sealer, Task};
+use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
 use crate::chunker::SizeClass;
-use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
+use crate::entry::{Content, Entry, Kind, LinkGroup, TableRef, TreeKey};
 use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
+use crate::format::tensor_table;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
+use crate::readers::{self, Layout};
 use crate::stages::metadata;
-use crate::stages::read::data_ranges;
+use crate::stages::read::{OpenFile, data_ranges, read_at};
 use crate::stages::walk::{Found, Stat};
-use crate::units::{KIB, MIB};
+use crate::statistics::builder::TableBuilder;
+use crate::statistics::compare::{Finding, compare};
+use crate::units::{CHUNK_BYTES_MAX, KIB, MIB};
 
 /// Files up to this length lie in their entry.
 pub(crate) const INLINE_BYTES_MAX: u64 = 2 * KIB as u64;
 /// Files from this length on are sealed by all workers together.
 const SPREAD_BYTES_MIN: u64 = 4 * MIB as u64;
-/// A large file is read in windows of this length.
-const WINDOW_BYTES: usize = 16 * MIB;
 /// A file that changes while it is read is read this often.
 const ATTEMPTS: usize = 3;
 
@@ -43,13 +47,13 @@ pub(crate) struct FileJob {
     pub(crate) number: u64,
     pub(crate) found: Found,
     pub(crate) link: Option<LinkGroup>,
-    pub(crate) old: Option<Content>,
+    pub(crate) old: Option<OldVersion>,
 }
 
 impl FileJob {
     /// True if the entry's content is the old one.
     pub(crate) fn has_content_of(&self, entry: Option<&Entry>) -> bool {
-        matches!((entry.map(|entry| &entry.kind), &self.old), (Some(Kind::File(now)), Some(old)) if now == old)
+        matches!((entry.map(|entry| &entry.kind), &self.old), (Some(Kind::File(now)), Some(old)) if *now == old.content)
     }
 }
 
@@ -64,7 +68,7 @@ pub(crate) struct FileOutcome {
 /// Something to be sealed by whoever is free.
 pub(crate) enum SealJob {
     /// A chunk of a large file.
-    Chunk { plain: Vec<u8>, id: Option<ChunkId>, base: Option<ChunkId>, number: usize, done: Sender<Sealed> },
+    Chunk { plain: Vec<u8>, task: Box<Task>, number: usize, done: Sender<Sealed> },
     /// A tree node. Nobody waits for its id, which is known; `stored` closes once all nodes that hold it are stored.
     Node { plain: Vec<u8>, id: ChunkId, level: u8, first: TreeKey, stored: Sender<()> },
 }
@@ -76,9 +80,6 @@ impl SealJob {
         }
     }
 }
-
-/// A chunk's number in its file, and its id once it is stored.
-type Sealed = (usize, Result<ChunkId>);
 
 /// The queues and the budget that all workers share.
 pub(crate) struct Queues {
@@ -132,7 +133,7 @@ impl Queues {
 }
 
 /// Trouble while a file is read: with the file, or with the run.
-enum Trouble {
+pub(crate) enum Trouble {
     File(io::Error),
     Run(Error),
 }
@@ -151,9 +152,9 @@ impl From<io::Error> for Trouble {
 
 /// One worker thread's state.
 pub(crate) struct Worker<'a, 'r> {
-    run: &'a Run<'a, 'r>,
-    sealer: Sealer<'a, 'r>,
-    window: Vec<u8>,
+    pub(crate) run: &'a Run<'a, 'r>,
+    pub(crate) sealer: Sealer<'a, 'r>,
+    pub(crate) window: Vec<u8>,
 }
 
 impl<'a, 'r> Worker<'a, 'r> {
@@ -182,13 +183,12 @@ impl<'a, 'r> Worker<'a, 'r> {
         }
     }
 
-    fn seal_job(&mut self, job: SealJob) {
+    pub(crate) fn seal_job(&mut self, job: SealJob) {
         match job {
-            SealJob::Chunk { plain, id, base, number, done } => {
-                let sealed = match id {
-                    Some(id) => self.sealer.seal_as(BlobKind::Data, &id, &plain, base).map(|()| id),
-                    None => self.sealer.seal(BlobKind::Data, &plain, base),
-                };
+            SealJob::Chunk { plain, task, number, done } => {
+                let sealed = self.sealer.seal_task(&plain, &task);
+                // Why before the answer: whoever gets the last one wants what the tasks share for himself.
+                drop(task);
                 self.run.queues.give_back(plain);
                 // Why: a reader that is gone has failed, and its failure ends the run.
                 let _ = done.send((number, sealed));
@@ -237,11 +237,18 @@ impl<'a, 'r> Worker<'a, 'r> {
             // Why: born after the walk came by, it only got the inode number of a file that is gone.
             let link = job.link.filter(|_| before.btime == job.found.stat.btime);
             let mut entry = metadata::complete_file(&found, &file, &self.run.names, link, &mut problems);
-            let (content, length) = self.content(&file, &before, job.old.as_ref())?;
+            let Stored { content, length, wrong, breaks, table, .. } = self.content(job, &file, &before)?;
             entry.kind = Kind::File(content);
+            entry.table = table;
             let after = metadata::stat_file(&file)?;
             let settled = length == before.size && same_state(&before, &after);
             if settled || attempt == ATTEMPTS {
+                // Why only then: what changes while it is read has wrong checksums too.
+                if settled {
+                    let path = found.key.to_path();
+                    wrong.iter().for_each(|part| self.run.problem(wrong_checksum(&path, part)));
+                    breaks.iter().for_each(|found| self.run.problem(suspicious(&path, found)));
+                }
                 if !problems.is_empty() {
                     // Why: what could not be recorded now must not count as unchanged next time.
                     entry.inode = 0;
@@ -254,244 +261,138 @@ impl<'a, 'r> Worker<'a, 'r> {
         }
     }
 
-    /// Stores a file's bytes; gives the content and how many plain bytes it has.
-    fn content(&mut self, file: &File, stat: &Stat, old: Option<&Content>) -> Result<(Content, u64), Trouble> {
+    /// Stores a file's bytes.
+    fn content(&mut self, job: &FileJob, file: &File, stat: &Stat) -> Result<Stored, Trouble> {
         if stat.size <= INLINE_BYTES_MAX {
             let mut bytes = vec![0; usize::try_from(stat.size).expect("it is small")];
-            let length = read_full(file, &mut bytes, 0)?;
+            let length = read_at(file, 0, &mut bytes)?;
             bytes.truncate(length);
             self.run.read_bytes(length);
-            return Ok((Content::Inline(bytes), u64::try_from(length).unwrap_or(0)));
+            let (content, length) = (Content::Inline(bytes), u64::try_from(length).unwrap_or(0));
+            return Ok(Stored::new(content, length));
         }
-        let old_extents =
-            old.into_iter().flat_map(|content| self.run.repository.extents(content).map_while(Result::ok));
-        let finder = BaseFinder::new(old_extents);
-        let class = SizeClass::for_length(Some(stat.size));
-        let mut stream = ChunkStream::new(self, class, finder, stat.size >= SPREAD_BYTES_MIN);
-        let mut end = 0;
-        let whole = (!stat.may_have_holes()).then_some(0..stat.size);
-        let sparse = stat.may_have_holes().then(|| data_ranges(file, stat.size));
-        for range in whole.into_iter().chain(sparse.into_iter().flatten()) {
-            stream.hole(range.start - end)?;
-            end = stream.range(file, range.start, range.end)?.max(range.start);
-            if end < range.end {
-                break;
+        let key = &job.found.key;
+        let layout = self.layout(key, file, stat);
+        let plan = layout.as_ref().and_then(|layout| Some((layout, CutPlan::new(layout, stat.size)?)));
+        let Some((layout, plan)) = plan else {
+            let extents = |old: &OldVersion| self.run.repository.extents(&old.content).map_while(Result::ok);
+            let bases = Bases::Places(BaseFinder::new(job.old.iter().flat_map(extents)));
+            let stream = self.chunk_stream(stat, bases).with_checks(layout.as_ref().and_then(Checker::new));
+            return cut_file(stream, file, stat);
+        };
+        let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));
+        if let Some(marks) = &marks {
+            self.begin_of_run(marks)?;
+        }
+        let stored = self.tensors(job, file, stat, layout, &plan);
+        marks.iter().for_each(|marks| self.run.runs.end(marks));
+        stored
+    }
+
+    /// Where the numbers of a file lie, and its checksums, if it has any.
+    fn layout(&self, key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
+        if stat.size < TENSOR_FILE_BYTES_MIN {
+            return None;
+        }
+        // Why one at a time: a hostile header may make its reader take much memory, within bounds.
+        let _one = self.run.reading_header.lock().unwrap_or_else(PoisonError::into_inner);
+        readers::read(&OpenFile { file, length: stat.size }, key.name())
+    }
+
+    /// Waits until no file is being read that would be this one's base; seals chunks meanwhile.
+    fn begin_of_run(&mut self, marks: &[Mark; 2]) -> Result<()> {
+        while !self.run.runs.begin(marks) {
+            self.run.check()?;
+            while let Ok(job) = self.run.queues.seals.1.try_recv() {
+                self.seal_job(job);
             }
         }
-        if end < stat.size && metadata::stat_file(file)?.size >= stat.size {
-            stream.hole(stat.size - end)?;
+        Ok(())
+    }
+
+    /// Stores a file of tensors, against older ones, and remembers it for later ones.
+    fn tensors(
+        &mut self,
+        job: &FileJob,
+        file: &File,
+        stat: &Stat,
+        layout: &Layout,
+        plan: &CutPlan,
+    ) -> Result<Stored, Trouble> {
+        let key = &job.found.key;
+        let (older, last) = self.run.runs.older(self.run.repository, key, layout, job.old.as_ref());
+        let path = Arc::<Path>::from(key.to_path());
+        let table = Arc::new(TableBuilder::new(layout));
+        let (chunks, shared) = (Some(Vec::new()), Arc::clone(&table));
+        let tensors = Tensors { layout, plan, path: Arc::clone(&path), table: shared, chunks };
+        let stream = self.chunk_stream(stat, Bases::Tensors(TensorBases::new(older)));
+        let mut stored = cut_file(stream.with_tensors(tensors).with_checks(Checker::new(layout)), file, stat)?;
+        let table = Arc::into_inner(table).map(TableBuilder::finish);
+        if let Some(table) = &table {
+            let bytes = tensor_table::encode(table);
+            if let (Ok(length), true) = (u32::try_from(bytes.len()), bytes.len() <= CHUNK_BYTES_MAX) {
+                stored.table = Some(TableRef { id: self.sealer.seal(BlobKind::Tree, &bytes, None)?, length });
+            }
+            let breaks = last.iter().flat_map(|last| last.table()).flat_map(|last| compare(last, table));
+            stored.breaks = breaks.filter(|found| found.what.is_warning()).collect();
         }
-        Ok(stream.finish()?)
+        if let Some(chunks) = stored.chunks.take() {
+            let file = OldFile::new(layout.tensors.iter(), chunks, Some(path)).with_table(table);
+            self.run.runs.remember(key, file);
+        }
+        Ok(stored)
+    }
+
+    fn chunk_stream<'w, 'p>(&'w mut self, stat: &Stat, bases: Bases) -> ChunkStream<'w, 'a, 'r, 'p> {
+        ChunkStream::new(self, SizeClass::for_length(Some(stat.size)), bases, stat.size >= SPREAD_BYTES_MIN)
     }
 
     /// Stores a stream that has no file behind it: standard input or a command's output.
     pub(crate) fn stream(&mut self, reader: &mut dyn io::Read) -> Result<(Content, u64)> {
-        let mut stream = ChunkStream::new(self, SizeClass::for_length(None), BaseFinder::default(), true);
+        let bases = Bases::Places(BaseFinder::default());
+        let mut stream = ChunkStream::new(self, SizeClass::for_length(None), bases, true);
         stream.read(reader)?;
-        stream.finish()
+        let stored = stream.finish()?;
+        Ok((stored.content, stored.length))
     }
+}
+
+/// Sends a whole file through a stream, its holes as holes.
+fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -> Result<Stored, Trouble> {
+    if !stat.may_have_holes() {
+        stream.whole(file, stat.size)?;
+        return Ok(stream.finish()?);
+    }
+    let mut end = 0;
+    for range in data_ranges(file, stat.size) {
+        stream.hole(range.start - end)?;
+        end = stream.range(file, range.start, range.end)?.max(range.start);
+        if end < range.end {
+            break;
+        }
+    }
+    if end < stat.size && metadata::stat_file(file)?.size >= stat.size {
+        stream.hole(stat.size - end)?;
+    }
+    Ok(stream.finish()?)
+}
+
+/// The problem that a tensor is whose numbers broke away from those of the checkpoint before.
+fn suspicious(path: &Path, found: &Finding) -> Problem {
+    let name: String = found.tensor.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    let what = format!("tensor {name:?} against the version before: {}; stored as it is", found.what);
+    Problem::path(path, "suspicious", what)
+}
+
+/// The problem that a part with a wrong checksum is. Its name is the file's word.
+fn wrong_checksum(path: &Path, part: &str) -> Problem {
+    let part: String = part.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+    let what =
+        format!("damaged before it was read: the checksum that the file holds for {part:?} is wrong; kept as it is");
+    Problem::path(path, "corrupt", what)
 }
 
 /// True if nothing about the file's content or metadata changed between two looks.
 fn same_state(before: &Stat, after: &Stat) -> bool {
     (before.size, before.mtime, before.ctime) == (after.size, after.mtime, after.ctime)
-}
-
-/// Reads until `buffer` is full or the file ends; gives the number of bytes.
-fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buffer.len() {
-        match file.read_at(&mut buffer[done..], offset + u64::try_from(done).unwrap_or(0)) {
-            Ok(0) => break,
-            Ok(length) => done += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
-/// Cuts one file's bytes into chunks, has them sealed, and collects the extents in order.
-struct ChunkStream<'w, 'a, 'r> {
-    worker: &'w mut Worker<'a, 'r>,
-    class: SizeClass,
-    finder: BaseFinder,
-    spread: bool,
-    builder: ContentBuilder,
-    offset: u64,
-    /// Extents that wait for an id, in order; the first has number `first`.
-    waiting: VecDeque<(u32, Option<ChunkId>)>,
-    first: usize,
-    done: (Sender<Sealed>, Receiver<Sealed>),
-}
-
-impl<'w, 'a, 'r> ChunkStream<'w, 'a, 'r> {
-    fn new(worker: &'w mut Worker<'a, 'r>, class: SizeClass, finder: BaseFinder, spread: bool) -> Self {
-        Self {
-            worker,
-            class,
-            finder,
-            spread,
-            builder: ContentBuilder::default(),
-            offset: 0,
-            waiting: VecDeque::new(),
-            first: 0,
-            done: crossbeam_channel::unbounded(),
-        }
-    }
-
-    fn hole(&mut self, length: u64) -> Result<()> {
-        if length > 0 {
-            self.settle(true)?;
-            self.offset += length;
-            self.push(Extent::Hole { length })?;
-        }
-        Ok(())
-    }
-
-    /// Cuts and seals the file's bytes from `start` to `end`; gives how far the file reached.
-    fn range(&mut self, file: &File, start: u64, end: u64) -> Result<u64, Trouble> {
-        let mut position = start;
-        let mut fill = |buffer: &mut [u8]| -> io::Result<usize> {
-            let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
-            let length = read_full(file, &mut buffer[..wanted], position)?;
-            position += u64::try_from(length).unwrap_or(0);
-            Ok(length)
-        };
-        let window = usize::try_from(end - start).unwrap_or(usize::MAX).min(WINDOW_BYTES);
-        self.pump(window, &mut fill)?;
-        Ok(position)
-    }
-
-    fn read(&mut self, reader: &mut dyn io::Read) -> Result<()> {
-        let mut fill = |buffer: &mut [u8]| -> io::Result<usize> {
-            let mut done = 0;
-            while done < buffer.len() {
-                match reader.read(&mut buffer[done..]) {
-                    Ok(0) => break,
-                    Ok(length) => done += length,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(done)
-        };
-        self.pump(WINDOW_BYTES, &mut fill).map_err(|trouble| match trouble {
-            Trouble::Run(error) => error,
-            Trouble::File(error) => Error::file("(stream)", "cannot be read", error),
-        })
-    }
-
-    /// Fills the window again and again, and cuts off chunks while it surely holds a whole one.
-    fn pump(&mut self, window: usize, fill: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> Result<(), Trouble> {
-        let mut buffer = std::mem::take(&mut self.worker.window);
-        let result = self.pump_buffer(&mut buffer, window, fill);
-        self.worker.window = buffer;
-        result
-    }
-
-    fn pump_buffer(
-        &mut self,
-        buffer: &mut Vec<u8>,
-        window: usize,
-        fill: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
-    ) -> Result<(), Trouble> {
-        if buffer.len() < window {
-            buffer.resize(window, 0);
-        }
-        let (mut start, mut end) = (0, 0);
-        let mut ended = false;
-        loop {
-            if !ended && end - start < self.class.max {
-                buffer.copy_within(start..end, 0);
-                (start, end) = (0, end - start);
-                let length = fill(&mut buffer[end..window])?;
-                ended = length < window - end || window < WINDOW_BYTES;
-                self.worker.run.read_bytes(length);
-                end += length;
-                self.worker.run.check()?;
-            }
-            if start == end {
-                return Ok(());
-            }
-            let length = self.worker.run.chunker.cut(&self.class, &buffer[start..end]);
-            self.chunk(&buffer[start..start + length])?;
-            start += length;
-        }
-    }
-
-    /// Has one chunk sealed, here or by whoever is free.
-    fn chunk(&mut self, plain: &[u8]) -> Result<()> {
-        let (mut id, mut base) = (None, None);
-        if !self.finder.is_empty() {
-            let chunk_id = self.worker.run.repository.id_key().chunk_id(plain);
-            base = self.finder.next(self.offset, plain.len(), &chunk_id);
-            id = Some(chunk_id);
-        }
-        self.offset += u64::try_from(plain.len()).unwrap_or(0);
-        let length = u32::try_from(plain.len()).expect("chunks are at most 8 MiB");
-        if self.spread && self.hand_out(plain, id, base) {
-            self.waiting.push_back((length, None));
-            return self.settle(false);
-        }
-        let id = match id {
-            Some(id) => self.worker.sealer.seal_as(BlobKind::Data, &id, plain, base).map(|()| id)?,
-            None => self.worker.sealer.seal(BlobKind::Data, plain, base)?,
-        };
-        self.waiting.push_back((length, Some(id)));
-        self.settle(false)
-    }
-
-    /// Puts a chunk into the queue if queue and budget have room.
-    fn hand_out(&mut self, plain: &[u8], id: Option<ChunkId>, base: Option<ChunkId>) -> bool {
-        let number = self.first + self.waiting.len();
-        let job = |plain| SealJob::Chunk { plain, id, base, number, done: self.done.0.clone() };
-        self.worker.run.queues.hand_out(plain, job)
-    }
-
-    /// Takes in the ids that have come; with `all`, waits until none is missing, sealing chunks meanwhile.
-    fn settle(&mut self, all: bool) -> Result<()> {
-        loop {
-            self.drain_front()?;
-            match self.done.1.try_recv() {
-                Ok(done) => self.note(done)?,
-                Err(TryRecvError::Disconnected) => return Ok(()),
-                Err(TryRecvError::Empty) if !all || self.waiting.is_empty() => return Ok(()),
-                Err(TryRecvError::Empty) => match self.worker.run.queues.seals.1.try_recv() {
-                    Ok(job) => self.worker.seal_job(job),
-                    Err(_) => {
-                        let done = self.done.1.recv().expect("this stream holds a sender");
-                        self.note(done)?;
-                    }
-                },
-            }
-        }
-    }
-
-    fn note(&mut self, (number, id): Sealed) -> Result<()> {
-        self.waiting[number - self.first].1 = Some(id?);
-        Ok(())
-    }
-
-    fn drain_front(&mut self) -> Result<()> {
-        while let Some(&(length, Some(id))) = self.waiting.front() {
-            self.waiting.pop_front();
-            self.first += 1;
-            self.push(Extent::Chunk { id, length })?;
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, extent: Extent) -> Result<()> {
-        let sealer = &mut self.worker.sealer;
-        self.builder.push(extent, &mut |list| sealer.seal(BlobKind::Tree, list, None))
-    }
-
-    fn finish(mut self) -> Result<(Content, u64)> {
-        self.settle(true)?;
-        let length = self.builder.length();
-        let sealer = &mut self.worker.sealer;
-        let content = self.builder.finish(&mut |list| sealer.seal(BlobKind::Tree, list, None))?;
-        Ok((content, length))
-    }
 }

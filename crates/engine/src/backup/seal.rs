@@ -5,13 +5,20 @@
 //!
 //! Invariants: a base is listed by a published segment, and is never itself encoded against a base.
 
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::backup::old_nodes::OldNodes;
-use crate::codec::{self, Effort, Encoder};
+use crate::backup::runs::{BaseRef, Place};
+use crate::codec::{self, Cast, Effort, Encoder, Estimate, Hint};
 use crate::entry::TreeKey;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
 use crate::ids::ChunkId;
 use crate::repo::{BlobReader, Repository, Session};
+use crate::stages::read::open_again;
+use crate::statistics::builder::TableBuilder;
 
 /// A node against an old keyframe stays unless it has over one part in this many of what it takes alone. Why: a node
 /// that changes by the same share `d` of its length each time takes least in all when it is stored whole again once its
@@ -21,12 +28,56 @@ const DRIFT_MAX: usize = 8;
 /// no less than an eighth.
 const DRIFT_NONE: usize = 64;
 
+/// A chunk of numbers stands alone again, and is the base of later ones, where that is cheaper once so many have followed.
+const STALE_AFTER: f32 = 3.0;
+/// So many casts are remembered at most: 64 GiB of FP32 numbers in pieces of 1 MiB.
+const CASTS_MAX: usize = 1 << 16;
+
+/// What is known of a chunk before it is sealed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Task {
+    /// Its id, where somebody computed it.
+    pub(crate) id: Option<ChunkId>,
+    /// What lies in it.
+    pub(crate) hint: Option<Hint>,
+    /// An older chunk that may resemble it: one on which this session may lean, without a base itself.
+    pub(crate) base: Option<BaseRef>,
+    /// The older chunk itself, where it has that base too.
+    pub(crate) recent: Option<BaseRef>,
+    /// Where it lies in its file, if it holds FP32 numbers of which others may be the cast.
+    pub(crate) master: Option<Place>,
+    /// What collects what its numbers are like, and where it lies in its file.
+    pub(crate) table: Option<(Arc<TableBuilder>, u64)>,
+}
+
+/// FP32 chunks of this backup by the id that their cast to BF16 has.
+#[derive(Default)]
+pub(crate) struct Casts(Mutex<HashMap<ChunkId, BaseRef>>);
+
+impl Casts {
+    /// The chunk of which this one is the cast.
+    pub(crate) fn master_of(&self, cast: &ChunkId) -> Option<BaseRef> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cast).cloned()
+    }
+
+    fn add(&self, cast: ChunkId, master: BaseRef) {
+        let mut casts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if casts.len() < CASTS_MAX {
+            casts.insert(cast, master);
+        }
+    }
+}
+
 /// Turns chunks into stored blobs.
 pub(crate) struct Sealer<'a, 'r> {
     repository: &'r Repository,
     session: &'a Session<'r>,
     encoder: Encoder,
+    /// The effort follows the slower of processor and store.
+    is_adaptive: bool,
+    casts: &'a Casts,
     bases: Option<BlobReader<'r>>,
+    base: Vec<u8>,
     old_root: Option<ChunkId>,
     old_nodes: Option<OldNodes<'r>>,
     body: Vec<u8>,
@@ -35,13 +86,22 @@ pub(crate) struct Sealer<'a, 'r> {
 
 impl<'a, 'r> Sealer<'a, 'r> {
     /// `old_root` is the root of the parent snapshot's tree.
-    pub(crate) fn new(repository: &'r Repository, session: &'a Session<'r>, old_root: Option<ChunkId>) -> Self {
+    pub(crate) fn new(
+        repository: &'r Repository,
+        session: &'a Session<'r>,
+        casts: &'a Casts,
+        old_root: Option<ChunkId>,
+        effort: Option<Effort>,
+    ) -> Self {
         let can_read = repository.can_read_data();
         Self {
             repository,
             session,
-            encoder: Encoder::new(Effort::Balanced),
+            encoder: Encoder::new(effort.unwrap_or_default()),
+            is_adaptive: effort.is_none(),
+            casts,
             bases: can_read.then(|| repository.blob_reader()),
+            base: Vec::new(),
             old_root: old_root.filter(|_| can_read),
             old_nodes: None,
             body: Vec::new(),
@@ -56,14 +116,38 @@ impl<'a, 'r> Sealer<'a, 'r> {
         Ok(id)
     }
 
-    /// As [`Self::seal`], for a chunk whose id is known. `base` is a chunk that is probably alike: the old chunk at the
-    /// same place. It is a hint; where its bytes can't be had, the chunk is encoded alone.
-    pub(crate) fn seal_as(&mut self, kind: BlobKind, id: &ChunkId, plain: &[u8], base: Option<ChunkId>) -> Result<()> {
+    /// As [`Self::seal`], for a chunk whose id is known.
+    fn seal_as(&mut self, kind: BlobKind, id: &ChunkId, plain: &[u8], base: Option<ChunkId>) -> Result<()> {
         if !self.session.claim(id) {
             return Ok(());
         }
-        self.encode(plain, base.and_then(|base| self.session.keyframe(&base)));
+        let base = base.map(|id| BaseRef { id, place: None });
+        self.encode(plain, None, base.as_ref());
         self.session.store(kind, id, plain.len(), &self.body)
+    }
+
+    /// Stores a chunk of a file, unless it is there already, and gives its id. The base is a hint: where its bytes can't be
+    /// had, the chunk is encoded alone.
+    pub(crate) fn seal_task(&mut self, plain: &[u8], task: &Task) -> Result<ChunkId> {
+        let id = task.id.unwrap_or_else(|| self.repository.id_key().chunk_id(plain));
+        if let Some((table, offset)) = &task.table {
+            table.add(*offset, plain);
+        }
+        if self.session.claim(&id) {
+            self.encode(plain, task.hint.as_ref(), task.base.as_ref());
+            if self.is_stale(plain, task) {
+                std::mem::swap(&mut self.body, &mut self.alone);
+            }
+            self.session.store(BlobKind::Data, &id, plain.len(), &self.body)?;
+        }
+        if let Some(place) = &task.master
+            && self.session.keyframe(&id) == Some(id)
+            && Cast::Bf16.apply(plain, &mut self.alone)
+        {
+            let cast = self.repository.id_key().chunk_id(&self.alone);
+            self.casts.add(cast, BaseRef { id, place: Some(place.clone()) });
+        }
+        Ok(id)
     }
 
     /// Stores a tree node at `level` that begins with `first`, unless it is there already.
@@ -73,7 +157,8 @@ impl<'a, 'r> Sealer<'a, 'r> {
         }
         let old = self.old_node(level, first);
         let keyframe = old.and_then(|old| self.session.keyframe(&old));
-        self.encode(plain, keyframe);
+        let base = keyframe.map(|id| BaseRef { id, place: None });
+        self.encode(plain, None, base.as_ref());
         if keyframe != old && self.has_drifted(plain) {
             std::mem::swap(&mut self.body, &mut self.alone);
         }
@@ -87,10 +172,50 @@ impl<'a, 'r> Sealer<'a, 'r> {
     }
 
     /// Makes the body, against `base` where that can be read and pays.
-    fn encode(&mut self, plain: &[u8], base: Option<ChunkId>) {
-        let base = base.and_then(|id| Some((id, self.bases.as_mut()?.base(&id).ok()?)));
-        let base = base.as_ref().map(|(id, bytes)| (id, bytes.as_slice()));
-        self.encoder.encode(plain, None, base, &mut self.body);
+    fn encode(&mut self, plain: &[u8], hint: Option<&Hint>, base: Option<&BaseRef>) {
+        if self.is_adaptive {
+            self.encoder.set_effort(match self.session.packs_behind() {
+                0 => Effort::Fast,
+                1 | 2 => Effort::Balanced,
+                _ => Effort::Dense,
+            });
+        }
+        let Some(base) = base else { return self.encoder.encode(plain, hint, None, &mut self.body) };
+        if base.place.as_ref().is_some_and(|place| self.read_base(&base.id, place)) {
+            return self.encoder.encode(plain, hint, Some((&base.id, self.base.as_slice())), &mut self.body);
+        }
+        let stored = self.bases.as_mut().and_then(|bases| bases.base(&base.id).ok());
+        let base = stored.as_ref().map(|bytes| (&base.id, bytes.as_slice()));
+        self.encoder.encode(plain, hint, base, &mut self.body);
+    }
+
+    /// Reads a base from the local disk; false where that place does not hold it any more.
+    fn read_base(&mut self, id: &ChunkId, place: &Place) -> bool {
+        self.base.resize(usize::try_from(place.length).unwrap_or(0), 0);
+        let read = open_again(&place.path).and_then(|file| file.read_exact_at(&mut self.base, place.offset));
+        read.is_ok() && self.repository.id_key().chunk_id(&self.base) == *id
+    }
+
+    /// True if the base is so old that the chunk should stand alone, to be a better base for the next: where
+    /// [`STALE_AFTER`] more chunks as near to this one as this one is to the last would take less in all. `alone` has the
+    /// body for that then.
+    fn is_stale(&mut self, plain: &[u8], task: &Task) -> bool {
+        let Some(recent) = task.recent.as_ref().filter(|_| self.body.first() == Some(&codec::id::PLANES_DIFFERENCE))
+        else {
+            return false;
+        };
+        let hint = task.hint.as_ref();
+        let is_local = recent.place.as_ref().is_some_and(|place| self.read_base(&recent.id, place));
+        if !is_local && !self.bases.as_mut().is_some_and(|bases| bases.read(&recent.id, &mut self.base).is_ok()) {
+            return false;
+        }
+        let Some(Estimate { alone, against }) = self.encoder.estimate(plain, hint, &self.base) else { return false };
+        let now = self.body.len() as f32;
+        if STALE_AFTER * (now - against) <= alone - now {
+            return false;
+        }
+        self.encoder.encode(plain, hint, None, &mut self.alone);
+        true
     }
 
     /// True if the body is so far from its base that the node should stand alone, to be a better base for the next;

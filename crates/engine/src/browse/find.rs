@@ -177,6 +177,7 @@ mod tests {
             links: None,
             xattrs: Vec::new(),
             flags: 0,
+            table: None,
         }
     }
 

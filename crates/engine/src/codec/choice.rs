@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::buckets::Partition;
+use super::derived::Cast;
 use super::difference::{Operation, Shape};
 use super::element::{Element, for_width};
 use super::pieces::{COMMON_MIN, RAW_ENTROPY_BITS};
@@ -38,6 +39,8 @@ pub(super) struct Question<'a> {
     pub kind: Option<NumberKind>,
     pub plain: &'a [u8],
     pub base: &'a [u8],
+    /// How the base was cast.
+    pub cast: Option<Cast>,
     /// What the chunk takes alone, in bits for each plain byte.
     pub alone_bits: f32,
 }
@@ -62,7 +65,7 @@ impl Estimator {
     /// The best form with the counterparts at that `place`; `None` where too little of the chunk has one.
     pub(super) fn estimate(&mut self, question: &Question<'_>, place: i32) -> Option<Candidate> {
         let operation = if question.kind == Some(NumberKind::Integer) { Operation::Integer } else { Operation::Float };
-        let fast = Shape { operation, buckets: 1, shift: 0, place };
+        let fast = Shape { operation, buckets: 1, shift: 0, place, cast: question.cast };
         let (numbers, counterparts) = fast.covered(question.header, question.base.len());
         let (elements, width) = (question.header.elements(), usize::from(question.header.width));
         if numbers.is_empty() || numbers.len() * width * COVERED_PARTS < elements.len() {

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::buckets::{BUCKETS_MAX, Partition};
+use super::derived::Cast;
 use super::element::{Element, for_width};
 use super::frames::{Compressor, Decompressor};
 use super::pieces::{PiecePacker, PieceUnpacker};
@@ -58,6 +59,8 @@ pub(super) struct Shape {
     pub shift: u8,
     /// Byte `p` of the plain bytes has its counterpart at `p + place` of the base.
     pub place: i32,
+    /// The base is not taken as it is, but cast.
+    pub cast: Option<Cast>,
 }
 
 impl Shape {
@@ -66,22 +69,27 @@ impl Shape {
             Operation::Float => 0,
             Operation::Integer => 1,
         };
-        out.extend_from_slice(&[operation, self.buckets, self.shift, 0]);
+        let cast = self.cast.map_or(0, |cast| 1 + cast as u8);
+        out.extend_from_slice(&[operation, self.buckets, self.shift, cast]);
         out.extend_from_slice(&self.place.to_le_bytes());
     }
 
     fn parse(payload: &[u8], width: u8) -> Result<(Self, &[u8]), &'static str> {
-        let (&[operation, buckets, shift, zero, a, b, c, d], rest) =
+        let (&[operation, buckets, shift, cast, a, b, c, d], rest) =
             payload.split_first_chunk::<SHAPE_BYTES>().ok_or("the payload ends inside the difference's shape")?;
         let operation = match operation {
             0 => Operation::Float,
             1 => Operation::Integer,
             _ => return Err("an operation that is unknown"),
         };
-        if !(1..=BUCKETS_MAX).contains(&usize::from(buckets)) || shift >= 8 * width || zero != 0 {
+        if !(1..=BUCKETS_MAX).contains(&usize::from(buckets)) || shift >= 8 * width {
             return Err("buckets or shift of a difference do not fit");
         }
-        Ok((Self { operation, buckets, shift, place: i32::from_le_bytes([a, b, c, d]) }, rest))
+        let cast = match cast.checked_sub(1) {
+            None => None,
+            Some(number) => Some(Cast::from_number(number).ok_or("a cast of the base that is unknown")?),
+        };
+        Ok((Self { operation, buckets, shift, place: i32::from_le_bytes([a, b, c, d]), cast }, rest))
     }
 
     /// The numbers of the elements whose counterparts lie wholly in a base of that length, and these as a range of it.
@@ -109,8 +117,8 @@ pub(super) struct DifferenceEncoder {
 }
 
 impl DifferenceEncoder {
-    /// Appends the payload of the plain bytes, against those of the base, as `header` and `shape` describe it. `alone` stores
-    /// what has no counterpart.
+    /// Appends the payload of the plain bytes, against those of the base, as `header` and `shape` describe it; where the shape
+    /// has a cast, the base is given cast. `alone` stores what has no counterpart.
     #[expect(clippy::too_many_arguments, reason = "they are one blob's parts, and what packs them")]
     pub(super) fn encode(
         &mut self,
@@ -193,6 +201,7 @@ impl DifferenceEncoder {
 /// Reads payloads back; owns the scratch memory.
 #[derive(Default)]
 pub(super) struct DifferenceDecoder {
+    cast: Vec<u8>,
     planes: Vec<u8>,
     permuted: Vec<u8>,
     outside: Vec<u8>,
@@ -210,12 +219,33 @@ impl DifferenceDecoder {
         base: &[u8],
         out: &mut [u8],
     ) -> Result<(), &'static str> {
-        let (shape, mut rest) = Shape::parse(payload, header.width)?;
+        let (shape, rest) = Shape::parse(payload, header.width)?;
+        let Some(cast) = shape.cast else {
+            return self.decode_against(frames, alone, header, &shape, (rest, base), out);
+        };
+        let mut bytes = std::mem::take(&mut self.cast);
+        let decoded = match cast.apply(base, &mut bytes) {
+            true => self.decode_against(frames, alone, header, &shape, (rest, &bytes), out),
+            false => Err("a base that can't be cast"),
+        };
+        self.cast = bytes;
+        decoded
+    }
+
+    fn decode_against(
+        &mut self,
+        frames: &mut Decompressor,
+        alone: &mut PlaneDecoder,
+        header: &BodyHeader,
+        shape: &Shape,
+        (mut rest, base): (&[u8], &[u8]),
+        out: &mut [u8],
+    ) -> Result<(), &'static str> {
         let (numbers, place) = shape.covered(header, base.len());
         let (elements, width) = (header.elements(), usize::from(header.width));
         let bytes = &mut out[elements.clone()];
         let covered = &mut bytes[numbers.start * width..numbers.end * width];
-        for_width!(header.width, self.covered(frames, &shape, &mut rest, &base[place], covered))?;
+        for_width!(header.width, self.covered(frames, shape, &mut rest, &base[place], covered))?;
         if numbers.len() * width < bytes.len() {
             self.outside.resize(bytes.len() - numbers.len() * width, 0);
             alone.decode_elements(frames, header.width, &mut rest, &mut self.outside)?;

@@ -11,6 +11,8 @@ mod based;
 
 use zstd_safe::Strategy;
 
+pub use based::Estimate;
+
 use based::Base;
 
 use super::choice::Estimator;
@@ -40,6 +42,7 @@ pub struct Encoder {
     places: PlaceFinder,
     decoder: Decoder,
     other: Vec<u8>,
+    cast: Vec<u8>,
     based: Vec<u8>,
     check: Vec<u8>,
 }
@@ -75,9 +78,15 @@ impl Encoder {
             places: PlaceFinder::default(),
             decoder: Decoder::new(),
             other: Vec::new(),
+            cast: Vec::new(),
             based: Vec::new(),
             check: Vec::new(),
         }
+    }
+
+    /// Spends another effort from here on.
+    pub fn set_effort(&mut self, effort: Effort) {
+        self.effort = effort;
     }
 
     /// Writes a whole body (`docs/format.md` §6.1) of `plain` into `out`, whose old content is lost. `hint` says what lies in
@@ -94,7 +103,7 @@ impl Encoder {
                 start(id::CONSTANT, plain, out);
                 out.push(byte);
             }
-            (Some(_), Some((id, bytes))) => self.encode_with(plain, hint, Base { id, bytes }, out),
+            (Some(_), Some((id, bytes))) => self.encode_with(plain, hint, Base { id, bytes, cast: None }, out),
             (Some(_), None) => {
                 let findings = self.examine(plain, hint);
                 self.encode_alone(plain, &findings, out);

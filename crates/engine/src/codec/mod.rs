@@ -26,7 +26,7 @@ use std::ops::Range;
 
 pub use decoder::Decoder;
 pub use derived::{Cast, cast_of};
-pub use encoder::Encoder;
+pub use encoder::{Encoder, Estimate};
 
 use crate::error::Damaged;
 use crate::ids::ChunkId;

@@ -10,7 +10,7 @@ use minicbor::data::Type;
 
 use super::cbor::{self, Read, Sink, Written};
 use crate::clock::Timestamp;
-use crate::entry::{Content, Entry, Extent, Kind, LinkGroup};
+use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TableRef};
 use crate::error::Damaged;
 use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
@@ -31,6 +31,7 @@ pub(super) fn write(out: &mut Vec<u8>, shared: usize, rest: &[u8], entry: &Entry
         fields.bytes(1, rest)?;
         fields.metadata(entry)?;
         fields.kind(&entry.kind)?;
+        fields.table(entry)?;
         count = fields.count;
         Ok(())
     });
@@ -107,6 +108,14 @@ impl Fields<'_, '_> {
             }
         }
     }
+
+    /// Only files have one; of others it is left away, so that what is written can be read.
+    fn table(&mut self, entry: &Entry) -> Written {
+        match entry.table.filter(|_| entry.is_file()) {
+            Some(TableRef { id, length }) => self.key(21)?.sink.array(2)?.bytes(id.as_bytes())?.u32(length)?.ok(),
+            None => Ok(()),
+        }
+    }
 }
 
 fn kind_code(kind: &Kind) -> u8 {
@@ -154,6 +163,7 @@ struct Draft<'b> {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     flags: u32,
     special: Special<'b>,
+    table: Option<TableRef>,
 }
 
 /// What only some kinds of entries have.
@@ -196,6 +206,10 @@ impl<'b> Draft<'b> {
             }
             15 => self.flags = d.u32()?,
             16..=20 => self.special(key, d)?,
+            21 => {
+                cbor::tuple(d, 2)?;
+                self.table = Some(TableRef { id: ChunkId(cbor::bytes(d)?), length: chunk_length(d)? });
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -236,7 +250,8 @@ impl<'b> Draft<'b> {
             (6, Special::Device(major, minor)) => Kind::BlockDevice(major, minor),
             _ => return None,
         };
-        (self.mode <= MODE_MASK).then(|| Entry {
+        let is_whole = self.mode <= MODE_MASK && (self.table.is_none() || matches!(kind, Kind::File(_)));
+        is_whole.then(|| Entry {
             kind,
             mode: self.mode,
             uid: self.uid,
@@ -251,6 +266,7 @@ impl<'b> Draft<'b> {
             links: self.links,
             xattrs: self.xattrs,
             flags: self.flags,
+            table: self.table,
         })
     }
 }

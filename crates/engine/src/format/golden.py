@@ -257,6 +257,21 @@ def leaf():
     return cbor([0, items])
 
 
+def leaf_with_table():
+    return cbor([0, [{1: b"model", 11: 65_536, 19: [[fill(0xA1, 32), 65_536]], 21: [fill(0xA6, 32), 123]}]])
+
+
+def tensor_table():
+    statistics = {0: 1006, 1: 1, 2: 2, 3: 3, 4: [-0.75, 1.5], 5: 12.25, 6: [-127, 100, -30, 300, 0, 600]}
+    tensors = [
+        {1: 23, 4: 1, 5: {0: 1, 3: 1, 4: [0.0, 0.0]}},
+        {0: "layer.0.weight", 1: 4, 2: [2, 503], 3: 1024, 4: 2012, 5: statistics},
+        {0: "blocks", 1: 1024 + 12, 2: [256], 3: 4096, 4: 144},
+        {0: "records", 1: 256 + 12, 2: [3], 3: 2**40, 4: 36},
+    ]
+    return cbor({0: tensors, 1: 9})
+
+
 def inner():
     return cbor([1, [[b"", fill(0xA4, 32), 700, 2**33], [b"usr\0lib", fill(0xA5, 32), 1, 0]]])
 
@@ -284,6 +299,8 @@ def main():
         **acts(),
         "leaf": leaf(),
         "leaf-empty": cbor([0, []]),
+        "leaf-table": leaf_with_table(),
+        "tensor-table": tensor_table(),
         "inner": inner(),
         "extents": cbor([[fill(0xA1, 32), 65_536], 2**40, [fill(0xA2, 32), 1], 7]),
     }

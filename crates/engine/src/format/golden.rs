@@ -2,6 +2,7 @@
 //! alone. What is compared is also read back, so old bytes stay readable.
 
 pub(super) mod acts;
+mod tables;
 
 use std::collections::{HashMap, HashSet};
 
@@ -321,6 +322,7 @@ pub(super) fn plain_entry(kind: Kind) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }
 

@@ -19,6 +19,7 @@ pub mod segment;
 pub mod session;
 pub mod slot;
 pub mod snapshot;
+pub mod tensor_table;
 
 #[cfg(test)]
 mod golden;

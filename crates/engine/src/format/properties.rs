@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 mod acts;
+mod tables;
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -21,7 +22,7 @@ use super::session;
 use super::slot::{self, Lock, Role, Unlock};
 use crate::clock::Timestamp;
 use crate::crypto::{envelope, object_hash};
-use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TreeKey};
+use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TableRef, TreeKey};
 use crate::error::Error;
 use crate::ids::{ChunkId, SessionId};
 
@@ -64,10 +65,12 @@ fn entry() -> impl Strategy<Value = Entry> {
     let times = (timestamp(), timestamp(), option::of(timestamp()));
     let inode = (any::<u64>(), any::<u64>(), option::of(any::<(u32, u64)>()), any::<u32>());
     let xattrs = vec((vec(any::<u8>(), 0..20), vec(any::<u8>(), 0..20)), 0..3);
-    (kind(), 0..=0o7777u32, owner, times, inode, xattrs).prop_map(
-        |(kind, mode, (uid, gid, user, group), (mtime, ctime, btime), (size, inode, links, flags), xattrs)| {
+    let table = option::of((chunk_id(), 0..=8u32 << 20).prop_map(|(id, length)| TableRef { id, length }));
+    (kind(), 0..=0o7777u32, owner, times, inode, xattrs, table).prop_map(
+        |(kind, mode, (uid, gid, user, group), (mtime, ctime, btime), (size, inode, links, flags), xattrs, table)| {
             let links = links.map(|(device, inode)| LinkGroup { device, inode });
-            Entry { kind, mode, uid, gid, user, group, mtime, ctime, btime, size, inode, links, xattrs, flags }
+            let table = table.filter(|_| matches!(kind, Kind::File(_)));
+            Entry { kind, mode, uid, gid, user, group, mtime, ctime, btime, size, inode, links, xattrs, flags, table }
         },
     )
 }

@@ -48,6 +48,21 @@ pub enum Format {
     Tar,
 }
 
+/// How the shape of a [`Tensor`] stands to the one that its program sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum View {
+    /// It is the same: rows after rows.
+    #[default]
+    Own,
+    /// The program has the dimensions in another order: a transposed tensor, a Fortran array.
+    Turned,
+    /// A view with holes, or one that shows numbers more than once: all numbers that it spans, in one row. Or one that shows
+    /// them conjugated or negated.
+    Span,
+    /// No tensor: a part of a storage that no tensor covers, under the storage's name.
+    Rest,
+}
+
 /// Where one tensor lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
@@ -57,6 +72,8 @@ pub struct Tensor {
     pub dtype: Dtype,
     /// Its dimensions as they lie in the file, slowest first; the product fills `range`. Empty for a single number.
     pub shape: Vec<u64>,
+    /// Whether the shape is the one that its program sees.
+    pub view: View,
     /// Its bytes in the file. Never empty.
     pub range: Range<u64>,
 }
@@ -154,7 +171,12 @@ impl Builder {
 
     /// Adds a tensor that begins at `start`, if its elements fit the file. Gives the end of its bytes.
     pub fn tensor(&mut self, name: &str, dtype: Dtype, shape: &[u64], start: u64) -> Option<u64> {
-        let tensor = tensor(name, dtype, shape, start)?;
+        self.view(View::Own, name, dtype, shape, start)
+    }
+
+    /// As [`Self::tensor`], for one whose shape may not be its program's.
+    pub fn view(&mut self, view: View, name: &str, dtype: Dtype, shape: &[u64], start: u64) -> Option<u64> {
+        let tensor = Tensor { view, ..tensor(name, dtype, shape, start)? };
         let end = tensor.range.end;
         let fits = end <= self.length && start < end && self.layout.tensors.len() < TENSORS_MAX;
         if fits && self.charge(tensor_bytes(&tensor)) {
@@ -208,15 +230,17 @@ fn tensor(name: &str, dtype: Dtype, shape: &[u64], start: u64) -> Option<Tensor>
         return None;
     }
     let end = start.checked_add(dtype.bytes_of(elements(shape)?)?)?;
-    Some(Tensor { name: cut_name(name).to_owned(), dtype, shape: shape.to_vec(), range: start..end })
+    let (name, shape) = (cut_name(name).to_owned(), shape.to_vec());
+    Some(Tensor { name, dtype, shape, view: View::Own, range: start..end })
 }
 
 fn tensor_bytes(tensor: &Tensor) -> usize {
     size_of::<Tensor>() + tensor.name.len() + size_of_val(&tensor.shape[..])
 }
 
-/// The product of a shape; 1 of an empty one.
-pub(super) fn elements(shape: &[u64]) -> Option<u64> {
+/// The product of a shape; 1 of an empty one. None where 64 bits don't hold it.
+#[must_use]
+pub fn elements(shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(1_u64, |product, &dimension| product.checked_mul(dimension))
 }
 

@@ -22,6 +22,7 @@ mod npy;
 mod onnx;
 mod parquet;
 mod pickle;
+mod role;
 mod safetensors;
 mod tar;
 #[cfg(test)]
@@ -33,10 +34,15 @@ mod zip;
 use std::cell::Cell;
 
 pub use distcp::{Stored, metadata as distcp_metadata};
-pub use dtype::{Dtype, GgmlType};
+pub use dtype::{Dtype, GgmlType, ggml};
 pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{
     Check, CheckKind, DIMENSIONS_MAX, External, Format, LAYOUT_BYTES_MAX, Layout, NAME_BYTES_MAX, TENSORS_MAX, Tensor,
+    View, elements,
+};
+pub use role::{Role, is_state_file, roles};
+pub use safetensors::{
+    Header as SafetensorsHeader, Outline, dtype_name as safetensors_dtype, header as safetensors_header,
 };
 
 use crate::units::MIB;

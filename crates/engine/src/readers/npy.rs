@@ -5,7 +5,7 @@
 
 use super::dtype::Dtype;
 use super::input::Input;
-use super::layout::{Builder, DIMENSIONS_MAX, elements};
+use super::layout::{Builder, DIMENSIONS_MAX, View, elements};
 use super::zip::Entry;
 
 pub(super) const MAGIC: [u8; 6] = *b"\x93NUMPY";
@@ -27,7 +27,10 @@ pub(super) fn read(input: &Input, name: &str, builder: &mut Builder) -> Option<(
     let header = String::from_utf8_lossy(&header);
     let data = begin + length;
     let mut shape = shape(value_of(&header, "shape")?)?;
-    if value_of(&header, "fortran_order")?.starts_with("True") {
+    // Why: where at most one dimension counts, both orders are one.
+    let several = shape.iter().filter(|&&length| length != 1).count() > 1;
+    let turned = value_of(&header, "fortran_order")?.starts_with("True") && several;
+    if turned {
         shape.reverse();
     }
     let bytes = input.length() - data;
@@ -37,7 +40,8 @@ pub(super) fn read(input: &Input, name: &str, builder: &mut Builder) -> Option<(
     };
     let fits = elements(&shape).and_then(|count| dtype.bytes_of(count)).is_some_and(|needed| needed <= bytes);
     if fits {
-        builder.tensor(name, dtype, &shape, input.start().checked_add(data)?);
+        let view = if turned { View::Turned } else { View::Own };
+        builder.view(view, name, dtype, &shape, input.start().checked_add(data)?);
     }
     Some(())
 }

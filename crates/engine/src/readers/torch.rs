@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::dtype::Dtype;
 use super::input::Input;
-use super::layout::Builder;
+use super::layout::{Builder, View as Shown};
 use super::pickle::Pickle;
 use super::zip::Entry;
 use views::{View, Views};
@@ -70,7 +70,7 @@ impl Storage<'_> {
             let (Some(start), Some(end)) = (place(view.start), place(view.end)) else { continue };
             if start >= at && end > start {
                 self.rest(at..start, input, builder);
-                builder.tensor(&view.name, self.kind(view.dtype), &view.shape, input.start() + start);
+                builder.view(view.shown, &view.name, self.kind(view.dtype), &view.shape, input.start() + start);
                 at = end;
             }
         }
@@ -85,7 +85,7 @@ impl Storage<'_> {
             true => (dtype, bytes / u64::from(dtype.width()) * u64::from(dtype.block_elements())),
             false => (Dtype::Unknown, bytes),
         };
-        builder.tensor(self.name, dtype, &[count], input.start() + range.start);
+        builder.view(Shown::Rest, self.name, dtype, &[count], input.start() + range.start);
     }
 
     fn kind(&self, dtype: Dtype) -> Dtype {

@@ -6,11 +6,13 @@
 //!
 //! Invariant: only damage counts as a loss. A store that fails ends the run, so that a bad connection drops nothing.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use super::Loss;
 use crate::codec::{Effort, Encoder};
-use crate::entry::{Content, Entry, Extent, Kind};
+use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::{Error, Result};
 use crate::format::node::decode_extents;
 use crate::format::pack::BlobKind;
@@ -44,11 +46,17 @@ impl<'r> Judge<'r> {
         Self { repository, reader: repository.blob_reader(), plain: Vec::new(), known: HashMap::new() }
     }
 
-    /// True if all content of the entry can be read.
-    pub(super) fn is_whole(&mut self, entry: &Entry) -> Result<bool> {
-        let Kind::File(content) = &entry.kind else { return Ok(true) };
+    /// What is lost of an entry.
+    pub(super) fn loss<'k>(&mut self, key: &'k TreeKey, entry: &Entry) -> Result<Option<Loss<'k>>> {
+        let Kind::File(content) = &entry.kind else { return Ok(None) };
         let repository = self.repository;
-        each_chunk(repository, content, &mut |id| self.is_readable(id))
+        if !each_chunk(repository, content, &mut |id| self.is_readable(id))? {
+            return Ok(Some(Loss::File(key)));
+        }
+        match &entry.table {
+            Some(table) if !self.is_readable(&table.id)? => Ok(Some(Loss::Table(key))),
+            _ => Ok(None),
+        }
     }
 
     fn is_readable(&mut self, id: &ChunkId) -> Result<bool> {
@@ -160,6 +168,16 @@ impl Keeper<'_, '_> {
         let repository = self.repository;
         each_chunk(repository, content, &mut |id| self.keep(BlobKind::Data, id))
     }
+
+    /// The entry, without a tensor table that can't be had.
+    fn with_table<'e>(&mut self, entry: &'e Entry) -> Result<Cow<'e, Entry>> {
+        match &entry.table {
+            Some(table) if !self.keep(BlobKind::Tree, &table.id)? => {
+                Ok(Cow::Owned(Entry { table: None, ..entry.clone() }))
+            }
+            _ => Ok(Cow::Borrowed(entry)),
+        }
+    }
 }
 
 /// Writes the snapshot's tree anew without what is lost of it.
@@ -194,7 +212,7 @@ pub(super) fn without_lost<'r>(
             Step::Entry(key, entry) => {
                 if content.keep_entry(entry)? {
                     files += u64::from(entry.is_file());
-                    tree.push(key, entry)?;
+                    tree.push(key, content.with_table(entry)?.as_ref())?;
                 } else {
                     lost += 1;
                 }

@@ -199,6 +199,9 @@ impl<'r> Marks<'r> {
                         if let Kind::File(content) = &entry.kind {
                             self.content(content, &mut blobs, new).map_err(lost)?;
                         }
+                        if let Some(table) = &entry.table {
+                            self.unlisted += u64::from(self.reach(&table.id, new)?.is_none());
+                        }
                     }
                 }
             }

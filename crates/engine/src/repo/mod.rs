@@ -27,12 +27,13 @@ pub mod repository;
 pub(crate) mod rings;
 pub mod session;
 pub mod stored_file;
+mod tables;
 pub mod tree;
 pub(crate) mod tree_diff;
 
 pub(crate) use admit::Candidate;
 pub use mend::{MendedPacks, tell_mended};
-pub use reader::BlobReader;
+pub use reader::{BlobReader, Fetched};
 pub use repository::{Repository, Snapshot};
 pub use session::{Committed, Session};
 pub use stored_file::StoredFile;

@@ -274,11 +274,14 @@ impl<'r> Parent<'r> {
         self.snapshot
     }
 
-    /// What is known for `key`, the freshest first. Keys must be asked for in ascending order.
-    pub fn take(&mut self, key: &TreeKey) -> [Option<Known>; 2] {
+    /// What is known for `key`, the freshest first. Keys must be asked for in ascending order; what lies between, `gone` is
+    /// told.
+    pub fn take(&mut self, key: &TreeKey, gone: &mut dyn FnMut(&TreeKey, &Entry)) -> [Option<Known>; 2] {
         let mut found = [None, None];
         for (place, (sequence, read_at, unfinished)) in found.iter_mut().zip(&mut self.sequences) {
-            while sequence.next_if(|(known, _)| known < key).is_some() {}
+            while let Some((known, entry)) = sequence.next_if(|(known, _)| known < key) {
+                gone(&known, &entry);
+            }
             let entry = sequence.next_if(|(known, _)| known == key).map(|(_, entry)| entry);
             *place = entry.map(|entry| Known { entry, read_at: *read_at, unfinished: *unfinished });
         }

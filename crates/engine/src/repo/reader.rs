@@ -31,11 +31,47 @@ pub struct BlobReader<'r> {
     cipher: Option<(PackName, Arc<PackCipher>)>,
     bases: VecDeque<(ChunkId, Arc<Vec<u8>>)>,
     bases_bytes: usize,
+    fetched: Fetched,
+}
+
+/// What a reader got from the store, each try counted; what parity was computed from is not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Blobs, those of bases included.
+    pub blobs: u64,
+    /// Their bytes, headers and tags included.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Fetched {
+    fn add_assign(&mut self, more: Self) {
+        self.blobs += more.blobs;
+        self.bytes += more.bytes;
+    }
 }
 
 impl<'r> BlobReader<'r> {
     pub(crate) fn new(repository: &'r Repository) -> Self {
-        Self { repository, decoder: Decoder::new(), cipher: None, bases: VecDeque::new(), bases_bytes: 0 }
+        Self {
+            repository,
+            decoder: Decoder::new(),
+            cipher: None,
+            bases: VecDeque::new(),
+            bases_bytes: 0,
+            fetched: Fetched::default(),
+        }
+    }
+
+    /// What it got from the store so far.
+    #[must_use]
+    pub fn fetched(&self) -> Fetched {
+        self.fetched
+    }
+
+    fn fetch(&mut self, location: &Location) -> Result<Vec<u8>> {
+        let blob = self.repository.fetch(location)?;
+        self.fetched += Fetched { blobs: 1, bytes: blob.len() as u64 };
+        Ok(blob)
     }
 
     /// Fetches and decodes the chunk `id` into `out`.
@@ -67,7 +103,7 @@ impl<'r> BlobReader<'r> {
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
-        let mut blob = self.repository.fetch(location)?;
+        let mut blob = self.fetch(location)?;
         self.decode(id, location, &mut blob, out)
     }
 
@@ -193,7 +229,7 @@ impl<'r> BlobReader<'r> {
         }
         let mut plain = Vec::new();
         let outcome = first_good(&copies, |location| {
-            let mut blob = self.repository.fetch(location)?;
+            let mut blob = self.fetch(location)?;
             self.decode_at(id, location, &mut blob, &mut plain, false).map(drop)
         });
         if let Some(Ok(())) = outcome {

@@ -4,7 +4,8 @@
 //! list them in the next segment. Nothing is visible to readers before [`Session::commit`]; everything before it may be
 //! abandoned, or adopted by a later session.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::monotonic;
-use crate::codec::{Effort, Encoder};
+use crate::codec::{BodyHeader, Effort, Encoder};
 use crate::crypto::blob::PackCipher;
 use crate::crypto::{Secret32, envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
@@ -89,6 +90,16 @@ impl Published {
     }
 }
 
+/// A chunk that this session stores, until a segment of its own lists it.
+enum Claim {
+    /// It is in no pack yet.
+    Encoding,
+    /// It is in a pack, and has no base.
+    Alone,
+    /// It is in a pack, encoded against that one.
+    Against(ChunkId),
+}
+
 /// What came of a commit.
 #[derive(Debug)]
 pub enum Committed {
@@ -112,7 +123,7 @@ pub struct Session<'r> {
     next_packs: [AtomicU64; 2],
     next_segment: AtomicU64,
     open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
-    claimed: Mutex<HashSet<ChunkId>>,
+    claimed: Mutex<HashMap<ChunkId, Claim>>,
     published: RwLock<Arc<Published>>,
     own: RwLock<Index>,
     unpublished: Mutex<Unpublished>,
@@ -173,7 +184,7 @@ impl<'r> Session<'r> {
             next_packs: [AtomicU64::new(0), AtomicU64::new(1)],
             next_segment: AtomicU64::new(0),
             open_packs: [Mutex::new(None), Mutex::new(None)],
-            claimed: Mutex::new(HashSet::new()),
+            claimed: Mutex::new(HashMap::new()),
             published: RwLock::new(Published::now(repository)),
             unpublished: Mutex::new(Unpublished {
                 builder: SegmentBuilder::new(),
@@ -270,18 +281,28 @@ impl<'r> Session<'r> {
     /// here. The snapshot may then lean on it; the commit looks again.
     #[must_use]
     pub fn contains(&self, id: &ChunkId) -> bool {
-        self.is_listed(id) || lock(&self.claimed).contains(id)
+        self.is_listed(id) || lock(&self.claimed).contains_key(id)
     }
 
     /// True if the caller has to [`Self::store`] the chunk now; nobody else will. The commit waits for it.
     #[must_use]
     pub fn claim(&self, id: &ChunkId) -> bool {
-        let claimed = !self.is_listed(id) && lock(&self.claimed).insert(*id);
+        let claimed = !self.is_listed(id) && self.claim_new(id);
         *lock(&self.unstored.0) += u64::from(claimed);
         if claimed && self.is_damaged(id) {
             self.mended.fetch_add(1, Ordering::Relaxed);
         }
         claimed
+    }
+
+    fn claim_new(&self, id: &ChunkId) -> bool {
+        match lock(&self.claimed).entry(*id) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(Claim::Encoding);
+                true
+            }
+        }
     }
 
     /// Where a chunk lies on which the snapshot may lean.
@@ -290,13 +311,22 @@ impl<'r> Session<'r> {
         self.lean(id, false)
     }
 
-    /// The chunk against which one that resembles `id` may be encoded: `id` itself, or where it has a base, that one.
+    /// The chunk against which one that resembles `id` may be encoded: `id` itself, or where it has a base, that one. What
+    /// this session has just stored counts: one commit publishes both.
     #[must_use]
     pub fn keyframe(&self, id: &ChunkId) -> Option<ChunkId> {
         if self.lean(id, true).is_some() {
             return Some(*id);
         }
-        let base = self.repository.locate(id)?.base?;
+        if let Some(claim) = lock(&self.claimed).get(id) {
+            return match claim {
+                Claim::Encoding => None,
+                Claim::Alone => Some(*id),
+                Claim::Against(base) => Some(*base),
+            };
+        }
+        let own = self.own_index().copies(id).find_map(|found| found.location.base);
+        let base = own.or_else(|| self.repository.locate(id)?.base)?;
         self.lean(&base, true).map(|_| base)
     }
 
@@ -388,6 +418,11 @@ impl<'r> Session<'r> {
         }
         if let Some((_, writer)) = open.as_mut() {
             writer.push(id, body);
+        }
+        let base = BodyHeader::parse(body).ok().and_then(|(header, _)| header.base);
+        // Why under the pack's lock: once that is durable and listed, the claim is gone.
+        if let Some(claim) = lock(&self.claimed).get_mut(id) {
+            *claim = base.map_or(Claim::Alone, Claim::Against);
         }
         self.chunks.fetch_add(1, Ordering::Relaxed);
         self.plain_bytes.fetch_add(u64::try_from(plain_bytes).unwrap_or(0), Ordering::Relaxed);
@@ -502,6 +537,11 @@ impl<'r> Session<'r> {
     #[must_use]
     pub fn writer_queue(&self) -> Receiver<FullPack> {
         self.queue.1.clone()
+    }
+
+    /// Full packs that are not durable yet: how far the store is behind.
+    pub(crate) fn packs_behind(&self) -> u64 {
+        *lock(&self.in_flight.0)
     }
 
     /// Makes packs durable until `ended` says that nothing more comes: the work of a writer thread.

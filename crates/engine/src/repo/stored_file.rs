@@ -1,17 +1,18 @@
 //! A stored file, read like a file: positioned reads over the chunks of its content, for the readers of AI files.
 //!
 //! Only chunks that a read touches are fetched; the last one is kept, because headers are read in small steps. Holes read
-//! as zeros. The list of extents is held in memory, bounded by [`EXTENTS_MAX`].
+//! as zeros. The list of extents is held in memory, bounded by [`EXTENTS_MAX`]. A reader of a format takes every error for
+//! the end of what it can say; [`StoredFile::failure`] tells that there was one.
 
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 
 use crate::entry::{Content, Extent};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::readers::ReadAt;
-use crate::repo::{BlobReader, Repository};
+use crate::repo::{BlobReader, Fetched, Repository};
 
 /// Files of more extents are not read this way, so that the list stays under 12 MiB.
 pub const EXTENTS_MAX: usize = 1 << 18;
@@ -29,6 +30,7 @@ struct State<'r> {
     reader: BlobReader<'r>,
     last: Option<ChunkId>,
     plain: Vec<u8>,
+    failure: Option<Error>,
 }
 
 impl<'r> StoredFile<'r> {
@@ -53,7 +55,7 @@ impl<'r> StoredFile<'r> {
             _ => Vec::new(),
         };
         length += inline.len() as u64;
-        let state = State { reader: repository.blob_reader(), last: None, plain: Vec::new() };
+        let state = State { reader: repository.blob_reader(), last: None, plain: Vec::new(), failure: None };
         Ok(Some(Self { length, chunks, inline, state: RefCell::new(state) }))
     }
 
@@ -61,6 +63,18 @@ impl<'r> StoredFile<'r> {
     #[must_use]
     pub fn chunks(&self) -> &[(u64, u32, ChunkId)] {
         &self.chunks
+    }
+
+    /// The first error, other than the file's end, that a reader of a format met since this was asked last.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.state.borrow_mut().failure.take()
+    }
+
+    /// What was got from the store so far.
+    #[must_use]
+    pub fn fetched(&self) -> Fetched {
+        self.state.borrow().reader.fetched()
     }
 
     /// The chunks that a range of the file touches.
@@ -78,7 +92,7 @@ impl<'r> StoredFile<'r> {
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= self.length);
         let Some(end) = end else {
-            return Err(crate::error::Error::file("(stored file)", "ends early", io::ErrorKind::UnexpectedEof));
+            return Err(Error::file("(stored file)", "ends early", io::ErrorKind::UnexpectedEof));
         };
         if !self.inline.is_empty() {
             let start = usize::try_from(offset).expect("inline content is short");
@@ -115,6 +129,13 @@ impl ReadAt for StoredFile<'_> {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.read(offset, buffer).map_err(io::Error::other)
+        let is_inside = offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= self.length);
+        self.read(offset, buffer).map_err(|error| {
+            let shown = io::Error::other(error.to_string());
+            if is_inside {
+                self.state.borrow_mut().failure.get_or_insert(error);
+            }
+            shown
+        })
     }
 }

@@ -41,7 +41,8 @@ fn fate_of(written: &Written, level: &Level) -> Fate {
     written.fates.get(level.ordinal).copied().unwrap_or(Fate::Left)
 }
 
-fn enter(run: &Run<'_>, written: &Written, here: Option<&Arc<Directory>>, level: &Level) -> Entered {
+/// Opens again what pass 1 made or entered.
+pub(super) fn enter(run: &Run<'_>, written: &Written, here: Option<&Arc<Directory>>, level: &Level) -> Entered {
     let Some(here) = here.filter(|_| fate_of(written, level) != Fate::Left) else { return Entered::Failed };
     match Name::new(level.key.name()).and_then(|name| here.open(name)) {
         Ok(directory) => Entered::Open(Arc::new(directory)),

@@ -8,7 +8,8 @@ use crate::error::Result;
 use crate::format::names::PackName;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
-use crate::repo::{BlobReader, Repository};
+use crate::readers::{self, Layout};
+use crate::repo::{BlobReader, Repository, StoredFile};
 
 /// Entries in ascending order of keys.
 pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<(TreeKey, Entry)>> + 'a>;
@@ -30,6 +31,8 @@ pub(super) trait Origin: Sync {
     fn sources(&self) -> Vec<Vec<TreeKey>>;
     /// Files and plain bytes of the whole tree, where known.
     fn totals(&self) -> Option<(u64, u64)>;
+    /// Where the tensors of a file of this name lie, if that can be told.
+    fn layout(&self, content: &Content, name: &[u8]) -> Option<Layout>;
 }
 
 /// Makes plain bytes of blobs.
@@ -83,6 +86,11 @@ impl Origin for FromRepository<'_> {
         let snapshots = self.repository.snapshots();
         let snapshot = snapshots.iter().find(|snapshot| snapshot.record.root == self.root)?;
         Some((snapshot.record.files, snapshot.record.bytes))
+    }
+
+    fn layout(&self, content: &Content, name: &[u8]) -> Option<Layout> {
+        let file = StoredFile::open(self.repository, content).ok()??;
+        readers::read(&file, name)
     }
 }
 

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::origin::Origin;
 use super::selection::{Selection, Whole};
 use super::{ACTIONS_MAX, Act, Action, RestoreOptions, RestoreReport};
+use crate::clock;
 use crate::entry::{LinkGroup, TreeKey};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Problem, Progress};
@@ -61,6 +62,9 @@ pub(super) struct Run<'a> {
     pub(super) owners: Owners,
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) tally: Tally,
+    pub(super) started: Instant,
+    /// How long it took until only optimizers' states were left.
+    pub(super) weights: OnceLock<Duration>,
     monitor: &'a dyn Monitor,
     known: (u64, u64),
     links: Mutex<HashMap<LinkGroup, FirstName>>,
@@ -83,6 +87,8 @@ impl<'a> Run<'a> {
             owners: Owners::new(options.owner),
             open_files: OpenFiles::new(OPEN_FILES_MAX),
             tally: Tally::default(),
+            started: clock::monotonic(),
+            weights: OnceLock::new(),
             monitor,
             known: origin.totals().filter(|_| everything).unwrap_or_default(),
             links: Mutex::default(),
@@ -239,6 +245,7 @@ impl<'a> Run<'a> {
             actions_total: planned.total,
             problems: load(&self.tally.problems),
             duration,
+            weights_duration: self.weights.get().copied(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod damage;
 mod hostile;
 mod mounts;
 mod options;
+mod order;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -138,6 +139,17 @@ impl Origin for Made {
     fn totals(&self) -> Option<(u64, u64)> {
         None
     }
+
+    fn layout(&self, content: &Content, name: &[u8]) -> Option<crate::readers::Layout> {
+        let Content::Extents(extents) = content else { return None };
+        let chunk = |extent: &Extent| {
+            let Extent::Chunk { id, length } = extent else { return Vec::new() };
+            let start = self.places[id].offset as usize + BLOB_HEADER_BYTES;
+            self.pack[start..start + *length as usize].to_vec()
+        };
+        let bytes: Vec<u8> = extents.iter().flat_map(chunk).collect();
+        crate::readers::read(&&bytes[..], name)
+    }
 }
 
 /// Slashes become the separators of keys; nothing else is done about the path.
@@ -161,6 +173,7 @@ fn entry(kind: Kind, mode: u32) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }
 

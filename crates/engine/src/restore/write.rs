@@ -1,5 +1,7 @@
 //! Pass 1: directories, everything small, and the plan of all content; and what only the target has is removed.
 //!
+//! With `weights_first` the files of optimizers' states are passed over, and taken by a second walk ([`super::order`]).
+//!
 //! Directories are made open to nobody else and get their own metadata in pass 2. Of a group of hard links the first
 //! name is restored here, the others in pass 2. What stands in the way is handled as [`Overwrite`] says; where this
 //! run made the directory itself, nothing can stand there and nothing is looked up.
@@ -9,6 +11,7 @@
 use std::collections::{HashSet, hash_map};
 use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use rustix::fs::FileType;
 
 use super::cursor::{self, Entered, Level, Pass};
 use super::fetch::{self, Batch, Jobs};
+use super::order::{self, LateParts};
 use super::run::{FirstName, Run, add};
 use super::{Act, Overwrite};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
@@ -41,7 +45,7 @@ pub(super) enum Fate {
 }
 
 /// What pass 1 hands to the next.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Written {
     /// By the number of the directory.
     pub(super) fates: Vec<Fate>,
@@ -51,6 +55,18 @@ pub(super) struct Written {
     pub(super) locks: bool,
     /// Entries with such flags that stay as they stood there.
     pub(super) kept: HashSet<TreeKey>,
+    /// True if files were passed over that a second walk is to take.
+    pub(super) passed_over: bool,
+    /// Files of which a part waits.
+    pub(super) held: Vec<Held>,
+}
+
+/// A file of which a part waits.
+#[derive(Debug)]
+pub(super) struct Held {
+    file: Arc<TargetFile>,
+    content: Content,
+    late: LateParts,
 }
 
 /// What is done about an entry that is no directory.
@@ -66,6 +82,21 @@ enum Decision {
 
 /// Runs pass 1 and waits until all content is written.
 pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Written> {
+    let walk = |writer: &mut Writer<'_>| cursor::walk(run, target.clone(), writer);
+    let written = with_workers(run, target.as_deref(), Written::default(), walk)?;
+    match target.as_ref().filter(|_| order::is_asked_for(run)) {
+        Some(target) => order::finish(run, target, written),
+        None => Ok(written),
+    }
+}
+
+/// Lets `walk` plan while threads do what was planned, and waits for them.
+pub(super) fn with_workers(
+    run: &Run<'_>,
+    target: Option<&Directory>,
+    written: Written,
+    walk: impl FnOnce(&mut Writer<'_>) -> Result<()>,
+) -> Result<Written> {
     let (sender, any) = crossbeam_channel::bounded(2 * run.threads());
     let (large_sender, large) = crossbeam_channel::bounded(2 * run.threads());
     let jobs = Jobs { any: sender, large: large_sender };
@@ -84,8 +115,8 @@ pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Wri
             }
         }
         drop((any, large));
-        let mut writer = Writer::new(run, jobs, target.as_deref());
-        let result = cursor::walk(run, target, &mut writer).and_then(|()| writer.batch.send(run, &writer.jobs));
+        let mut writer = Writer::new(run, jobs, target, written);
+        let result = walk(&mut writer).and_then(|()| writer.batch.send(run, &writer.jobs));
         if result.is_err() {
             run.stop();
         }
@@ -94,7 +125,8 @@ pub(super) fn write(run: &Run<'_>, target: Option<Arc<Directory>>) -> Result<Wri
     .and_then(|written| run.check_stopped().map(|()| written))
 }
 
-struct Writer<'a> {
+/// Plans files, and makes everything else.
+pub(super) struct Writer<'a> {
     run: &'a Run<'a>,
     jobs: Jobs,
     batch: Batch,
@@ -105,10 +137,14 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(run: &'a Run<'a>, jobs: Jobs, target: Option<&Directory>) -> Self {
-        let written = Written { fates: Vec::new(), single: false, locks: false, kept: HashSet::new() };
+    fn new(run: &'a Run<'a>, jobs: Jobs, target: Option<&Directory>, written: Written) -> Self {
         let device = target.map(|target| target.identity().device);
         Self { run, jobs, batch: Batch::default(), written, listings: Vec::new(), device }
+    }
+
+    /// What became of things so far.
+    pub(super) fn written(&self) -> &Written {
+        &self.written
     }
 
     fn set_fate(&mut self, level: &Level, fate: Fate) {
@@ -210,6 +246,26 @@ impl<'a> Writer<'a> {
             }
             _ => Decision::Replace,
         })
+    }
+
+    /// Restores anything but a directory, or plans it.
+    pub(super) fn restore_leaf(&mut self, here: Option<&Arc<Directory>>, key: TreeKey, entry: Entry) -> Result<()> {
+        let Some(here) = here else {
+            self.count_planned(&key, &entry, Act::Create);
+            return Ok(());
+        };
+        if self.is_further_name(&entry) {
+            if self.run.options.overwrite == Overwrite::Always && is_directory(here, &key) {
+                self.make_way(here, &key)?;
+            }
+            let standing = Name::new(key.name()).and_then(|name| here.standing(name));
+            if self.run.options.dry_run && standing.is_ok_and(|standing| standing.is_none()) {
+                self.count_planned(&key, &entry, Act::Create);
+            }
+            return Ok(());
+        }
+        let decision = self.decide(here, &key, &entry)?;
+        self.act(here, key, entry, decision)
     }
 
     /// Of a group of hard links, only the first name that is restored goes on here.
@@ -314,16 +370,47 @@ impl<'a> Writer<'a> {
         match content {
             Content::Inline(bytes) if bytes.len() as u64 == file.entry().size => self.batch.push_inline(file, bytes),
             Content::Inline(_) => fetch::fail(self.run, &file, &disagreement()),
-            Content::Extents(extents) => self.plan_extents(&file, extents.into_iter().map(Ok))?,
-            Content::Indirect { .. } => {
-                let run = self.run;
-                self.plan_extents(&file, run.origin.extents(&content))?;
-            }
+            content => self.plan_content(file, content)?,
         }
         if self.batch.is_full() { self.batch.send(self.run, &self.jobs) } else { Ok(()) }
     }
 
-    fn plan_extents(&mut self, file: &Arc<TargetFile>, extents: impl Iterator<Item = Result<Extent>>) -> Result<()> {
+    /// Plans a file's chunks; where some are to wait, only the others.
+    fn plan_content(&mut self, file: Arc<TargetFile>, content: Content) -> Result<()> {
+        match order::late_parts(self.run, &file, &content, self.written.held.len()) {
+            Some(late) => {
+                self.plan_extents(&file, &content, &|place| !late.is_late(place))?;
+                self.written.held.push(Held { file, content, late });
+            }
+            None => {
+                self.plan_extents(&file, &content, &|_| true)?;
+                self.run.release(&file);
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans what waited of files.
+    pub(super) fn plan_held(&mut self) -> Result<()> {
+        for Held { file, content, late } in mem::take(&mut self.written.held) {
+            self.plan_extents(&file, &content, &|place| late.is_late(place))?;
+            self.run.release(&file);
+        }
+        Ok(())
+    }
+
+    /// Plans the chunks whose places in the file are wanted.
+    fn plan_extents(
+        &mut self,
+        file: &Arc<TargetFile>,
+        content: &Content,
+        wanted: &dyn Fn(Range<u64>) -> bool,
+    ) -> Result<()> {
+        let run = self.run;
+        let extents: Box<dyn Iterator<Item = Result<Extent>>> = match content {
+            Content::Extents(extents) => Box::new(extents.iter().copied().map(Ok)),
+            _ => run.origin.extents(content),
+        };
         let mut offset = 0u64;
         for extent in extents {
             let end = extent.and_then(|extent| Ok((extent, end_of(offset, &extent, file.entry().size)?)));
@@ -334,18 +421,19 @@ impl<'a> Writer<'a> {
                     break;
                 }
             };
-            if let Extent::Chunk { id, length } = extent {
-                self.batch.push(self.run, file, id, length, offset);
+            if let Extent::Chunk { id, length } = extent
+                && wanted(offset..end)
+            {
+                self.batch.push(run, file, id, length, offset);
             }
             offset = end;
             if self.batch.is_full() {
-                self.batch.send(self.run, &self.jobs)?;
+                self.batch.send(run, &self.jobs)?;
             }
         }
         if offset != file.entry().size {
-            fetch::fail(self.run, file, &disagreement());
+            fetch::fail(run, file, &disagreement());
         }
-        self.run.release(file);
         Ok(())
     }
 
@@ -428,22 +516,11 @@ impl Pass for Writer<'_> {
     }
 
     fn leaf(&mut self, here: Option<&Arc<Directory>>, key: TreeKey, entry: Entry) -> Result<()> {
-        let Some(here) = here else {
-            self.count_planned(&key, &entry, Act::Create);
-            return Ok(());
-        };
-        if self.is_further_name(&entry) {
-            if self.run.options.overwrite == Overwrite::Always && is_directory(here, &key) {
-                self.make_way(here, &key)?;
-            }
-            let standing = Name::new(key.name()).and_then(|name| here.standing(name));
-            if self.run.options.dry_run && standing.is_ok_and(|standing| standing.is_none()) {
-                self.count_planned(&key, &entry, Act::Create);
-            }
+        if order::is_late(self.run, &key, &entry) {
+            self.written.passed_over = true;
             return Ok(());
         }
-        let decision = self.decide(here, &key, &entry)?;
-        self.act(here, key, entry, decision)
+        self.restore_leaf(here, key, entry)
     }
 
     fn leave(&mut self, here: &Arc<Directory>, level: &Level) -> Result<()> {

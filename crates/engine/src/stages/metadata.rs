@@ -219,5 +219,6 @@ fn entry(found: &Found, kind: Kind, names: &Names, links: Option<LinkGroup>, att
         links,
         xattrs,
         flags,
+        table: None,
     }
 }

@@ -3,13 +3,49 @@
 //! The file's own position is used only to look for holes; content is read at given offsets. A file may change while it
 //! is read: nothing here checks that, the caller compares metadata before and after.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{CWD, OFlags, SeekFrom, seek};
 use rustix::io::Errno;
+
+use crate::readers::ReadAt;
+use crate::stages::walk::open_quietly;
+
+/// An open file as the readers of AI files see it.
+pub struct OpenFile<'a> {
+    /// The file.
+    pub file: &'a File,
+    /// Its length in bytes when it was looked at.
+    pub length: u64,
+}
+
+impl ReadAt for OpenFile<'_> {
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match read_at(self.file, offset, buffer)? {
+            length if length == buffer.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+/// Opens the regular file at an absolute path once more; a link at its end is not followed.
+///
+/// # Errors
+/// Of opening; [`io::ErrorKind::InvalidInput`] where it is no regular file.
+pub fn open_again(path: &Path) -> io::Result<File> {
+    let file = File::from(open_quietly(CWD, &CString::new(path.as_os_str().as_bytes())?, OFlags::RDONLY)?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
 
 /// The ranges of a file that hold data, ascending and not touching each other, up to `size` bytes; between them lie
 /// holes. Asks the file system (SEEK_DATA, SEEK_HOLE) as it goes, so it needs no memory however many holes there

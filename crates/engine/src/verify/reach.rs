@@ -188,7 +188,11 @@ fn walk(
             Step::Entry(key, entry) => {
                 let numbers = hit_by(check, entry, hits, reached);
                 numbers.iter().for_each(|&number| reached[number].lose_path(snapshot, key));
-                !numbers.is_empty()
+                let tables = entry.table.and_then(|table| hits.get(&table.id));
+                for number in tables.into_iter().flatten().filter(|number| !numbers.contains(number)) {
+                    reached[*number].lose_table(snapshot, key);
+                }
+                !numbers.is_empty() || tables.is_some()
             }
         };
         ControlFlow::Continue(found)
@@ -241,7 +245,15 @@ fn by_error(reached: &[Reached], error: &Error) -> Option<usize> {
 
 impl Reached {
     fn new((object, finding): (String, Finding)) -> Self {
-        let damage = Damage { object, what: String::new(), snapshots: Vec::new(), paths: Vec::new(), paths_count: 0 };
+        let damage = Damage {
+            object,
+            what: String::new(),
+            snapshots: Vec::new(),
+            paths: Vec::new(),
+            paths_count: 0,
+            tables: Vec::new(),
+            tables_count: 0,
+        };
         Self { damage, finding, counted: HashSet::new() }
     }
 
@@ -273,11 +285,27 @@ impl Reached {
         self.lose(snapshot, hash_of(&node.id), first, entries);
     }
 
-    fn lose(&mut self, snapshot: &Snapshot, hash: u64, key: Option<&TreeKey>, entries: u64) {
+    /// Only the tensor table of a file is lost: it restores whole.
+    fn lose_table(&mut self, snapshot: &Snapshot, key: &TreeKey) {
+        if !self.lose_once(snapshot, hash_of(&("tensor table", key))) {
+            return;
+        }
+        self.damage.tables_count += 1;
+        if self.damage.tables.len() < DAMAGE_PATHS_MAX {
+            self.damage.tables.push(key.to_path().to_string_lossy().into_owned());
+        }
+    }
+
+    /// Notes that a snapshot is hit; true where what the hash stands for was not counted yet.
+    fn lose_once(&mut self, snapshot: &Snapshot, hash: u64) -> bool {
         if self.damage.snapshots.last() != Some(&snapshot.record.id) {
             self.damage.snapshots.push(snapshot.record.id);
         }
-        if !self.counted.insert(hash) {
+        self.counted.insert(hash)
+    }
+
+    fn lose(&mut self, snapshot: &Snapshot, hash: u64, key: Option<&TreeKey>, entries: u64) {
+        if !self.lose_once(snapshot, hash) {
             return;
         }
         self.damage.paths_count += entries;
@@ -294,6 +322,7 @@ impl Reached {
         };
         self.damage.what = self.finding.texts.join("; ") + &chunks;
         self.damage.paths.sort_unstable();
+        self.damage.tables.sort_unstable();
         self.damage
     }
 }

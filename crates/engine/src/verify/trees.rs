@@ -15,7 +15,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::findings::describe;
 use super::structure::Structure;
 use super::{Check, count, on_threads};
-use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
+use crate::entry::{Content, Entry, Extent, Kind, TableRef, TreeKey};
 use crate::error::Result;
 use crate::format::segment::Location;
 use crate::repo::Snapshot;
@@ -181,6 +181,9 @@ impl Worker<'_, '_> {
         if length.is_some_and(|length| length != entry.size) {
             let what = format!("{} is not as long as its content", key.to_path().display());
             self.check.findings.chunk(&node.object(), what, node.id);
+        }
+        if let Some(TableRef { id, length }) = entry.table {
+            self.extent(&Extent::Chunk { id, length });
         }
     }
 

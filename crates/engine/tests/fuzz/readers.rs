@@ -2,7 +2,9 @@
 //!
 //! Seeds are the files of testdata/readers, which other libraries wrote.
 
+use seawall_engine::format::tensor_table;
 use seawall_engine::readers::{self, crc, tfrecord::Records};
+use seawall_engine::statistics::builder::TableBuilder;
 
 /// Names that decide a format where the bytes do not, and one that does not.
 const NAMES: [&[u8]; 3] = [b"file", b"model.onnx", b"__0_0.distcp"];
@@ -101,4 +103,23 @@ fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
     bytes.extend_from_slice(&start.to_le_bytes());
     bytes.extend_from_slice(&[0; 2]);
     bytes
+}
+
+/// The tables of files with tensors.
+pub fn tensor_tables() -> Vec<Vec<u8>> {
+    let table = |file: &Vec<u8>| {
+        let layout = readers::read(&file.as_slice(), b"file")?;
+        let builder = TableBuilder::new(&layout);
+        builder.add(0, file);
+        (!layout.tensors.is_empty()).then(|| tensor_table::encode(&builder.finish()))
+    };
+    files().iter().filter_map(table).collect()
+}
+
+/// What is accepted is written as it was read.
+pub fn tensor_table(data: &[u8]) {
+    if let Ok(table) = tensor_table::decode(data) {
+        assert!(table.tensors.len() <= data.len());
+        assert_eq!(tensor_table::decode(&tensor_table::encode(&table)).unwrap(), table);
+    }
 }

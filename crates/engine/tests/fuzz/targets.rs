@@ -16,7 +16,7 @@ use seawall_engine::crypto::passphrase::Cost;
 use seawall_engine::crypto::sign::SigningKey;
 use seawall_engine::crypto::wrap::DataSecretKey;
 use seawall_engine::crypto::{Secret32, blob::PackCipher, envelope, object_hash};
-use seawall_engine::entry::{Content, Entry, Extent, Kind, TreeKey};
+use seawall_engine::entry::{Content, Entry, Extent, Kind, TableRef, TreeKey};
 use seawall_engine::format::log::{Act, BlobDamage, Grant, KeyChange, LogEntry, MemberRecord, Opened, SegmentRecord};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::{self, PackName, SegmentName};
@@ -68,6 +68,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "session", run: session_record, seeds: || vec![session::encode(SESSION, 0, &[1; 32], &[2; 48])] },
     Target { name: "share_file", run: share_file, seeds: share_files },
     Target { name: "slot", run: key_slot, seeds: slots },
+    Target { name: "tensor_table", run: readers::tensor_table, seeds: readers::tensor_tables },
 ];
 
 const SESSION: SessionId = SessionId([3; 16]);
@@ -409,6 +410,7 @@ fn entry(kind: Kind) -> Entry {
         links: None,
         xattrs: vec![(b"user.note".to_vec(), b"value".to_vec())],
         flags: 0,
+        table: None,
     }
 }
 
@@ -421,11 +423,13 @@ fn nodes() -> Vec<Vec<u8>> {
         ("a", Kind::File(Content::Inline(b"inline bytes".to_vec()))),
         ("b", Kind::File(Content::Extents(extents))),
         ("c", Kind::File(indirect)),
+        ("d", Kind::File(Content::Inline(b"with a table".to_vec()))),
         ("link", Kind::Symlink(b"../elsewhere".to_vec())),
         ("pipe", Kind::Fifo),
         ("tty", Kind::CharDevice(4, 1)),
     ] {
-        leaf.push(&TreeKey(path.as_bytes().to_vec()), &entry(kind));
+        let table = (path == "d").then_some(TableRef { id: ChunkId([4; 32]), length: 500 });
+        leaf.push(&TreeKey(path.as_bytes().to_vec()), &Entry { table, ..entry(kind) });
     }
     let child = |first: &[u8]| Child { first: TreeKey(first.to_vec()), id: ChunkId([3; 32]), entries: 9, bytes: 10 };
     vec![leaf.take(), node::encode_inner(1, &[child(b""), child(b"k"), child(b"k\0l")]), LeafWriter::new().take()]

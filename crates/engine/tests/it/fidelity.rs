@@ -18,6 +18,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, FileType, IFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags, makedev};
 use seawall_engine::backup::{BackupOptions, Source, backup};
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::format::slot::Unlock;
@@ -262,6 +263,8 @@ fn back_up(source: &Path) -> (Repository, ChunkId) {
         force_read: false,
         dry_run: false,
         parent: None,
+        bases: Vec::new(),
+        effort: Some(Effort::Balanced),
         threads: 2,
         budget_bytes: 64 * MIB,
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::{Effort, Encoder};
 use seawall_engine::entry::{Content, Entry, Extent, Kind, TreeKey};
+use seawall_engine::format::log::SnapshotRecord;
 use seawall_engine::format::node::{Child, LeafWriter, encode_inner};
 use seawall_engine::format::pack::BlobKind;
 use seawall_engine::ids::{ChunkId, SnapshotId};
@@ -25,6 +26,23 @@ pub fn craft(repository: &Repository, make: impl FnOnce(&Hand<'_, '_>) -> ChunkI
     with_writers(&session, || {
         let root = make(&Hand { repository, session: &session });
         match session.commit(&mut |_| record(root)).unwrap() {
+            Committed::Done(_, snapshot) => snapshot.id,
+            Committed::Again => panic!("nothing was leaned on"),
+        }
+    })
+}
+
+/// Commits a snapshot of what `like` is of, newer than it.
+pub fn craft_like(
+    repository: &Repository,
+    like: &SnapshotRecord,
+    make: impl FnOnce(&Hand<'_, '_>) -> ChunkId,
+) -> SnapshotId {
+    let session = Session::begin(repository, 4 * MIB).unwrap();
+    with_writers(&session, || {
+        let root = make(&Hand { repository, session: &session });
+        let id = record(root).id;
+        match session.commit(&mut |_| SnapshotRecord { id, root, ..like.clone() }).unwrap() {
             Committed::Done(_, snapshot) => snapshot.id,
             Committed::Again => panic!("nothing was leaned on"),
         }
@@ -79,7 +97,7 @@ pub fn extent_of(id: ChunkId, length: usize) -> Extent {
     Extent::Chunk { id, length: u32::try_from(length).unwrap() }
 }
 
-fn file(content: Content, size: u64) -> Entry {
+pub fn file(content: Content, size: u64) -> Entry {
     let time = Timestamp { seconds: 1, nanos: 0 };
     Entry {
         kind: Kind::File(content),
@@ -96,5 +114,6 @@ fn file(content: Content, size: u64) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }

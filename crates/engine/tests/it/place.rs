@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use seawall_engine::backup::{BackupOptions, BackupReport, Source};
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
 use seawall_engine::error::Result;
@@ -33,6 +34,8 @@ pub fn options(source: Source) -> BackupOptions {
         force_read: false,
         dry_run: false,
         parent: None,
+        bases: Vec::new(),
+        effort: Some(Effort::Balanced),
         threads: 3,
         budget_bytes: 64 * MIB,
     }

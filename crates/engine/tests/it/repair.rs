@@ -33,7 +33,7 @@ fn lost(repository: &Repository) -> (BTreeMap<SnapshotId, BTreeSet<Option<PathBu
     let mut lost: BTreeMap<SnapshotId, BTreeSet<Option<PathBuf>>> = BTreeMap::new();
     let count = losses(repository, &Silent, &mut |snapshot, loss| {
         let path = match loss {
-            Loss::File(key) => Some(key.to_path()),
+            Loss::File(key) | Loss::Table(key) => Some(key.to_path()),
             Loss::Part(..) => None,
         };
         let is_part = path.is_none();

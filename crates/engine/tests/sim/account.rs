@@ -172,7 +172,9 @@ impl Accounts {
             self.repository.read_chunk(id)
         };
         for entry in TreeReader::new(*root, read).entries() {
-            if let Kind::File(content) = &entry?.1.kind {
+            let (_, entry) = entry?;
+            met.borrow_mut().extend(entry.table.map(|table| table.id));
+            if let Kind::File(content) = &entry.kind {
                 match content {
                     Content::Inline(_) => {}
                     Content::Extents(list) => met.borrow_mut().extend(list.iter().filter_map(chunk_of)),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use seawall_engine::backup::{BackupOptions, Source, backup};
 use seawall_engine::clock::Timestamp;
+use seawall_engine::codec::Effort;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
 use seawall_engine::error::{Error, Result};
@@ -299,6 +300,8 @@ impl Person {
             force_read,
             dry_run: false,
             parent: None,
+            bases: Vec::new(),
+            effort: Some(Effort::Balanced),
             threads: 1,
             // Why so little: nothing fits into the queue, so each thread seals what it has found itself.
             budget_bytes: 8,

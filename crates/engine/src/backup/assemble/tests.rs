@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::*;
 use crate::backup::files::Queues;
 use crate::crypto::Secret32;
+use crate::entry::TableRef;
 use crate::format::slot::Unlock;
 use crate::ids::SnapshotId;
 use crate::monitor::Silent;
@@ -55,6 +56,7 @@ fn known(kind: Kind, stat: &Stat) -> Known {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     };
     Known { entry, read_at: READ_AT, unfinished: false }
 }
@@ -69,7 +71,7 @@ fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
     let later = |time: Timestamp| Timestamp { nanos: time.nanos + 1, ..time };
 
     type Change = Box<dyn Fn(&mut Known, &mut Stat)>;
-    let cases: [(&str, bool, Change); 15] = [
+    let cases: [(&str, bool, Change); 16] = [
         ("as it was", true, Box::new(|_, _| {})),
         ("more names: not its content", true, Box::new(|_, stat| stat.links = 2)),
         ("incomplete: its attributes could not be read", false, Box::new(|known, _| known.entry.inode = 0)),
@@ -91,6 +93,9 @@ fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
         ("a list that is not stored", false, {
             let content = Content::Indirect { depth: 1, id: missing, length: 2 };
             Box::new(move |known, _| known.entry.kind = Kind::File(content.clone()))
+        }),
+        ("a tensor table that is not stored", false, {
+            Box::new(move |known, _| known.entry.table = Some(TableRef { id: missing, length: 2 }))
         }),
         ("only holes", true, {
             let extents = vec![Extent::Hole { length: 3 }];
@@ -149,7 +154,7 @@ fn assemble(feed: impl FnOnce(&mut Assembler<'_, '_>)) -> BTreeMap<Vec<u8>, Entr
     let repository = Repository::init(Arc::new(MemoryStore::new()), &slots, cache).unwrap();
     let session = Session::begin(&repository, MIB).unwrap();
     let (end, ended) = crossbeam_channel::bounded(0);
-    let run = Run::new(&session, &repository, &Silent, None, Queues::new(1, 8 * MIB), ended);
+    let run = Run::new(&session, &repository, &Silent, (None, None), Queues::new(1, 8 * MIB), ended);
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| Worker::new(&run).work());
         let name = SourceName::new("host", &[]);

@@ -41,6 +41,7 @@ fn entry(stat: &Stat, attribute_bytes: usize) -> Entry {
         links: None,
         xattrs: vec![(b"user.x".to_vec(), vec![7; attribute_bytes])],
         flags: 0,
+        table: None,
     }
 }
 

@@ -40,6 +40,7 @@ fn entry() -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }
 

@@ -8,10 +8,10 @@
 use zstd_safe::Strategy;
 
 use super::super::choice::{Candidate, Question, exponent_shift};
-use super::super::derived::cast_of;
+use super::super::derived::{Cast, cast_of};
 use super::super::frames::{self, Settings};
 use super::super::sample::Numbers;
-use super::super::{BodyHeader, Effort, Hint, id};
+use super::super::{BodyHeader, Effort, Hint, NumberKind, id};
 use super::{Encoder, Findings, search};
 use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
@@ -32,9 +32,32 @@ const DIFFERENCE_BYTES_MIN: usize = 2048;
 pub(super) struct Base<'a> {
     pub id: &'a ChunkId,
     pub bytes: &'a [u8],
+    /// How the bytes were cast; as they are stored, where not.
+    pub cast: Option<Cast>,
+}
+
+/// What a chunk of numbers would take, in bytes, by a sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Without a base.
+    pub alone: f32,
+    /// As the difference to the base.
+    pub against: f32,
 }
 
 impl Encoder {
+    /// What `plain` would take alone, and as the difference to `base`; none where it holds no numbers.
+    #[must_use]
+    pub fn estimate(&mut self, plain: &[u8], hint: Option<&Hint>, base: &[u8]) -> Option<Estimate> {
+        let hint = hint.filter(|hint| hint.is_sound());
+        let findings = self.examine(plain, hint);
+        let base = Base { id: &ChunkId([0; 32]), bytes: base, cast: None };
+        let (_, candidate) = self.candidate(plain, hint, &findings, base)?;
+        let bytes = |bits: f32| bits * plain.len() as f32 / 8.0;
+        let alone = bytes(findings.alone_bits());
+        Some(Estimate { alone, against: bytes(candidate.bits).min(alone) })
+    }
+
     /// Encodes against the base where that pays, else alone.
     pub(super) fn encode_with(&mut self, plain: &[u8], hint: Option<&Hint>, base: Base<'_>, out: &mut Vec<u8>) {
         let fits = plain.len() >= BASE_BYTES_MIN && base.bytes.len() <= CHUNK_BYTES_MAX;
@@ -43,11 +66,17 @@ impl Encoder {
         let mut is_taken = fits && encode_cast(plain, base, &mut best);
         if !is_taken {
             let findings = self.examine(plain, hint);
+            let is_master =
+                hint.is_some_and(|hint| hint.kind == NumberKind::Bf16) && base.bytes.len() == 2 * plain.len();
             // Why numbers first: the search for equal stretches takes ten times as long, and finds less in them.
             let numbers_first = fits && findings.profile.numbers.is_some() && base.bytes.len() == plain.len();
-            is_taken = numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best)
-                || fits && self.encode_prefixed(plain, base, &mut best)
-                || fits && !numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best);
+            is_taken = fits && is_master && self.encode_from_master(plain, hint, &findings, base, &mut best)
+                || numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best)
+                || fits && !is_master && self.encode_prefixed(plain, base, &mut best)
+                || fits
+                    && !numbers_first
+                    && !is_master
+                    && self.encode_difference(plain, hint, &findings, base, &mut best);
             if !is_taken {
                 self.encode_alone(plain, &findings, out);
                 is_taken = !best.is_empty() && (best.len() as f32) < GAIN * out.len() as f32;
@@ -83,6 +112,24 @@ impl Encoder {
             }
         }
         best.len() <= plain.len() / REPEAT_PARTS
+    }
+
+    /// As [`Self::encode_difference`], for BF16 numbers whose base holds FP32 numbers: against what these are as BF16.
+    fn encode_from_master(
+        &mut self,
+        plain: &[u8],
+        hint: Option<&Hint>,
+        findings: &Findings,
+        base: Base<'_>,
+        best: &mut Vec<u8>,
+    ) -> bool {
+        let mut bytes = std::mem::take(&mut self.cast);
+        let is_taken = Cast::Bf16.apply(base.bytes, &mut bytes) && {
+            let base = Base { bytes: &bytes, cast: Some(Cast::Bf16), ..base };
+            self.encode_difference(plain, hint, findings, base, best)
+        };
+        self.cast = bytes;
+        is_taken
     }
 
     /// Puts the difference of numbers into `best`, if it is shorter than what is there; true if it surely pays.
@@ -143,6 +190,7 @@ impl Encoder {
             kind: hint.map(|hint| hint.kind),
             plain,
             base: base.bytes,
+            cast: base.cast,
             alone_bits: findings.alone_bits(),
         };
         let same = self.estimator.estimate(&question, 0);

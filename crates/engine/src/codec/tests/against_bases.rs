@@ -28,6 +28,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         buckets,
         shift,
         place,
+        cast: None,
     })
 }
 
@@ -44,6 +45,14 @@ proptest! {
     ) {
         let body = difference_body(&plain, &base, (width, head), &shape);
         prop_assert!(decode(&body, &base).unwrap() == plain);
+        for cast in Cast::ALL {
+            let (mut whole, mut given) = (base.clone(), Vec::new());
+            whole.truncate(whole.len() / 4 * 4);
+            prop_assert!(cast.apply(&whole, &mut given));
+            let body = difference_body(&plain, &given, (width, head), &Shape { cast: Some(cast), ..shape });
+            prop_assert!(decode(&body, &whole).unwrap() == plain);
+            prop_assert!(decode(&body, &[&whole[..], &[0]].concat()).is_err());
+        }
         // Any other base gives an error or as many bytes.
         for base in [&base[..base.len() / 2], &plain] {
             prop_assert!(decode(&body, base).is_err_and(|_| true) || decode(&body, base).unwrap().len() == plain.len());
@@ -118,6 +127,7 @@ fn steps_of_training_are_stored_as_differences() {
         doubles.as_chunks().0.iter().flat_map(|&x| (f64::from_le_bytes(x) * 1.000_001).to_le_bytes()).collect();
     let bytes: Vec<u8> = noise(6, 200_000);
     let bumped: Vec<u8> = bytes.iter().zip(noise(7, 200_000)).map(|(byte, step)| byte.wrapping_add(step % 3)).collect();
+    let bf16_hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16 };
     let int8 = Hint { width: 1, head: 0, kind: NumberKind::Integer };
     for (what, plain, hint, base, codec, buckets, share) in [
         ("FP32", &new[..], None, &old[..], id::PLANES_DIFFERENCE, 16, 0.66),
@@ -125,6 +135,7 @@ fn steps_of_training_are_stored_as_differences() {
         ("FP32 from the third byte", &new[2..], None, &old[2..], id::PLANES_DIFFERENCE, 16, 0.66),
         ("FP32 from the exponent on", &new[3..], None, &old[3..], id::PLANES_DIFFERENCE, 16, 0.66),
         ("BF16", &new_bf16, None, &old_bf16, id::PLANES_DIFFERENCE, 16, 0.32),
+        ("BF16 whose base is the older FP32", &new_bf16, Some(&bf16_hint), &old, id::PLANES_DIFFERENCE, 16, 0.32),
         ("FP64", &moved, None, &doubles, id::PLANES_DIFFERENCE, 1, 0.65),
         ("FP32 further on in the base", &new, None, &shifted, id::PLANES_DIFFERENCE, 16, 0.66),
         ("FP32 of which the base has a part", &new, None, &old[200_000..], id::PLANES_DIFFERENCE, 16, 0.75),
@@ -205,6 +216,13 @@ fn golden_bodies_with_bases_decode() {
             "99 99 05 00",
             "04 00 80 3f",
         ),
+        (
+            // The base's 3f80_8001 is 3f81 as BF16: a distance of 1.
+            "against the base's cast",
+            format!("04 02 00 00 02 00 00 00 {id} 00 01 00 01 00 00 00 00 00 01 00 00 00 02 00 01 00 00 00 00"),
+            "01 80 80 3f",
+            "82 3f",
+        ),
         ("derived", format!("06 00 00 00 04 00 00 00 {id} 00"), "00 80 80 3f 01 00 80 ff", "80 3f c0 7f"),
         (
             "derived, NaN with its sign",
@@ -232,7 +250,7 @@ fn wrong_bodies_with_bases_are_refused_in_words() {
         (difference([0, 0, 0, 0], &planes), "buckets or shift"),
         (difference([0, 33, 0, 0], &planes), "buckets or shift"),
         (difference([0, 1, 16, 0], &planes), "buckets or shift"),
-        (difference([0, 1, 0, 1], &planes), "buckets or shift"),
+        (difference([0, 1, 0, 3], &planes), "cast of the base"),
         (difference([0, 1, 0, 0], &planes[..6]), "plane's header"),
         (difference([0, 1, 0, 0], &[&planes[..], &[9]].concat()), "around the elements"),
         (difference([0, 1, 0, 0], &[1, 1, 0, 0, 0, 0]), "kind or length"),

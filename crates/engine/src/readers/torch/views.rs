@@ -5,7 +5,7 @@
 //! left out.
 
 use super::super::dtype::Dtype;
-use super::super::layout::{DIMENSIONS_MAX, NAME_BYTES_MAX, elements};
+use super::super::layout::{DIMENSIONS_MAX, NAME_BYTES_MAX, View as Shown, elements};
 use super::super::pickle::{Global, Node, Pickle, Value, number};
 use super::{Described, Storages};
 use crate::units::MIB;
@@ -21,6 +21,7 @@ pub(super) struct View {
     pub dtype: Dtype,
     /// As it lies: slowest dimension first. Where the view leaves holes, the number of elements that it spans.
     pub shape: Vec<u64>,
+    pub shown: Shown,
     pub start: u64,
     pub end: u64,
 }
@@ -145,11 +146,16 @@ impl Walk<'_> {
             dtype = own;
         }
         let (shape, strides) = (self.pickle.numbers(shape)?, self.pickle.numbers(strides)?);
-        let shape = as_it_lies(&shape, &strides)?;
+        let (shape, mut shown) = as_it_lies(&shape, &strides)?;
+        // What torch has to do to the numbers before it shows them: conjugate or negate.
+        let changes = rest.get(2).and_then(|&metadata| self.pickle.map(metadata));
+        if changes.is_some_and(|changes| !changes.is_empty()) {
+            shown = Shown::Span;
+        }
         let start = number(offset)?.checked_mul(dtype.width().into())?;
         let end = start.checked_add(dtype.bytes_of(elements(&shape)?)?)?;
         self.bytes_left = self.bytes_left.checked_sub(2 * (size_of::<View>() + self.path.len() + 8 * shape.len()))?;
-        let view = View { name: self.path.clone(), dtype, shape, start, end };
+        let view = View { name: self.path.clone(), dtype, shape, shown, start, end };
         self.storages.get_mut(key)?.views.push(view);
         Some(())
     }
@@ -157,12 +163,12 @@ impl Walk<'_> {
 
 /// The dimensions by falling stride, if a tensor fills all that it spans; else the span alone. None without elements,
 /// or when a number is too large.
-fn as_it_lies(shape: &[u64], strides: &[u64]) -> Option<Vec<u64>> {
+fn as_it_lies(shape: &[u64], strides: &[u64]) -> Option<(Vec<u64>, Shown)> {
     if shape.len() != strides.len() || shape.len() > DIMENSIONS_MAX || shape.contains(&0) {
         return None;
     }
     if row_major(shape, strides) {
-        return Some(shape.to_vec());
+        return Some((shape.to_vec(), Shown::Own));
     }
     let mut dimensions: Vec<(u64, u64)> = strides.iter().copied().zip(shape.iter().copied()).collect();
     dimensions.sort_by_key(|&(stride, length)| (std::cmp::Reverse(stride), std::cmp::Reverse(length)));
@@ -171,7 +177,7 @@ fn as_it_lies(shape: &[u64], strides: &[u64]) -> Option<Vec<u64>> {
         span = span.checked_add((length - 1).checked_mul(*stride)?)?;
     }
     let sorted: Vec<u64> = dimensions.into_iter().map(|(_, length)| length).collect();
-    Some(if elements(&sorted)? == span { sorted } else { vec![span] })
+    Some(if elements(&sorted)? == span { (sorted, Shown::Turned) } else { (vec![span], Shown::Span) })
 }
 
 /// Whether the dimensions lie in their own order, without holes. The stride of a dimension of length 1 means nothing.
@@ -204,16 +210,36 @@ mod tests {
         }
     }
 
+    /// A tensor whose numbers torch conjugates before it shows them, and the same without.
+    #[test]
+    fn numbers_that_torch_changes_are_not_its_own() {
+        for (changes, shown) in [(&b"}X\x04\0\0\0conj\x88s"[..], Shown::Span), (b"}", Shown::Own), (b"N", Shown::Own)] {
+            let call = [
+                &b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("[..],
+                b"(X\x07\0\0\0storagectorch\nComplexFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ",
+                b"K\0K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)R",
+                changes,
+                b"tR.",
+            ];
+            let bytes = &call.concat()[..];
+            let allowance = Cell::new(1 << 20);
+            let stream = Input::new(&bytes, &allowance).stream(0..bytes.len() as u64).unwrap();
+            let views = Views::of(&Pickle::read(stream).unwrap()).take("0").views;
+            assert_eq!((views.len(), views[0].shown, &views[0].shape[..]), (1, shown, &[2][..]), "{changes:?}");
+        }
+    }
+
     #[test]
     fn shapes_as_they_lie() {
         for (shape, strides, lies) in [
-            (&[2, 3][..], &[3, 1][..], Some(vec![2, 3])),
-            (&[2, 3], &[1, 2], Some(vec![3, 2])),
-            (&[2, 3], &[6, 1], Some(vec![9])),
-            (&[2, 3], &[0, 1], Some(vec![3])),
-            (&[], &[], Some(vec![])),
-            (&[1, 4], &[7, 1], Some(vec![1, 4])),
-            (&[4, 1, 5], &[5, 1, 1], Some(vec![4, 1, 5])),
+            (&[2, 3][..], &[3, 1][..], Some((vec![2, 3], Shown::Own))),
+            (&[2, 3], &[1, 2], Some((vec![3, 2], Shown::Turned))),
+            (&[3, 3], &[1, 3], Some((vec![3, 3], Shown::Turned))),
+            (&[2, 3], &[6, 1], Some((vec![9], Shown::Span))),
+            (&[2, 3], &[0, 1], Some((vec![3], Shown::Span))),
+            (&[], &[], Some((vec![], Shown::Own))),
+            (&[1, 4], &[7, 1], Some((vec![1, 4], Shown::Own))),
+            (&[4, 1, 5], &[5, 1, 1], Some((vec![4, 1, 5], Shown::Own))),
             (&[2, 0], &[1, 1], None),
             (&[2], &[1, 1], None),
             (&[u64::MAX], &[u64::MAX], None),

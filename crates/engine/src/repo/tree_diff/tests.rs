@@ -41,6 +41,7 @@ fn entry(version: u64) -> Entry {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     }
 }
 

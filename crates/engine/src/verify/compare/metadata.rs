@@ -110,6 +110,7 @@ mod tests {
             links: None,
             xattrs: vec![(b"security.x".to_vec(), b"1".to_vec()), (b"user.y".to_vec(), b"2".to_vec())],
             flags: 0x40,
+            table: None,
         }
     }
 

@@ -29,6 +29,7 @@ fn plan(directory: &Path, size: u64, replace: bool) -> FilePlan {
         links: None,
         xattrs: Vec::new(),
         flags: 0,
+        table: None,
     };
     let directory = Arc::new(Directory::open_root(directory).unwrap());
     FilePlan { key: TreeKey(b"file".to_vec()), entry, directory, replace }

@@ -1,0 +1,505 @@
+//! Which older file a file of tensors is encoded against, and where the older bytes lie.
+//!
+//! A training run writes the same tensors again and again, under other names: step-000100, step-000120. [`Runs`] remembers
+//! the files that a backup passes, by their path with all digits left out, and by the tensors in them (a fine-tune has
+//! those of its base model). [`OldFile`] is such a file with its tensors and chunks; [`TensorBases`] finds for a piece of a
+//! tensor the older chunk of the same tensor and elements.
+//!
+//! All of it is a hint: what is found is read, compared with its id, and used only where that pays. Bytes come from the
+//! local file where it still holds them, which also serves members who may not read data, else from the repository.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::entry::{Content, Entry, Kind, TableRef, TreeKey};
+use crate::error::{Error, Result};
+use crate::ids::ChunkId;
+use crate::readers::{self, Layout, Tensor};
+use crate::repo::{Repository, Session, StoredFile};
+use crate::stages::read::{OpenFile, open_again};
+use crate::statistics::table::TensorTable;
+use crate::units::{KIB, MIB};
+
+/// Shorter files are not looked at for tensors.
+pub(crate) const TENSOR_FILE_BYTES_MIN: u64 = 64 * KIB as u64;
+/// So many files of older snapshots are remembered.
+const STORED_MAX: usize = 4096;
+/// What the files of this backup may take that are remembered, in bytes.
+const READ_BYTES_MAX: usize = 32 * MIB;
+/// So many files are opened that the user named as bases.
+const DECLARED_MAX: usize = 1024;
+/// What a tensor's statistics take about, in bytes: most of it is the histogram.
+const TABLE_TENSOR_BYTES: usize = 1200;
+/// How long a file waits at once for the one before it in its run.
+const WAIT: Duration = Duration::from_millis(2);
+
+/// A hash of what two files have in common.
+pub(crate) type Mark = [u8; 16];
+
+/// A place on the local disk that held a chunk's plain bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) path: Arc<Path>,
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+}
+
+/// A chunk that may serve as base, and where its bytes may be had without the repository.
+#[derive(Debug, Clone)]
+pub(crate) struct BaseRef {
+    pub(crate) id: ChunkId,
+    pub(crate) place: Option<Place>,
+}
+
+/// A chunk of an older file.
+#[derive(Debug, Clone)]
+pub(crate) struct OldChunk {
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+    pub(crate) id: ChunkId,
+    /// The base that was proposed for it.
+    pub(crate) base: Option<BaseRef>,
+}
+
+/// An older file: its tensors and its chunks.
+#[derive(Debug)]
+pub(crate) struct OldFile {
+    /// Where each tensor begins, by name, kind and row.
+    tensors: HashMap<Mark, u64>,
+    chunks: Vec<OldChunk>,
+    /// Where its bytes lie on the local disk.
+    path: Option<Arc<Path>>,
+    /// Of all tensors.
+    signature: Mark,
+    /// What its numbers were like.
+    table: Option<TensorTable>,
+}
+
+impl OldFile {
+    /// A file with these tensors.
+    pub(crate) fn new<'t>(
+        tensors: impl Iterator<Item = &'t Tensor>,
+        chunks: Vec<OldChunk>,
+        path: Option<Arc<Path>>,
+    ) -> Self {
+        let tensors: HashMap<Mark, u64> = tensors.map(|tensor| (tensor_mark(tensor), tensor.range.start)).collect();
+        let signature = signature(tensors.keys().copied().collect());
+        Self { tensors, chunks, path, signature, table: None }
+    }
+
+    /// With what its numbers are like.
+    pub(crate) fn with_table(self, table: Option<TensorTable>) -> Self {
+        Self { table, ..self }
+    }
+
+    /// What its numbers were like.
+    pub(crate) fn table(&self) -> Option<&TensorTable> {
+        self.table.as_ref()
+    }
+
+    /// A file of an older snapshot. None where nothing of it can be read, or nothing of use. Where it was stored with a table,
+    /// its header need not be read, which for an archive means a chunk for each member.
+    fn open(repository: &Repository, stored: &Stored) -> Option<Self> {
+        let file = StoredFile::open(repository, &stored.content).ok()??;
+        let path = stored.is_here.then(|| Arc::<Path>::from(stored.key.to_path()));
+        let chunks = file.chunks().iter().map(|&(offset, length, id)| OldChunk { offset, length, id, base: None });
+        let table = stored.table.filter(|_| repository.can_read_data());
+        let table = table.and_then(|table| repository.read_table(&table).ok());
+        if let Some(whole) = table.as_ref().filter(|table| table.left_out == 0) {
+            let tensors = whole.tensors.iter().map(|record| &record.tensor);
+            return Some(Self::new(tensors, chunks.collect(), path).with_table(table));
+        }
+        let local = path.as_ref().and_then(|path| {
+            let opened = open_again(path).ok()?;
+            readers::read(&OpenFile { file: &opened, length: stored.size }, stored.key.name())
+        });
+        let remote = || repository.can_read_data().then(|| readers::read(&file, stored.key.name())).flatten();
+        let layout = local.or_else(remote)?;
+        Some(Self::new(layout.tensors.iter(), chunks.collect(), path).with_table(table))
+    }
+
+    /// The chunk that covers most of these bytes.
+    fn chunk(&self, start: i64, length: usize) -> Option<&OldChunk> {
+        let end = start + i64::try_from(length).unwrap_or(i64::MAX / 4);
+        let bounds = |chunk: &OldChunk| (signed(chunk.offset), signed(chunk.offset) + i64::from(chunk.length));
+        let first = self.chunks.partition_point(|chunk| bounds(chunk).1 <= start);
+        let touched = self.chunks[first..].iter().take_while(|chunk| bounds(chunk).0 < end);
+        touched.max_by_key(|chunk| end.min(bounds(chunk).1) - start.max(bounds(chunk).0))
+    }
+
+    fn place(&self, chunk: &OldChunk) -> Option<Place> {
+        let path = Arc::clone(self.path.as_ref()?);
+        Some(Place { path, offset: chunk.offset, length: chunk.length })
+    }
+
+    fn bytes(&self) -> usize {
+        let statistics = self.table.as_ref().map_or(0, |table| TABLE_TENSOR_BYTES * table.tensors.len());
+        size_of::<Self>() + 32 * self.tensors.len() + size_of_val(&self.chunks[..]) + statistics
+    }
+}
+
+/// Finds the bases for the pieces of one file.
+pub(crate) struct TensorBases {
+    older: Vec<Arc<OldFile>>,
+    /// How far the last piece lies behind its counterpart in the first of them.
+    shift: i64,
+}
+
+impl TensorBases {
+    pub(crate) fn new(older: Vec<Arc<OldFile>>) -> Self {
+        Self { older, shift: 0 }
+    }
+
+    /// The base for `length` bytes at `offset`, which belong to `tensor`, or to none; only one on which this session may
+    /// lean. And where the older chunk has that base itself, the older chunk.
+    pub(crate) fn find(
+        &mut self,
+        session: &Session<'_>,
+        tensor: Option<&Tensor>,
+        offset: u64,
+        length: usize,
+    ) -> Option<(BaseRef, Option<BaseRef>)> {
+        let known = tensor.and_then(|tensor| {
+            let mark = tensor_mark(tensor);
+            let found = self.older.iter().find_map(|old| Some((old, *old.tensors.get(&mark)?)));
+            found.map(|(old, start)| (old, signed(tensor.range.start) - signed(start)))
+        });
+        let (old, shift) = match (known, tensor) {
+            (Some(found), _) => found,
+            // A tensor that the older file has not resembles nothing in it.
+            (None, Some(_)) => return None,
+            (None, None) => (self.older.first()?, self.shift),
+        };
+        self.shift = shift;
+        let chunk = old.chunk(signed(offset) - shift, length)?;
+        let keyframe = session.keyframe(&chunk.id)?;
+        let recent = BaseRef { id: chunk.id, place: old.place(chunk) };
+        if keyframe == chunk.id {
+            return Some((recent, None));
+        }
+        let proposed = chunk.base.as_ref().filter(|base| base.id == keyframe);
+        Some((proposed.cloned().unwrap_or(BaseRef { id: keyframe, place: None }), Some(recent)))
+    }
+}
+
+/// A file's content in the parent snapshot, and its tensor table.
+#[derive(Debug, Clone)]
+pub(crate) struct OldVersion {
+    pub(crate) content: Content,
+    pub(crate) table: Option<TableRef>,
+}
+
+/// A file of an older snapshot, as its entry says it.
+struct Stored {
+    key: TreeKey,
+    content: Content,
+    size: u64,
+    table: Option<TableRef>,
+    is_here: bool,
+}
+
+#[derive(Clone)]
+enum Older {
+    Stored(Arc<Stored>),
+    Read(Arc<OldFile>),
+}
+
+#[derive(Default)]
+struct State {
+    stored: HashMap<Mark, Older>,
+    order: VecDeque<Mark>,
+    read: VecDeque<(Vec<Mark>, Arc<OldFile>)>,
+    read_bytes: usize,
+    /// What the user named.
+    declared: Vec<Arc<OldFile>>,
+    reading: HashSet<Mark>,
+}
+
+/// The files that a backup has passed, shared by all workers.
+#[derive(Default)]
+pub(crate) struct Runs {
+    state: Mutex<State>,
+    finished: Condvar,
+}
+
+impl Runs {
+    /// Remembers a file of an older snapshot; `is_here` where it is unchanged on the local disk. Only what lies under
+    /// numbers can be followed by other names.
+    pub(crate) fn note(&self, key: &TreeKey, entry: &Entry, is_here: bool) {
+        let Kind::File(content) = &entry.kind else { return };
+        if entry.size < TENSOR_FILE_BYTES_MIN || !key.0.iter().any(u8::is_ascii_digit) {
+            return;
+        }
+        let (content, size, table) = (content.clone(), entry.size, entry.table);
+        let stored = Arc::new(Stored { key: key.clone(), content, size, table, is_here });
+        let mut state = self.lock();
+        for mark in run_marks(key) {
+            state.remember(mark, Older::Stored(Arc::clone(&stored)));
+        }
+    }
+
+    /// True if no other file is being read that would be this one's base: of the same run, or with the same tensors. False
+    /// while there is: the caller does something else meanwhile, and asks again. Whoever got true says [`Self::end`].
+    pub(crate) fn begin(&self, marks: &[Mark; 2]) -> bool {
+        let is_read = |state: &State| marks.iter().any(|mark| state.reading.contains(mark));
+        let mut state = self.lock();
+        if is_read(&state) {
+            state = self.finished.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let is_free = !is_read(&state);
+        if is_free {
+            state.reading.extend(marks);
+        }
+        is_free
+    }
+
+    /// The file is read, or given up.
+    pub(crate) fn end(&self, marks: &[Mark; 2]) {
+        let mut state = self.lock();
+        for mark in marks {
+            state.reading.remove(mark);
+        }
+        drop(state);
+        self.finished.notify_all();
+    }
+
+    /// Remembers a file that this backup has read.
+    pub(crate) fn remember(&self, key: &TreeKey, file: OldFile) {
+        let [folder, run] = run_marks(key);
+        let marks = vec![folder, run, file.signature];
+        let file = Arc::new(file);
+        let mut state = self.lock();
+        state.read_bytes += file.bytes();
+        for mark in &marks {
+            state.remember(*mark, Older::Read(Arc::clone(&file)));
+        }
+        state.read.push_back((marks, file));
+        state.drop_oldest();
+    }
+
+    /// Remembers files that the user named as bases: those at `key` in the tree `root`, and below it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where nothing is there, or no file with tensors; damage.
+    pub(crate) fn declare(&self, repository: &Repository, root: &ChunkId, key: &TreeKey) -> Result<()> {
+        let mut found = Vec::new();
+        for entry in repository.tree(root).within(key) {
+            let (place, entry) = entry?;
+            if found.len() == DECLARED_MAX {
+                break;
+            }
+            if let Kind::File(content) = entry.kind
+                && entry.size >= TENSOR_FILE_BYTES_MIN
+            {
+                let stored = Stored { key: place, content, size: entry.size, table: entry.table, is_here: false };
+                found.extend(OldFile::open(repository, &stored).map(Arc::new));
+            }
+        }
+        if found.is_empty() {
+            let what = format!("nothing with tensors at {} in the snapshot of the base", key.to_path().display());
+            return Err(Error::NotFound(what));
+        }
+        self.lock().declared.extend(found);
+        Ok(())
+    }
+
+    /// Older files that may hold the same tensors as `layout`, the likeliest first; `old` is the entry of the same path in the
+    /// parent. The second is the one of them that is the file's last version, or the checkpoint before it.
+    pub(crate) fn older(
+        &self,
+        repository: &Repository,
+        key: &TreeKey,
+        layout: &Layout,
+        old: Option<&OldVersion>,
+    ) -> (Vec<Arc<OldFile>>, Option<Arc<OldFile>>) {
+        let mut found: Vec<(Older, bool)> = Vec::new();
+        if let Some(OldVersion { content, table }) = old.cloned() {
+            let stored = Stored { key: key.clone(), content, size: 0, table, is_here: false };
+            found.push((Older::Stored(Arc::new(stored)), true));
+        }
+        let [folder, all] = run_marks(key);
+        let same = signature(layout.tensors.iter().map(tensor_mark).collect());
+        let state = self.lock();
+        found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
+        let known = [(folder, true), (all, true), (same, false)];
+        found
+            .extend(known.iter().filter_map(|(mark, is_version)| Some((state.stored.get(mark)?.clone(), *is_version))));
+        drop(state);
+        let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
+        for (older, is_version) in found {
+            let file = match older {
+                Older::Read(file) => Some(file),
+                // One read of another's header is enough where it has the tensors.
+                Older::Stored(_) if !files.is_empty() => None,
+                Older::Stored(stored) => OldFile::open(repository, &stored).map(Arc::new),
+            };
+            let Some(file) = file.filter(|file| file.shares_with(layout)) else { continue };
+            if !files.iter().any(|known| Arc::ptr_eq(known, &file)) {
+                last = last.or_else(|| is_version.then(|| Arc::clone(&file)));
+                files.push(file);
+            }
+        }
+        (files, last)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OldFile {
+    fn shares_with(&self, layout: &Layout) -> bool {
+        layout.tensors.iter().any(|tensor| self.tensors.contains_key(&tensor_mark(tensor)))
+    }
+}
+
+impl State {
+    fn remember(&mut self, mark: Mark, older: Older) {
+        if self.stored.insert(mark, older).is_none() {
+            self.order.push_back(mark);
+        }
+        while self.order.len() > STORED_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.stored.remove(&oldest);
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        while self.read_bytes > READ_BYTES_MAX && self.read.len() > 1 {
+            let Some((marks, file)) = self.read.pop_front() else { return };
+            self.read_bytes -= file.bytes();
+            for mark in marks {
+                if matches!(self.stored.get(&mark), Some(Older::Read(known)) if Arc::ptr_eq(known, &file)) {
+                    self.stored.remove(&mark);
+                    self.order.retain(|known| *known != mark);
+                }
+            }
+        }
+    }
+}
+
+/// What no two files that are read at a time have in common: the run, and the tensors.
+pub(crate) fn reading_marks(key: &TreeKey, layout: &Layout) -> [Mark; 2] {
+    let [_, run] = run_marks(key);
+    [run, signature(layout.tensors.iter().map(tensor_mark).collect())]
+}
+
+/// The marks of a run: all folders without their digits, and the name as it is; the name without its digits too.
+fn run_marks(key: &TreeKey) -> [Mark; 2] {
+    let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
+    let folders = without_digits(folders);
+    [mark(b"folder", [folders.as_slice(), name]), mark(b"run", [folders.as_slice(), without_digits(name).as_slice()])]
+}
+
+/// The bytes with each run of digits as one `0`.
+fn without_digits(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'0'..=b'9' if kept.last() == Some(&b'0') => {}
+            b'0'..=b'9' => kept.push(b'0'),
+            other => kept.push(other),
+        }
+    }
+    kept
+}
+
+/// Names a tensor by what its next version has too: name, kind, and the length of a row. Rows may have been added.
+fn tensor_mark(tensor: &Tensor) -> Mark {
+    let row = tensor.shape.iter().skip(1).fold(1_u64, |row, dimension| row.wrapping_mul(*dimension));
+    let kind = format!("{:?}", tensor.dtype);
+    mark(b"tensor", [tensor.name.as_bytes(), kind.as_bytes(), &row.to_le_bytes()])
+}
+
+fn signature(mut tensors: Vec<Mark>) -> Mark {
+    tensors.sort_unstable();
+    tensors.dedup();
+    mark(b"signature", [tensors.as_flattened()])
+}
+
+fn mark<const N: usize>(what: &[u8], parts: [&[u8]; N]) -> Mark {
+    let mut hasher = blake3::Hasher::new();
+    for part in std::iter::once(what).chain(parts) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    *hasher.finalize().as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
+
+fn signed(offset: u64) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn key(path: &str) -> TreeKey {
+        TreeKey::from_path(Path::new(path)).unwrap()
+    }
+
+    #[test]
+    fn digits_tell_no_run_apart_but_letters_do() {
+        for (left, right, folder, all) in [
+            ("/r/step-0100/w.pt", "/r/step-120/w.pt", true, true),
+            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-1-of-2.pt", true, true),
+            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-2-of-2.pt", false, true),
+            ("/r/step-100.pt", "/r/step-200.pt", false, true),
+            ("/r/step-100/a.pt", "/r/step-100/b.pt", false, false),
+            ("/r/a/w.pt", "/r/b/w.pt", false, false),
+            ("/r/1/w.pt", "/r/1w.pt", false, false),
+        ] {
+            let (left, right) = (run_marks(&key(left)), run_marks(&key(right)));
+            assert_eq!((left[0] == right[0], left[1] == right[1]), (folder, all));
+        }
+    }
+
+    #[test]
+    fn one_file_of_a_run_or_with_the_same_tensors_is_read_at_a_time() {
+        let runs = Runs::default();
+        let [first, second, third, other] =
+            [(1, 1), (1, 2), (2, 1), (3, 3)].map(|(run, tensors)| [[run; 16], [tensors + 9; 16]]);
+        assert!(runs.begin(&first));
+        assert!(!runs.begin(&second) && !runs.begin(&third));
+        assert!(runs.begin(&other));
+        runs.end(&first);
+        assert!(runs.begin(&second) && runs.begin(&third));
+    }
+
+    fn file_of(size: u64) -> Entry {
+        let (mtime, ctime) = (Timestamp::default(), Timestamp::default());
+        Entry {
+            kind: Kind::File(Content::Extents(Vec::new())),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            user: None,
+            group: None,
+            mtime,
+            ctime,
+            btime: None,
+            size,
+            inode: 1,
+            links: None,
+            xattrs: Vec::new(),
+            flags: 0,
+            table: None,
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let runs = Runs::default();
+        let entry = file_of(TENSOR_FILE_BYTES_MIN);
+        for number in 0..2 * STORED_MAX {
+            let name: String = number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
+            runs.note(&key(&format!("/{name}/1")), &entry, true);
+        }
+        assert_eq!(runs.lock().stored.len(), STORED_MAX);
+        assert_eq!(runs.lock().order.len(), STORED_MAX);
+    }
+}

@@ -1,0 +1,120 @@
+//! Comparing: each kind of break is told, a step of training is not, and rows are matched by name.
+
+use crate::readers::{Dtype, Tensor, View};
+use crate::statistics::Statistics;
+use crate::statistics::compare::{Break, compare, rows};
+use crate::statistics::table::{TensorRecord, TensorTable};
+
+/// Numbers as a layer has them: about normal, of deviation 0.02, every time the same.
+fn weights(count: usize) -> Vec<f32> {
+    let mut state = 5_u64;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| (0..12).map(|_| next()).sum::<f32>() * 0.02).collect()
+}
+
+fn record(name: &str, values: &[f32]) -> TensorRecord {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let tensor = Tensor {
+        name: name.into(),
+        dtype: Dtype::F32,
+        shape: vec![values.len() as u64],
+        view: View::Own,
+        range: 0..bytes.len() as u64,
+    };
+    TensorRecord { statistics: Statistics::of(Dtype::F32, &bytes), tensor }
+}
+
+fn table(tensors: Vec<TensorRecord>) -> TensorTable {
+    TensorTable { tensors, left_out: 0 }
+}
+
+fn codes(old: &[f32], new: &[f32]) -> String {
+    let findings = compare(&table(vec![record("t", old)]), &table(vec![record("t", new)]));
+    assert!(findings.iter().all(|finding| finding.tensor == "t"));
+    findings.iter().map(|finding| finding.what.code()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn each_break_is_told() {
+    let old = weights(4096);
+    let with = |change: &dyn Fn(&mut Vec<f32>)| {
+        let mut new = old.clone();
+        change(&mut new);
+        new
+    };
+    let scaled = |factor: f32| with(&|new| new.iter_mut().for_each(|value| *value *= factor));
+    for (case, new, expected) in [
+        ("nothing", old.clone(), ""),
+        ("a step", with(&|new| new.iter_mut().enumerate().for_each(|(at, it)| *it += (at % 7) as f32 * 1e-4)), ""),
+        ("a NaN", with(&|new| new[77] = f32::NAN), "nan"),
+        ("an infinity", with(&|new| new[77] = f32::NEG_INFINITY), "infinite"),
+        ("all zero", vec![0.0; 4096], "all-zero"),
+        ("a block of zeros", with(&|new| new[512..1024].fill(0.0)), "zeros"),
+        ("a 204th of zeros", with(&|new| new[512..532].fill(0.0)), "zeros"),
+        ("few zeros", with(&|new| new[512..522].fill(0.0)), ""),
+        // The highest bit of the exponent.
+        ("a flipped bit", with(&|new| new[5] = f32::from_bits(new[5].to_bits() ^ 1 << 30)), "norm magnitude"),
+        ("half as large", scaled(0.5), ""),
+        ("much larger", scaled(1024.0), "norm magnitude distribution"),
+        ("much smaller", scaled(1.0 / 1024.0), "norm distribution"),
+    ] {
+        assert_eq!(codes(&old, &new), expected, "{case}");
+    }
+    let sparse = with(&|new| new[..1024].fill(0.0));
+    assert_eq!(codes(&sparse, &with(&|new| new[..2048].fill(0.0))), "", "rows of an embedding");
+    let broken = with(&|new| new[77] = f32::NAN);
+    assert_eq!(codes(&broken, &broken), "", "a NaN that was there is no news");
+    assert_eq!(codes(&broken, &old), "", "nor is one that is gone");
+    assert_eq!(codes(&vec![0.0; 4096], &old), "", "an optimizer's first step");
+    assert_eq!(codes(&[1.0], &[0.0]), "", "a scalar may be anything");
+    assert_eq!(codes(&[1.0], &[f32::NAN]), "nan", "but a number");
+}
+
+#[test]
+fn integers_may_jump() {
+    let record = |values: &[i64]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let (shape, range) = (vec![values.len() as u64], 0..bytes.len() as u64);
+        let tensor = Tensor { name: "t".into(), dtype: Dtype::I64, shape, view: View::Own, range };
+        table(vec![TensorRecord { statistics: Statistics::of(Dtype::I64, &bytes), tensor }])
+    };
+    assert_eq!(compare(&record(&[1; 100]), &record(&[1 << 50; 100])), []);
+    let zeros = compare(&record(&[1; 100]), &record(&[0; 100]));
+    assert_eq!(zeros.iter().map(|finding| finding.what.code()).collect::<Vec<_>>(), ["all-zero"]);
+}
+
+#[test]
+fn tensors_are_matched_by_name() {
+    let values = weights(128);
+    let named = |name: &str| record(name, &values);
+    let old = table(vec![named("a"), named("twice"), named("gone"), named("twice"), record("shape", &values[1..])]);
+    let new = table(vec![named("twice"), named("new"), named("a"), named("twice"), named("shape")]);
+    let shown = |old: &TensorTable, new: &TensorTable| {
+        let row = |row: crate::statistics::compare::Row<'_>| {
+            let codes: Vec<&str> = row.findings.iter().map(Break::code).collect();
+            format!("{}{}{}:{}", row.name, u8::from(row.old.is_some()), u8::from(row.new.is_some()), codes.join(" "))
+        };
+        rows(Some(old), new).into_iter().map(row).collect::<Vec<_>>()
+    };
+    let expected = ["twice11:", "new01:appeared", "a11:", "twice11:", "shape11:reshaped", "gone10:vanished"];
+    assert_eq!(shown(&old, &new), expected);
+    // Of a table that is not whole nothing is new or gone.
+    let part = |table: &TensorTable| TensorTable { left_out: 1, ..table.clone() };
+    let expected = ["twice11:", "new01:", "a11:", "twice11:", "shape11:reshaped", "gone10:"];
+    assert_eq!(shown(&part(&old), &part(&new)), expected);
+    assert!(rows(None, &new).iter().all(|row| row.old.is_none() && row.findings.is_empty() && row.drift.is_none()));
+}
+
+#[test]
+fn drift_says_how_far() {
+    let old = weights(4096);
+    let new: Vec<f32> = old.iter().map(|value| value * 2.0).collect();
+    let (old, new) = (table(vec![record("t", &old)]), table(vec![record("t", &new)]));
+    let drift = rows(Some(&old), &new)[0].drift.unwrap();
+    assert_eq!((drift.norm, drift.distance), (Some(1.0), Some(1.0)));
+    let still = rows(Some(&old), &old)[0].drift.unwrap();
+    assert_eq!((still.norm, still.distance), (Some(0.0), Some(0.0)));
+}
