@@ -2,8 +2,9 @@
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
 //! (shapes that scripts rest on), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
-//! `roles` (keys and what they may), `flow` (back up, look, restore), `tensors` (what files of AI hold), `protect` (the main
-//! job), `kill` and `crash` (kill -9 and SIGSTOP at random instants), `full` (file systems without room). Nothing here looks inside the program; what needs
+//! `roles` (keys and what they may), `runs` (what to keep of training runs, and what that stores), `flow` (back up, look,
+//! restore), `tensors` (what files of AI hold), `protect` (the main job), `kill` and `crash` (kill -9 and SIGSTOP at random
+//! instants), `full` (file systems without room). Nothing here looks inside the program; what needs
 //! that is tested beside the code.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -32,6 +33,8 @@ mod prune;
 mod repair;
 #[path = "cli/roles.rs"]
 mod roles;
+#[path = "cli/runs.rs"]
+mod runs;
 #[path = "cli/tensors.rs"]
 mod tensors;
 #[path = "cli/world.rs"]

@@ -2,8 +2,13 @@
 //!
 //! Nothing is deleted here: `prune` finds what no snapshot needs any more, and until it has deleted that, `undelete`
 //! brings a forgotten snapshot back. A held snapshot is refused by name; the log would leave it untouched anyway.
+//! [`weigh`] tells before what would stay stored.
+
+mod weigh;
 
 use std::collections::BTreeMap;
+
+pub use weigh::{Weight, weigh};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};

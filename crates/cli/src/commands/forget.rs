@@ -1,4 +1,8 @@
-//! `seawall forget`: by name, or by rules that say what to keep.
+//! `seawall forget`: by name, or by rules that say what to keep. `keep` has the options of the rules, `sizes` shows what
+//! each choice would leave stored.
+
+mod keep;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,27 +14,40 @@ use seawall_engine::error::{Error, Result};
 use seawall_engine::forget::{forget, store_times};
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::repo::{Repository, Snapshot};
-use seawall_plan::retention::{Candidate, Count, Decision, Group, Periodic, Rules, Within, decide};
+use seawall_plan::retention::{Candidate, Decision, Group, KeepNothing, RUN, Rules, STEP, decide};
 
 use crate::moments;
 use crate::output::{printable, table};
 use crate::quantities::counted;
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{holds, resolve_all, short};
+use keep::{Keep, KeepOfRuns};
+use sizes::Choice;
 
 const EXAMPLES: &str = "\
 Examples:
     seawall forget 5f3a91c0
     seawall forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
     seawall forget --keep-within 30d --keep-tag release --host web1
-    seawall forget --keep-last 20 && seawall prune";
+    seawall forget --keep-last 20 && seawall prune
+    seawall forget --run-last 3 --run-steps-every 10000 --run-log-spaced --dry-run --sizes
+    seawall forget --run-best 2 --metric loss --lower-is-better --run-last 5 --keep-within 2d";
 
 /// Forget snapshots, by name or by what is to be kept
 ///
-/// Named snapshots are forgotten. With --keep options all others are: of each group (the key that signed it, host and
-/// paths) the newest of each of the last N hours, days, weeks, months and years is kept, and what other rules keep.
-/// --dry-run shows each snapshot with the rule that keeps it. Held snapshots always stay, and so does the newest of a
-/// group.
+/// Named snapshots are forgotten. With --keep and --run options all others are: of each group (the key that signed it, host
+/// and paths) the newest of each of the last N hours, days, weeks, months and years is kept, and what other rules keep; a
+/// snapshot stays if any rule keeps it. --dry-run shows each snapshot with the rule that keeps it. Held snapshots always
+/// stay, and so does the newest of a group.
+///
+/// Snapshots with the label checkpoint.run are one group for each key, host and run, whatever their paths. The --run options
+/// judge them by the label checkpoint.step and by a metric that was given as a label: `seawall backup --label
+/// checkpoint.run=llama --label checkpoint.step=1000 --label loss=0.31 DIR`. Steps and metrics are what the writer says, so
+/// use --keep-within besides. Alone they touch no snapshot that is of no run. Incomplete checkpoints (label
+/// checkpoint.state=incomplete) go where the run has a complete one.
+///
+/// --dry-run --sizes tells what would stay stored by all rules together and by each of them alone, counting what stays only
+/// because other data is encoded against it.
 ///
 /// What counts is when the store received a snapshot, not only what its writer claims: claimed times that run ahead or
 /// backwards are marked, and never make another snapshot expire.
@@ -41,12 +58,8 @@ Examples:
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
     /// Forget just these: the beginning of an id, `latest`, `latest:HOST:/SOURCE`, or a date
-    #[arg(value_name = "SNAPSHOT", conflicts_with = "Keep")]
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["Keep", "KeepOfRuns"])]
     pub snapshots: Vec<OsString>,
-
-    /// What to keep.
-    #[command(flatten)]
-    pub keep: Keep,
 
     /// Only look at snapshots of this host
     #[arg(long, value_name = "HOST", conflicts_with = "snapshots")]
@@ -64,84 +77,21 @@ pub struct Arguments {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
+    /// Show, too, how many bytes would stay stored; reads the trees of all snapshots that would stay
+    #[arg(long, requires = "dry_run")]
+    pub sizes: bool,
+
     /// Why, for the log
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-}
 
-/// What to keep. N is a number or `all`; a span is written like 1y5m7d2h.
-#[derive(Debug, Default, clap::Args)]
-#[group(multiple = true)]
-#[command(next_help_heading = "What to keep")]
-pub struct Keep {
-    /// The last N
-    #[arg(long, value_name = "N")]
-    keep_last: Option<Count>,
+    /// What to keep.
+    #[command(flatten)]
+    pub keep: Keep,
 
-    /// The newest of each of N hours
-    #[arg(long, value_name = "N")]
-    keep_hourly: Option<Count>,
-
-    /// The newest of each of N days
-    #[arg(long, value_name = "N")]
-    keep_daily: Option<Count>,
-
-    /// The newest of each of N weeks
-    #[arg(long, value_name = "N")]
-    keep_weekly: Option<Count>,
-
-    /// The newest of each of N months
-    #[arg(long, value_name = "N")]
-    keep_monthly: Option<Count>,
-
-    /// The newest of each of N years
-    #[arg(long, value_name = "N")]
-    keep_yearly: Option<Count>,
-
-    /// All within this span before the newest of the group
-    #[arg(long, value_name = "SPAN")]
-    keep_within: Option<Within>,
-
-    /// The newest of each hour within this span
-    #[arg(long, value_name = "SPAN")]
-    keep_within_hourly: Option<Within>,
-
-    /// The newest of each day within this span
-    #[arg(long, value_name = "SPAN")]
-    keep_within_daily: Option<Within>,
-
-    /// The newest of each week within this span
-    #[arg(long, value_name = "SPAN")]
-    keep_within_weekly: Option<Within>,
-
-    /// The newest of each month within this span
-    #[arg(long, value_name = "SPAN")]
-    keep_within_monthly: Option<Within>,
-
-    /// The newest of each year within this span
-    #[arg(long, value_name = "SPAN")]
-    keep_within_yearly: Option<Within>,
-
-    /// All with this tag
-    #[arg(long, value_name = "TAG")]
-    keep_tag: Vec<String>,
-}
-
-impl Keep {
-    fn rules(&self) -> Rules {
-        let periodic = |count: Option<Count>, within| Periodic { count: count.unwrap_or_default(), within };
-        Rules {
-            last: self.keep_last.unwrap_or_default(),
-            hourly: periodic(self.keep_hourly, self.keep_within_hourly),
-            daily: periodic(self.keep_daily, self.keep_within_daily),
-            weekly: periodic(self.keep_weekly, self.keep_within_weekly),
-            monthly: periodic(self.keep_monthly, self.keep_within_monthly),
-            yearly: periodic(self.keep_yearly, self.keep_within_yearly),
-            within: self.keep_within,
-            tags: self.keep_tag.clone(),
-            allow_empty: false,
-        }
-    }
+    /// What to keep of training runs.
+    #[command(flatten)]
+    pub runs: KeepOfRuns,
 }
 
 impl Arguments {
@@ -161,12 +111,19 @@ impl Arguments {
                 format!("{}  {}  asked for", short(&snapshot.record.id), printable(snapshot.record.host.as_bytes()));
             run.output.line(line)?;
         }
+        if self.sizes {
+            sizes::show(
+                run,
+                &repository,
+                &[Choice::now(), Choice::new("without these", ids.iter().copied().collect())],
+            )?;
+        }
         let reason = self.reason.clone().unwrap_or_else(|| "asked for by name".to_owned());
         self.finish(run, &repository, &ids, all.len() - ids.len(), &reason)
     }
 
     fn by_rules(&self, run: &Run, repository: &Repository) -> anyhow::Result<Outcome> {
-        let rules = self.keep.rules();
+        let rules = keep::rules(&self.keep, &self.runs);
         if rules.keep_nothing() {
             let why = "name the snapshots to forget, or say with --keep-daily N and the like what to keep";
             return Err(Error::Usage(why.to_owned()).into());
@@ -175,11 +132,17 @@ impl Arguments {
         let times = store_times(repository, &chosen.iter().map(|one| one.snapshot.number).collect::<Vec<_>>())?;
         let candidates: Vec<Candidate> = chosen.iter().map(|one| one.candidate(repository, &times)).collect();
         let offset = run.zone.to_offset(jiff::Timestamp::now()).seconds() / 60;
-        let decisions = decide(&candidates, &rules, offset).map_err(|error| Error::Usage(error.to_string()))?;
+        let decisions = decide(&candidates, &rules, offset).map_err(refused)?;
         self.show(run, &chosen, &decisions, &times)?;
-        let dropped: Vec<SnapshotId> =
-            decisions.iter().filter(|decision| !decision.keep).map(|decision| SnapshotId(decision.id)).collect();
-        let reason = self.reason.clone().unwrap_or_else(|| self.keep.text());
+        warn(run, &decisions);
+        let dropped: Vec<SnapshotId> = dropped(&decisions).collect();
+        if self.sizes {
+            let mut choices = vec![Choice::now(), Choice::new("by all rules", dropped.iter().copied().collect())];
+            choices.extend(each_alone(&candidates, &rules, offset)?);
+            sizes::show(run, repository, &choices)?;
+        }
+        let names: Vec<String> = rules.each_alone().into_iter().map(|(name, _)| name).collect();
+        let reason = self.reason.clone().unwrap_or_else(|| names.join(" "));
         self.finish(run, repository, &dropped, decisions.len() - dropped.len(), &reason)
     }
 
@@ -211,7 +174,9 @@ impl Arguments {
     ) -> std::io::Result<()> {
         let snapshots: BTreeMap<SnapshotId, &Snapshot> =
             chosen.iter().map(|one| (one.snapshot.record.id, &one.snapshot)).collect();
-        let mut rows = vec![["", "ID", "STORED AT", "HOST", "PATHS", "WHY"].map(str::to_owned).to_vec()];
+        let has_steps = chosen.iter().any(|one| label(&one.snapshot, STEP).is_some());
+        let step = |text: &str| has_steps.then(|| printable(text.as_bytes()));
+        let mut rows = vec![row(["", "ID", "STORED AT", "HOST"], step("STEP"), ["PATHS", "WHY"])];
         for decision in decisions {
             let Some(snapshot) = snapshots.get(&SnapshotId(decision.id)) else { continue };
             let mut why: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
@@ -223,19 +188,23 @@ impl Arguments {
                     "snapshot": snapshot.record.id.to_string(),
                     "keep": decision.keep,
                     "stored_at": moments::rfc3339(time),
+                    "run": label(snapshot, RUN),
+                    "step": label(snapshot, STEP),
                     "reasons": decision.reasons.iter().map(ToString::to_string).collect::<Vec<_>>(),
                     "doubt": decision.doubt.map(|doubt| doubt.to_string()),
                 }),
             )?;
             let paths: Vec<String> = snapshot.record.paths.iter().map(|path| printable(path)).collect();
-            rows.push(vec![
-                if decision.keep { "keep" } else { "forget" }.to_owned(),
-                short(&snapshot.record.id),
-                moments::show(time, &run.zone),
-                printable(snapshot.record.host.as_bytes()),
-                paths.join(" "),
-                printable(why.join(", ").as_bytes()),
-            ]);
+            rows.push(row(
+                [
+                    if decision.keep { "keep" } else { "forget" },
+                    &short(&snapshot.record.id),
+                    &moments::show(time, &run.zone),
+                    &printable(snapshot.record.host.as_bytes()),
+                ],
+                step(label(snapshot, STEP).unwrap_or_default()),
+                [&paths.join(" "), &printable(why.join(", ").as_bytes())],
+            ));
         }
         table(&rows, &[]).iter().try_for_each(|line| run.output.line(line))
     }
@@ -263,30 +232,47 @@ impl Arguments {
     }
 }
 
-impl Keep {
-    /// The rules as they were written, for the log.
-    fn text(&self) -> String {
-        let counts = [
-            ("last", self.keep_last),
-            ("hourly", self.keep_hourly),
-            ("daily", self.keep_daily),
-            ("weekly", self.keep_weekly),
-            ("monthly", self.keep_monthly),
-            ("yearly", self.keep_yearly),
-        ];
-        let spans = [
-            ("within", self.keep_within),
-            ("within-hourly", self.keep_within_hourly),
-            ("within-daily", self.keep_within_daily),
-            ("within-weekly", self.keep_within_weekly),
-            ("within-monthly", self.keep_within_monthly),
-            ("within-yearly", self.keep_within_yearly),
-        ];
-        let counts = counts.into_iter().filter_map(|(name, count)| Some(format!("keep-{name} {}", count?)));
-        let spans = spans.into_iter().filter_map(|(name, span)| Some(format!("keep-{name} {}", span?)));
-        let tags = self.keep_tag.iter().map(|tag| format!("keep-tag {tag}"));
-        counts.chain(spans).chain(tags).collect::<Vec<_>>().join(" ")
+fn refused(error: KeepNothing) -> Error {
+    Error::Usage(error.to_string())
+}
+
+fn dropped(decisions: &[Decision]) -> impl Iterator<Item = SnapshotId> {
+    decisions.iter().filter(|decision| !decision.keep).map(|decision| SnapshotId(decision.id))
+}
+
+/// What each of several rules would drop by itself.
+fn each_alone(candidates: &[Candidate], rules: &Rules, offset: i32) -> Result<Vec<Choice>> {
+    let each = rules.each_alone();
+    if each.len() < 2 {
+        return Ok(Vec::new());
     }
+    let choice = |(name, rule): &(String, Rules)| {
+        let decisions = decide(candidates, rule, offset).map_err(refused)?;
+        Ok(Choice::new(&format!("by {name} alone"), dropped(&decisions).collect()))
+    };
+    each.iter().map(choice).collect()
+}
+
+/// Tells of snapshots that stay only because the rules can't judge them.
+fn warn(run: &Run, decisions: &[Decision]) {
+    let reasons = decisions.iter().flat_map(|decision| &decision.reasons).filter(|reason| reason.is_unjudged());
+    let mut count: BTreeMap<String, u64> = BTreeMap::new();
+    for reason in reasons {
+        *count.entry(reason.to_string()).or_default() += 1;
+    }
+    for (reason, count) in count {
+        let snapshots = counted(count, "snapshot stays", "snapshots stay");
+        run.output.warn(&format!("{snapshots} because the rules can't judge: {reason}"));
+    }
+}
+
+/// The value of the first label of this name.
+fn label<'s>(snapshot: &'s Snapshot, name: &str) -> Option<&'s str> {
+    snapshot.record.labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.as_str())
+}
+
+fn row(begin: [&str; 4], step: Option<String>, end: [&str; 2]) -> Vec<String> {
+    begin.map(str::to_owned).into_iter().chain(step).chain(end.map(str::to_owned)).collect()
 }
 
 /// A snapshot to look at.
@@ -298,15 +284,20 @@ struct Chosen {
 impl Chosen {
     fn candidate(&self, repository: &Repository, times: &BTreeMap<u64, Timestamp>) -> Candidate {
         let Snapshot { record, number, member, claimed_ms } = &self.snapshot;
-        let labels = std::iter::once(record.host.as_bytes()).chain(record.paths.iter().map(Vec::as_slice));
+        let host = record.host.as_bytes();
+        let group = match label(&self.snapshot, RUN) {
+            Some(run) => Group::of_run(member.as_bytes(), host, run.as_bytes()),
+            None => Group::new(member.as_bytes(), std::iter::once(host).chain(record.paths.iter().map(Vec::as_slice))),
+        };
         let stored = times.get(number).copied().unwrap_or_default();
         Candidate {
             id: record.id.0,
             number: *number,
-            group: Group::new(member.as_bytes(), labels),
+            group,
             store_time_ms: stored.seconds.saturating_mul(1000).saturating_add(i64::from(stored.nanos / 1_000_000)),
             claimed_time_ms: *claimed_ms,
             tags: record.tags.clone(),
+            labels: record.labels.clone(),
             held: repository.state().holds.contains_key(&record.id),
             forgotten: self.forgotten,
         }

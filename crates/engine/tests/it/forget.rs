@@ -1,19 +1,22 @@
-//! Forgetting and holding through the log, by each role.
+//! Forgetting and holding through the log, by each role; and what would stay stored.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use seawall_engine::backup::{Source, backup};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::Error;
-use seawall_engine::forget::{forget, hold, store_times};
+use seawall_engine::forget::{forget, hold, store_times, weigh};
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::Silent;
+use seawall_engine::prune::PruneOptions;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
 
 use crate::place::options;
+use crate::prune::{Change, Scene, run, thorough};
 
 fn snapshot(repository: &Repository, text: &str) -> SnapshotId {
     let source = Source::Stream {
@@ -64,4 +67,45 @@ fn the_times_are_the_stores() {
     assert_eq!(times.keys().copied().collect::<Vec<_>>(), [1, 2, 4]);
     assert!(times.values().all(|time| time.seconds >= before.seconds - 1), "{times:?}");
     assert!(store_times(&repository, &[9]).is_err());
+}
+
+#[test]
+fn what_stays_is_weighed_as_a_prune_leaves_it() {
+    let (store, mut scene) = Scene::new();
+    for round in 0..6 {
+        scene.change(0, Change::Version(0, round));
+        scene.change(1, Change::Version(1, round / 2));
+        scene.change(2, Change::Noise(u64::from(round / 3)));
+        scene.change(3, Change::Sparse(u64::from(round % 2)));
+        scene.backup();
+    }
+    let repository = scene.open();
+    let all = ids(&repository);
+    // What more snapshots need is never less, and nothing is weighed for none.
+    let weight = |gone: &BTreeSet<SnapshotId>| weigh(&repository, gone, &Silent).unwrap();
+    let nothing = weight(&all.iter().copied().collect());
+    assert_eq!((nothing.snapshots, nothing.stored_bytes, nothing.chunks), (0, 0, 0));
+    let mut gone = BTreeSet::new();
+    let mut before = weight(&gone);
+    assert_eq!((before.snapshots, before.missing), (6, 0));
+    for id in [all[3], all[0], all[4], all[1], all[2]] {
+        gone.insert(id);
+        let after = weight(&gone);
+        assert!(after.stored_bytes <= before.stored_bytes && after.chunks <= before.chunks, "{before:?} {after:?}");
+        assert_eq!(scene.open().snapshots().len(), 6, "weighing changes nothing");
+        before = after;
+    }
+    assert!(before.base_chunks > 0 && before.base_bytes > 0, "{before:?}");
+    for id in [all[3], all[0], all[4], all[1], all[2]] {
+        let weight = weigh(&repository, &BTreeSet::from([id]), &Silent).unwrap();
+        forget(&repository, &[id], "test").unwrap();
+        let dry = run(&repository, &PruneOptions { dry_run: true, ..thorough() }).unwrap();
+        assert_eq!(dry.planned.live_bytes, weight.stored_bytes, "{weight:?}");
+        run(&repository, &thorough()).unwrap();
+        let left = run(&repository, &PruneOptions { dry_run: true, ..thorough() }).unwrap();
+        assert_eq!((left.planned.bytes, left.planned.live_bytes), (weight.stored_bytes, weight.stored_bytes));
+        assert!(store.total_bytes() > weight.stored_bytes);
+        assert_eq!(weigh(&repository, &BTreeSet::new(), &Silent).unwrap(), weight);
+    }
+    scene.check();
 }

@@ -1,6 +1,6 @@
 //! Forget, prune and undelete: what is live restores, what is not goes, and a crash at any point loses nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use seawall_engine::backup::{BackupOptions, BackupReport, backup};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::forget::forget;
+use seawall_engine::forget::{forget, weigh};
 use seawall_engine::format::log::Act;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::SnapshotId;
@@ -257,7 +257,10 @@ fn play(steps: &[Step]) {
                 let live = owner.snapshots();
                 if !live.is_empty() {
                     let id = live[which % live.len()].record.id;
+                    let weight = weigh(&owner, &BTreeSet::from([id]), &Silent).unwrap();
                     forget(&owner, &[id], "test").unwrap();
+                    let dry = run(&owner, &PruneOptions { dry_run: true, ..thorough() }).unwrap();
+                    assert_eq!(dry.planned.live_bytes, weight.stored_bytes);
                     forgotten.push((id, true));
                 }
             }

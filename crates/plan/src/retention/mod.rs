@@ -1,4 +1,5 @@
-//! Which snapshots to keep, and why: `last`, hourly to yearly, within, tags and holds, for each group apart.
+//! Which snapshots to keep, and why: `last`, hourly to yearly, within, tags and holds, and by the steps and metrics of
+//! training runs (`run.rs`), for each group apart.
 //!
 //! # What may not happen
 //! An owner lets `forget` run every night. A member whose key was stolen must not be able to make that run drop the
@@ -10,6 +11,8 @@
 //!    claim. It goes only when it may go by each of them. So a lie about the time never drops what the truth would not
 //!    have dropped; and where a copy gave all entries one time, be it today's or 1970, the claims still keep the history.
 //! 3. **Doubtful claims** ([`Doubt`]) are reported, and counted in a sub-group of their own.
+//! 4. **Incomplete checkpoints** too are counted apart, and where their group has a complete one, no rule for runs keeps
+//!    them, nor that they are the newest.
 //!
 //! Rules 1 to 3 only ever keep more: counting snapshots apart, or by one more clock, drops none that was kept before.
 //! docs/retention.md says what remains possible.
@@ -17,20 +20,23 @@
 mod doubt;
 mod reason;
 mod rules;
+mod run;
 #[cfg(test)]
 mod tests;
 mod within;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use doubt::{Doubt, TOLERANCE_MS};
 pub use reason::{Bucket, Clock, Period, Reason};
 pub use rules::{Count, KeepNothing, NotCount, Periodic, Rules};
+pub use run::{Best, Direction, INCOMPLETE, RUN, RunRules, STATE, STEP};
 pub use within::{NotWithin, Within};
 
 use doubt::Judge;
 
-/// Which snapshots are counted together: those of one member with the same labels, such as host and paths.
+/// Which snapshots are counted together: those of one member with the same labels, such as host and paths, or of one
+/// training run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Group(Vec<u8>);
 
@@ -44,6 +50,15 @@ impl Group {
             key.extend((part.len() as u64).to_le_bytes());
             key.extend(part);
         }
+        Self(key)
+    }
+
+    /// The group of the `member` who signed snapshots of a training run on `host`, whatever their paths. No group of
+    /// [`Self::new`] equals it.
+    pub fn of_run(member: &[u8], host: &[u8], run: &[u8]) -> Self {
+        let Self(mut key) = Self::new(member, [host, run]);
+        // Why: what `new` makes ends where the last length says.
+        key.push(0);
         Self(key)
     }
 }
@@ -63,6 +78,8 @@ pub struct Candidate {
     pub claimed_time_ms: i64,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Its labels, name and value. Of those with one name the first counts.
+    pub labels: Vec<(String, String)>,
     /// Whether an owner holds it.
     pub held: bool,
     /// Whether it was forgotten before. It is then judged with, as the log still has its entry, but neither counted nor
@@ -110,12 +127,16 @@ pub fn decide(candidates: &[Candidate], rules: &Rules, offset_minutes: i32) -> R
     log.sort_by_key(|candidate| (candidate.number, candidate.id));
     let doubts = judge(&log);
     let mut reasons: Vec<Vec<Reason>> = log.iter().map(|candidate| own_reasons(candidate, rules)).collect();
-    for places in counted_together(&log, &doubts) {
+    for Part { places, is_beside_complete } in counted_together(&log, &doubts) {
         let mut counter = Counter { log: &log, places: &places, offset_minutes, reasons: &mut reasons };
         counter.keep_by_order(rules.last);
         for clock in Clock::ALL {
             counter.keep_by_clock(rules, clock);
         }
+        if is_beside_complete {
+            continue;
+        }
+        counter.keep_by_run(rules);
         if !rules.allow_empty {
             counter.keep_newest();
         }
@@ -139,17 +160,31 @@ fn judge(log: &[&Candidate]) -> Vec<Option<Doubt>> {
 fn own_reasons(candidate: &Candidate, rules: &Rules) -> Vec<Reason> {
     let hold = candidate.held.then_some(Reason::Hold);
     let tags = rules.tags.iter().filter(|tag| candidate.tags.contains(tag));
-    hold.into_iter().chain(tags.map(|tag| Reason::Tag(tag.clone()))).collect()
+    let tags = tags.map(|tag| Reason::Tag(tag.clone()));
+    hold.into_iter().chain(tags).chain(run::unjudged(candidate, rules)).collect()
 }
 
-/// Places in the log of the snapshots that are counted together, in the order of the log.
-fn counted_together(log: &[&Candidate], doubts: &[Option<Doubt>]) -> Vec<Vec<usize>> {
-    let mut groups: BTreeMap<(&Group, bool), Vec<usize>> = BTreeMap::new();
+/// Snapshots that are counted together.
+struct Part {
+    /// Their places, in the order of the log.
+    places: Vec<usize>,
+    /// They are incomplete checkpoints, and their group has complete ones.
+    is_beside_complete: bool,
+}
+
+fn counted_together(log: &[&Candidate], doubts: &[Option<Doubt>]) -> Vec<Part> {
+    let mut groups: BTreeMap<(&Group, bool, bool), Vec<usize>> = BTreeMap::new();
     let judged = log.iter().zip(doubts).enumerate();
     for (place, (candidate, doubt)) in judged.filter(|(_, (candidate, _))| !candidate.forgotten) {
-        groups.entry((&candidate.group, doubt.is_some())).or_default().push(place);
+        groups.entry((&candidate.group, doubt.is_some(), candidate.is_incomplete())).or_default().push(place);
     }
-    groups.into_values().collect()
+    let with_complete: BTreeSet<&Group> =
+        groups.keys().filter(|(_, _, is_incomplete)| !is_incomplete).map(|(group, _, _)| *group).collect();
+    let part = |((group, _, is_incomplete), places)| Part {
+        places,
+        is_beside_complete: is_incomplete && with_complete.contains(group),
+    };
+    groups.into_iter().map(part).collect()
 }
 
 /// Counts the snapshots at some places of the log against the rules, and notes reasons.

@@ -1,4 +1,4 @@
-//! Why a snapshot is kept, as data and as text: `daily 2026-11-20`, `last`, `within 7d`, `hold`, `tag x`.
+//! Why a snapshot is kept, as data and as text: `daily 2026-11-20`, `last`, `within 7d`, `hold`, `tag x`, `best loss 0.31`.
 //!
 //! A reason names the rule, the period that the snapshot stands for, and the clock by which it does. Texts are for
 //! people and logs; programs match on the variants.
@@ -125,13 +125,50 @@ pub enum Reason {
         /// The clock by which it does.
         clock: Clock,
     },
+    /// It has the first step of those from a multiple on.
+    EverySteps {
+        /// Of so many steps.
+        every: u64,
+        /// The multiple.
+        from: u64,
+        /// Its step.
+        step: u64,
+    },
+    /// Its step is among the highest.
+    LastSteps,
+    /// It is among the best.
+    Best {
+        /// By this label.
+        metric: String,
+        /// The label's value.
+        value: String,
+    },
+    /// It stands for a distance from the newest step.
+    LogSpaced {
+        /// Its step is the first of the block of so many before that of the newest; 0 for the newest itself.
+        block: u64,
+    },
+    /// The rules for runs can't judge it: its step is no number.
+    NotStep(String),
+    /// The rules for runs can't judge it: it is of a run, but has no step.
+    NoStep,
+    /// There are only rules for runs, and it is of none.
+    NoRun,
+    /// The only rule is by this metric, and no snapshot of its group has that.
+    NoMetric(String),
 }
 
 impl Reason {
+    /// Whether it stays because its labels are not what the rules ask for, which may be a mistake.
+    #[must_use]
+    pub fn is_unjudged(&self) -> bool {
+        matches!(self, Self::NotStep(_) | Self::NoStep | Self::NoMetric(_))
+    }
+
     /// Whether both come from the same rule, by whatever clock and for whatever period.
     pub(super) fn same_rule(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Within(..), Self::Within(..)) => true,
+            (Self::Within(..), Self::Within(..)) | (Self::LogSpaced { .. }, Self::LogSpaced { .. }) => true,
             (Self::Periodic { bucket, within, .. }, Self::Periodic { bucket: other, within: span, .. }) => {
                 bucket.name() == other.name() && within == span
             }
@@ -154,6 +191,16 @@ impl fmt::Display for Reason {
                 f.write_str(if *oldest { " (oldest)" } else { "" })?;
                 f.write_str(clock.suffix())
             }
+            Self::EverySteps { every, from, step } if from == step => write!(f, "every {every} steps: {from}"),
+            Self::EverySteps { every, from, .. } => write!(f, "every {every} steps: first from {from}"),
+            Self::LastSteps => f.write_str("last steps"),
+            Self::Best { metric, value } => write!(f, "best {metric} {value}"),
+            Self::LogSpaced { block: 0 } => f.write_str("log-spaced: newest step"),
+            Self::LogSpaced { block } => write!(f, "log-spaced: first of {block} before"),
+            Self::NotStep(text) => write!(f, "step {text:?} is no number"),
+            Self::NoStep => f.write_str("no step"),
+            Self::NoRun => f.write_str("of no run"),
+            Self::NoMetric(metric) => write!(f, "none of its group has {metric}"),
         }
     }
 }
@@ -196,6 +243,16 @@ mod tests {
             (periodic(false, None, Clock::Effective), "daily 2026-11-20"),
             (periodic(true, None, Clock::Effective), "daily 2026-11-20 (oldest)"),
             (periodic(false, Some(within), Clock::Store), "daily 2026-11-20 within 7d by the store's time"),
+            (Reason::EverySteps { every: 1000, from: 2000, step: 2000 }, "every 1000 steps: 2000"),
+            (Reason::EverySteps { every: 1000, from: 2000, step: 2013 }, "every 1000 steps: first from 2000"),
+            (Reason::LastSteps, "last steps"),
+            (Reason::Best { metric: "loss".into(), value: "0.31".into() }, "best loss 0.31"),
+            (Reason::LogSpaced { block: 0 }, "log-spaced: newest step"),
+            (Reason::LogSpaced { block: 4096 }, "log-spaced: first of 4096 before"),
+            (Reason::NotStep("a\n".into()), "step \"a\\n\" is no number"),
+            (Reason::NoStep, "no step"),
+            (Reason::NoRun, "of no run"),
+            (Reason::NoMetric("loss".into()), "none of its group has loss"),
         ];
         for (reason, text) in table {
             assert_eq!(reason.to_string(), text);

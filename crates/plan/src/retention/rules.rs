@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::reason::Period;
+use super::run::{Best, Direction, RunRules};
 use super::within::Within;
 
 /// How many to keep.
@@ -111,6 +112,8 @@ pub struct Rules {
     pub within: Option<Within>,
     /// All that carry one of these tags.
     pub tags: Vec<String>,
+    /// What to keep of training runs.
+    pub run: RunRules,
     /// Lets rules remove everything that is not held: no rule at all, or the last snapshot of a group.
     pub allow_empty: bool,
 }
@@ -130,10 +133,86 @@ impl Rules {
     /// Whether there is no rule that could keep a snapshot.
     #[must_use]
     pub fn keep_nothing(&self) -> bool {
+        self.run.keep_nothing() && self.keep_nothing_else()
+    }
+
+    /// Whether the rules for runs are the only ones.
+    pub(super) fn only_of_runs(&self) -> bool {
+        !self.run.keep_nothing() && self.keep_nothing_else()
+    }
+
+    /// Whether the rule for the best of a run is the only one.
+    pub(super) fn only_best(&self) -> bool {
+        self.run.best().is_some()
+            && Self { run: RunRules { best: None, ..self.run.clone() }, ..self.clone() }.keep_nothing()
+    }
+
+    /// Whether none but the rules for runs could keep a snapshot.
+    fn keep_nothing_else(&self) -> bool {
         let periodic = self.periodic().iter().any(|(_, rule)| *rule != Periodic::default());
         !periodic && self.last == Count::NONE && self.within.is_none() && self.tags.is_empty()
     }
+
+    /// Each rule by itself, with its name as options write it, such as `keep-daily 7`. A snapshot that stays by all rules
+    /// together stays by one of these.
+    #[must_use]
+    pub fn each_alone(&self) -> Vec<(String, Self)> {
+        let none = || Self { allow_empty: self.allow_empty, ..Self::default() };
+        let mut each = vec![(format!("keep-last {}", self.last), Self { last: self.last, ..none() })];
+        let mut spans = Vec::new();
+        spans.extend(self.within.map(|span| (format!("keep-within {span}"), Self { within: Some(span), ..none() })));
+        for (name, place) in PERIODS {
+            let Periodic { count, within } = *place(&mut self.clone());
+            let alone = |rule| {
+                let mut rules = none();
+                *place(&mut rules) = rule;
+                rules
+            };
+            each.push((format!("keep-{name} {count}"), alone(count.into())));
+            let span = within.map(|span| format!("keep-within-{name} {span}"));
+            spans.extend(span.map(|text| (text, alone(Periodic { count: Count::NONE, within }))));
+        }
+        each.extend(spans);
+        each.extend(
+            self.tags.iter().map(|tag| (format!("keep-tag {tag}"), Self { tags: vec![tag.clone()], ..none() })),
+        );
+        each.extend(self.run.each_alone().into_iter().map(|(name, run)| (name, Self { run, ..none() })));
+        each.retain(|(_, rules)| !rules.keep_nothing());
+        each
+    }
 }
+
+impl RunRules {
+    /// Each rule by itself, those too that keep nothing.
+    fn each_alone(&self) -> Vec<(String, Self)> {
+        let best = |best: &Best| {
+            let Best { count, metric, direction } = best;
+            let better = if *direction == Direction::Lower { "lower" } else { "higher" };
+            let name = format!("run-best {count} metric {metric} {better}-is-better");
+            (name, Self { best: Some(best.clone()), ..Self::default() })
+        };
+        let every = Self { steps_every: self.steps_every, ..Self::default() };
+        let mut each = vec![
+            (format!("run-steps-every {}", self.steps_every), every),
+            (format!("run-last {}", self.last), Self { last: self.last, ..Self::default() }),
+        ];
+        each.extend(self.best.as_ref().map(best));
+        each.push(("run-log-spaced".to_owned(), Self { log_spaced: self.log_spaced, ..Self::default() }));
+        each
+    }
+}
+
+/// Where one of the periodic rules is.
+type Place = fn(&mut Rules) -> &mut Periodic;
+
+/// The periodic rules, by name.
+const PERIODS: [(&str, Place); 5] = [
+    ("hourly", |rules| &mut rules.hourly),
+    ("daily", |rules| &mut rules.daily),
+    ("weekly", |rules| &mut rules.weekly),
+    ("monthly", |rules| &mut rules.monthly),
+    ("yearly", |rules| &mut rules.yearly),
+];
 
 /// The rules keep nothing, and `allow_empty` is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,9 +264,49 @@ mod tests {
             Rules { yearly: one.into(), ..none() },
             Rules { within, ..none() },
             Rules { tags: vec!["x".to_owned()], ..none() },
+            Rules { run: RunRules { steps_every: 1, ..RunRules::default() }, ..none() },
+            Rules { run: RunRules { last: one, ..RunRules::default() }, ..none() },
+            Rules { run: RunRules { best: Some(best(one)), ..RunRules::default() }, ..none() },
+            Rules { run: RunRules { log_spaced: true, ..RunRules::default() }, ..none() },
         ];
         for rules in table {
             assert!(!rules.keep_nothing(), "{rules:?}");
+            let each = rules.each_alone();
+            assert!(matches!(&each[..], [(_, alone)] if *alone == rules), "{each:?}");
+            let each = Rules { allow_empty: true, ..rules }.each_alone();
+            assert!(each[0].1.allow_empty, "{each:?}");
         }
+        let best_of_none = RunRules { best: Some(best(Count::NONE)), ..RunRules::default() };
+        assert!(Rules { run: best_of_none, ..none() }.keep_nothing());
+    }
+
+    fn best(count: Count) -> Best {
+        Best { count, metric: "loss".to_owned(), direction: Direction::Lower }
+    }
+
+    #[test]
+    fn each_rule_has_its_name() {
+        let rules = Rules {
+            last: Count::AtMost(3),
+            daily: Periodic { count: Count::AtMost(7), within: "1m".parse().ok() },
+            within: "30d".parse().ok(),
+            tags: vec!["a".to_owned(), "b".to_owned()],
+            run: RunRules { steps_every: 1000, last: Count::All, best: Some(best(Count::AtMost(2))), log_spaced: true },
+            ..Rules::default()
+        };
+        let names: Vec<String> = rules.each_alone().into_iter().map(|(name, _)| name).collect();
+        let expected = [
+            "keep-last 3",
+            "keep-daily 7",
+            "keep-within 30d",
+            "keep-within-daily 1m",
+            "keep-tag a",
+            "keep-tag b",
+            "run-steps-every 1000",
+            "run-last all",
+            "run-best 2 metric loss lower-is-better",
+            "run-log-spaced",
+        ];
+        assert_eq!(names, expected);
     }
 }

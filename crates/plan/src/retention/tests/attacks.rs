@@ -128,6 +128,40 @@ fn one_claim_from_the_future_does_not_make_later_ones_doubtful() {
     assert_eq!(doubtful(&candidates, &[]), 1);
 }
 
+/// The good ones as checkpoints, one thousand steps a night, whose loss falls.
+fn run() -> Vec<Candidate> {
+    let with_labels =
+        |(night, candidate): (u64, Candidate)| labelled(candidate, night * 1000, &(100 - night).to_string());
+    (0..).zip(good()).map(with_labels).collect()
+}
+
+fn labelled(candidate: Candidate, step: u64, loss: &str) -> Candidate {
+    let label = |name: &str, value: String| (name.to_owned(), value);
+    Candidate { labels: vec![label(STEP, step.to_string()), label("loss", loss.to_owned())], ..candidate }
+}
+
+#[test]
+fn nothing_speaks_against_a_step_or_a_metric() {
+    let high: Vec<Candidate> =
+        (0..).zip(fakes(10, TODAY, truth(TODAY))).map(|(nth, fake)| labelled(fake, (1 << 63) + nth, "nan")).collect();
+    let best: Vec<Candidate> = fakes(10, TODAY, truth(TODAY)).into_iter().map(|fake| labelled(fake, 1, "-1")).collect();
+    let all = |text: &str| staying(&run(), &rules(text)).len();
+    let table = [
+        // Steps as high as one likes: the true last ones go, and of the spaced ones all but the very first.
+        (&high, "steps 3", 3),
+        (&high, "log", all("log") - 1),
+        (&high, "every 10000", 1),
+        (&best, "lowest 3 loss", 1),
+        // Inside a span nothing goes, and each night's stays by its time.
+        (&high, "steps 3, within 7d12h", 0),
+        (&high, "steps 3, daily 7", 1),
+        (&best, "lowest 3 loss, within 7d12h", 0),
+    ];
+    for (false_ones, text, loss) in table {
+        assert_eq!(lost(&run(), false_ones, text), loss, "{text}");
+    }
+}
+
 /// Gives all entries one store time, as a copy without times does.
 fn copied(mut candidates: Vec<Candidate>, store_time_ms: i64) -> Vec<Candidate> {
     candidates.iter_mut().for_each(|candidate| candidate.store_time_ms = store_time_ms);

@@ -1,9 +1,11 @@
-//! Retention: the rules in tables here; attacks on the times, and properties, in files of their own.
+//! Retention: the rules in tables here; those for training runs, attacks, and properties in files of their own.
 //!
 //! A moment is written `2026-11-20 14:30`, in UTC.
 
 mod attacks;
 mod properties;
+mod run;
+mod run_properties;
 
 use super::*;
 use crate::calendar::{DAY_MS, Date, HOUR_MS, MINUTE_MS};
@@ -25,6 +27,7 @@ fn honest(number: u64, time_ms: i64) -> Candidate {
         store_time_ms: time_ms,
         claimed_time_ms: time_ms,
         tags: Vec::new(),
+        labels: Vec::new(),
         held: false,
         forgotten: false,
     }
@@ -34,7 +37,11 @@ fn history(moments: &[&str]) -> Vec<Candidate> {
     (1..).zip(moments).map(|(number, moment)| honest(number, at(moment))).collect()
 }
 
-/// Rules from a text like `last 3, daily 7, within 7d, daily within 1y, tag x`.
+fn best(count: &str, metric: &str, direction: Direction) -> Best {
+    Best { count: count.parse().unwrap(), metric: metric.to_owned(), direction }
+}
+
+/// Rules from a text like `last 3, daily 7, within 7d, daily within 1y, tag x, every 1000, steps 3, lowest 2 loss, log`.
 fn rules(text: &str) -> Rules {
     let mut rules = Rules::default();
     for rule in text.split(", ").filter(|rule| !rule.is_empty()) {
@@ -44,6 +51,11 @@ fn rules(text: &str) -> Rules {
             ["within", span] => rules.within = Some(span.parse().unwrap()),
             ["tag", tag] => rules.tags.push(tag.to_owned()),
             ["allow-empty"] => rules.allow_empty = true,
+            ["every", steps] => rules.run.steps_every = steps.parse().unwrap(),
+            ["steps", count] => rules.run.last = count.parse().unwrap(),
+            ["log"] => rules.run.log_spaced = true,
+            ["lowest", count, metric] => rules.run.best = Some(best(count, metric, Direction::Lower)),
+            ["highest", count, metric] => rules.run.best = Some(best(count, metric, Direction::Higher)),
             [period, "within", span] => periodic(&mut rules, period).within = Some(span.parse().unwrap()),
             [period, count] => periodic(&mut rules, period).count = count.parse().unwrap(),
             _ => panic!("no rule: {rule}"),
@@ -172,6 +184,7 @@ fn groups_are_counted_apart() {
         Group::new(b"m", [&b"abc"[..]]),
         Group::new(b"ma", [&b"b"[..], b"c"]),
         Group::new(b"", [&b"m"[..], b"ab", b"c"]),
+        Group::of_run(b"m", b"ab", b"c"),
     ];
     for other in others {
         let mut candidates = history(&DAYS[..2]);

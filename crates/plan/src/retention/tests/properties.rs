@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-const SEEDS: u64 = 2000;
+pub(super) const SEEDS: u64 = 2000;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
     /// A number below `limit`.
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -25,7 +25,7 @@ impl Random {
         self.below(limit) as i64
     }
 
-    fn rules(&mut self) -> Rules {
+    pub(super) fn rules(&mut self) -> Rules {
         let mut count = || match self.below(4) {
             0 | 1 => Count::NONE,
             2 => Count::AtMost(1 + self.below(8) as u32),
@@ -54,7 +54,7 @@ impl Random {
     }
 
     /// Snapshots of several groups with any claims.
-    fn anything(&mut self) -> Vec<Candidate> {
+    pub(super) fn anything(&mut self) -> Vec<Candidate> {
         let mut candidates = self.honest();
         for candidate in &mut candidates {
             candidate.group = Group::new(&[self.below(2) as u8], []);
@@ -65,18 +65,18 @@ impl Random {
     }
 }
 
-fn each_seed(mut property: impl FnMut(u64, &mut Random)) {
-    (0..SEEDS).for_each(|seed| property(seed, &mut Random(seed)));
+pub(super) fn each_seed(seeds: u64, mut property: impl FnMut(u64, &mut Random)) {
+    (0..seeds).for_each(|seed| property(seed, &mut Random(seed)));
 }
 
-fn keeping(candidates: &[Candidate], rules: &Rules) -> BTreeSet<[u8; 16]> {
+pub(super) fn keeping(candidates: &[Candidate], rules: &Rules) -> BTreeSet<[u8; 16]> {
     let decisions = decide(candidates, rules, 60).unwrap();
     decisions.iter().filter(|decision| decision.keep).map(|decision| decision.id).collect()
 }
 
 #[test]
 fn held_and_newest_ones_stay_and_each_kept_one_has_a_reason() {
-    each_seed(|seed, random| {
+    each_seed(SEEDS, |seed, random| {
         let (candidates, mut rules) = (random.anything(), random.rules());
         rules.allow_empty = random.below(2) == 0;
         let decisions = decide(&candidates, &rules, 0).unwrap();
@@ -93,7 +93,7 @@ fn held_and_newest_ones_stay_and_each_kept_one_has_a_reason() {
 
 #[test]
 fn the_order_of_the_input_does_not_matter() {
-    each_seed(|seed, random| {
+    each_seed(SEEDS, |seed, random| {
         let (mut candidates, rules) = (random.anything(), random.rules());
         let decisions = decide(&candidates, &rules, -90);
         for place in (1..candidates.len()).rev() {
@@ -105,7 +105,7 @@ fn the_order_of_the_input_does_not_matter() {
 
 #[test]
 fn a_period_keeps_one_for_each_rule_and_a_rule_no_more_than_its_count() {
-    each_seed(|seed, random| {
+    each_seed(SEEDS, |seed, random| {
         let (candidates, rules) = (random.anything(), random.rules());
         let mut seen = BTreeSet::new();
         let mut counts: BTreeMap<_, u32> = BTreeMap::new();
@@ -127,7 +127,7 @@ fn a_period_keeps_one_for_each_rule_and_a_rule_no_more_than_its_count() {
 
 #[test]
 fn one_more_honest_snapshot_costs_each_rule_one_at_most() {
-    each_seed(|seed, random| {
+    each_seed(SEEDS, |seed, random| {
         let (mut candidates, mut rules) = (random.honest(), random.rules());
         // A span may move past any number of snapshots at once.
         (rules.within, rules.daily.within) = (None, None);
@@ -144,7 +144,7 @@ fn one_more_honest_snapshot_costs_each_rule_one_at_most() {
 
 #[test]
 fn a_lie_about_the_time_drops_nothing_that_the_truth_would_keep() {
-    each_seed(|seed, random| {
+    each_seed(SEEDS, |seed, random| {
         let (mut candidates, rules) = (random.honest(), random.rules());
         let truth = keeping(&candidates, &rules);
         let mut liars = BTreeSet::new();
@@ -163,7 +163,7 @@ fn a_lie_about_the_time_drops_nothing_that_the_truth_would_keep() {
 
 #[test]
 fn what_was_kept_stays_when_nothing_is_added() {
-    each_seed(|seed, random| {
+    each_seed(SEEDS, |seed, random| {
         let (mut candidates, rules) = (random.anything(), random.rules());
         let first = keeping(&candidates, &rules);
         candidates.iter_mut().for_each(|candidate| candidate.forgotten = !first.contains(&candidate.id));
