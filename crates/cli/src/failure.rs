@@ -139,6 +139,7 @@ fn hint(code: &str) -> Option<&'static str> {
         "store-io" => "check the disk or mount that holds the repository; running this again continues",
         "not-found" => "`seawall snapshots` lists what there is; `seawall ls SNAPSHOT:/PATH` shows what is inside",
         "interrupted" => "run the same command again: it continues from what is stored already",
+        "changed" => "run this again once the source is at rest; what was stored is kept for that",
         "command" => "nothing was committed; mend the command and run this again",
         "usage" => "`seawall COMMAND --help` shows the options with examples",
         _ => return None,
@@ -174,6 +175,7 @@ mod tests {
             (Error::NotFound("x".into()), "not-found", Exit::Failed),
             (Error::Usage("x".into()), "usage", Exit::Usage),
             (Error::Interrupted, "interrupted", Exit::Interrupted),
+            (Error::Changed("x".into()), "changed", Exit::Failed),
             (Error::Command("x".into()), "command", Exit::Failed),
         ];
         for (error, code, exit) in cases {

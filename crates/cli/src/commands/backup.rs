@@ -1,4 +1,6 @@
-//! `seawall backup`: one snapshot of paths, of standard input, or of what a command prints.
+//! `seawall backup`: one snapshot of paths, of standard input, or of what a command prints; or one of each checkpoint.
+
+pub mod checkpoints;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -21,6 +23,7 @@ use crate::quantities::{bytes, count, counted, duration, rate, ratio};
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
 use crate::stream::{Producer, Stoppable};
+use checkpoints::CheckpointArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,12 +31,16 @@ Examples:
     seawall backup /home --exclude '*.tmp' --exclude-caches --one-file-system
     seawall backup /archive --parity 2%
     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
-    seawall backup --command --stdin-name shop.sql -- pg_dump shop";
+    seawall backup --command --stdin-name shop.sql -- pg_dump shop
+    seawall backup --checkpoints /runs/llama --label loss=0.31";
 
 /// Make a snapshot of files, of standard input, or of a command's output
 ///
 /// Files that did not change since the last snapshot of the same host and paths are not read again; what is stored
 /// already is not stored again. Files that can't be read are listed and make the exit code 3; the rest is kept.
+///
+/// With `--checkpoints`, each complete checkpoint of a training run becomes a snapshot of its own, and what is torn or still
+/// being written is told with the reason; `seawall watch` does that continuously.
 ///
 /// With `--command`, a command that fails commits nothing; with a pipe, nobody can tell, so prefer `--command`.
 #[derive(Debug, clap::Args)]
@@ -71,6 +78,10 @@ pub struct Arguments {
     #[command(flatten)]
     pub storage: ParityArguments,
 
+    /// How checkpoints are taken.
+    #[command(flatten)]
+    pub checkpoints: CheckpointArguments,
+
     /// Read every file, whatever its times say
     #[arg(long)]
     pub force_read: bool,
@@ -91,6 +102,10 @@ impl Arguments {
     /// When nothing could be committed.
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let location = run.location()?;
+        if self.checkpoints.checkpoints {
+            let repository = self.storage.apply(run.open_to_write(&location)?);
+            return checkpoints::run(run, self, &location, &repository);
+        }
         let walk = self.walk(run, &location)?;
         let repository = self.storage.apply(run.open_to_write(&location)?);
         let parent = self.parent(run, &repository)?;
@@ -165,6 +180,7 @@ pub fn options(run: &Run, source: Source, labels: &LabelArguments) -> BackupOpti
         force_read: false,
         dry_run: false,
         parent: None,
+        steady: None,
         threads: run.settings.threads,
         budget_bytes: run.settings.budget_bytes,
     }

@@ -27,3 +27,4 @@ pub mod sources;
 pub mod stats;
 pub mod undelete;
 pub mod verify;
+pub mod watch;

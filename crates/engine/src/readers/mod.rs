@@ -28,6 +28,7 @@ mod tar;
 mod tests;
 pub mod tfrecord;
 mod torch;
+mod whole;
 mod zip;
 
 use std::cell::Cell;
@@ -38,6 +39,7 @@ pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{
     Check, CheckKind, DIMENSIONS_MAX, External, Format, LAYOUT_BYTES_MAX, Layout, NAME_BYTES_MAX, TENSORS_MAX, Tensor,
 };
+pub use whole::{Whole, whole};
 
 use crate::units::MIB;
 use input::Input;

@@ -262,6 +262,7 @@ fn back_up(source: &Path) -> (Repository, ChunkId) {
         force_read: false,
         dry_run: false,
         parent: None,
+        steady: None,
         threads: 2,
         budget_bytes: 64 * MIB,
     };

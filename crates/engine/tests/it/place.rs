@@ -33,6 +33,7 @@ pub fn options(source: Source) -> BackupOptions {
         force_read: false,
         dry_run: false,
         parent: None,
+        steady: None,
         threads: 3,
         budget_bytes: 64 * MIB,
     }

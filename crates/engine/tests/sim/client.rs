@@ -299,6 +299,7 @@ impl Person {
             force_read,
             dry_run: false,
             parent: None,
+            steady: None,
             threads: 1,
             // Why so little: nothing fits into the queue, so each thread seals what it has found itself.
             budget_bytes: 8,
