@@ -92,7 +92,8 @@ pub fn parse_age(text: &str) -> Result<Duration, String> {
 pub fn parse_pause(text: &str) -> Result<Duration, String> {
     match text.trim().strip_suffix("ms").map(|number| number.trim_end().parse()) {
         Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
-        _ => parse_age(text).map_err(|_| format!("{text:?} is not a duration: write a number with a unit, such as 10s or 5min")),
+        _ => parse_age(text)
+            .map_err(|_| format!("{text:?} is not a duration: write a number with a unit, such as 10s or 5min")),
     }
 }
 
@@ -198,7 +199,9 @@ mod tests {
 
     #[test]
     fn pauses() {
-        for (text, expected) in [("500ms", Some(500)), ("10s", Some(10_000)), ("0", Some(0)), ("1.5s", None), ("ms", None)] {
+        for (text, expected) in
+            [("500ms", Some(500)), ("10s", Some(10_000)), ("0", Some(0)), ("1.5s", None), ("ms", None)]
+        {
             assert_eq!(parse_pause(text).ok().map(|pause| pause.as_millis()), expected, "{text}");
         }
     }

@@ -64,7 +64,8 @@ pub fn risk(facts: &Facts) -> Risk {
 /// Steps a second between the newest durable checkpoint and the one before it. Several of one moment or step give none.
 fn rate(durable: &[Durable], newest: &Durable) -> Option<f64> {
     let step = newest.step?;
-    let earlier = durable.iter().filter(|it| it.finished < newest.finished && it.step.is_some_and(|other| other < step));
+    let earlier =
+        durable.iter().filter(|it| it.finished < newest.finished && it.step.is_some_and(|other| other < step));
     let before = earlier.max_by(|left, right| left.finished.total_cmp(&right.finished))?;
     let steps = step - before.step?;
     Some(steps as f64 / (newest.finished - before.finished))
@@ -103,8 +104,13 @@ mod tests {
         for (durable, newest_seen, gpus, expected) in cases {
             let risk = risk(&Facts { now: 1000.0, durable, newest_seen, gpus });
             let count = |number: Option<u64>| number.map(|number| number as f64);
-            let found =
-                [risk.age_seconds, count(risk.durable_step), count(risk.steps), count(risk.steps_by_rate), risk.gpu_hours];
+            let found = [
+                risk.age_seconds,
+                count(risk.durable_step),
+                count(risk.steps),
+                count(risk.steps_by_rate),
+                risk.gpu_hours,
+            ];
             assert_eq!(found, expected, "{durable:?}, {newest_seen:?}");
         }
     }

@@ -32,20 +32,30 @@ const METRICS: [Metric; 11] = [
     ("step", "gauge", "Step of the newest durable checkpoint.", |run, _| number(run.durable_step)),
     ("newest_step", "gauge", "Newest step on disk, finished or not.", |run, _| number(run.newest_step)),
     ("steps_at_risk", "gauge", "Steps on disk that are not durable.", |run, _| number(run.steps_at_risk)),
-    ("steps_at_risk_by_rate", "gauge", "Steps done since the newest durable checkpoint, by the run's rate.", |run, _| {
-        number(run.steps_at_risk_by_rate)
+    (
+        "steps_at_risk_by_rate",
+        "gauge",
+        "Steps done since the newest durable checkpoint, by the run's rate.",
+        |run, _| number(run.steps_at_risk_by_rate),
+    ),
+    ("gpu_hours_at_risk", "gauge", "Age of the newest durable checkpoint in hours, times GPUs.", |run, _| {
+        run.gpu_hours_at_risk
     }),
-    ("gpu_hours_at_risk", "gauge", "Age of the newest durable checkpoint in hours, times GPUs.", |run, _| run.gpu_hours_at_risk),
     ("incomplete", "gauge", "Checkpoints on disk that lack something and are not being written.", |run, _| {
         number(Some(run.incomplete))
     }),
     ("durable_seconds", "gauge", "Seconds from completion marker to commit of the last checkpoint.", |_, counts| {
         counts.durable_seconds
     }),
-    ("durable_total", "counter", "Checkpoints made durable since the watch began.", |_, counts| number(Some(counts.durable))),
-    ("discarded_total", "counter", "Attempts discarded because the checkpoint changed while it was read.", |_, counts| {
-        number(Some(counts.discarded))
+    ("durable_total", "counter", "Checkpoints made durable since the watch began.", |_, counts| {
+        number(Some(counts.durable))
     }),
+    (
+        "discarded_total",
+        "counter",
+        "Attempts discarded because the checkpoint changed while it was read.",
+        |_, counts| number(Some(counts.discarded)),
+    ),
 ];
 
 fn number(count: Option<u64>) -> Option<f64> {
@@ -66,11 +76,17 @@ pub fn render(runs: &[RunStatus], counts: &BTreeMap<String, Counts>, scanned: f6
             }
         }
         if !lines.is_empty() {
-            let _ = write!(text, "# HELP seawall_checkpoint_{name} {help}\n# TYPE seawall_checkpoint_{name} {kind}\n{lines}");
+            let _ = write!(
+                text,
+                "# HELP seawall_checkpoint_{name} {help}\n# TYPE seawall_checkpoint_{name} {kind}\n{lines}"
+            );
         }
     }
     let scan = "seawall_checkpoint_scan_timestamp_seconds";
-    let _ = write!(text, "# HELP {scan} When the directories were looked through last.\n# TYPE {scan} gauge\n{scan} {scanned}\n");
+    let _ = write!(
+        text,
+        "# HELP {scan} When the directories were looked through last.\n# TYPE {scan} gauge\n{scan} {scanned}\n"
+    );
     text
 }
 
@@ -109,7 +125,8 @@ mod tests {
             steps_at_risk: Some(20),
             ..RunStatus::default()
         };
-        let counts = BTreeMap::from([(run.run.clone(), Counts { durable: 3, discarded: 1, durable_seconds: Some(2.25) })]);
+        let counts =
+            BTreeMap::from([(run.run.clone(), Counts { durable: 3, discarded: 1, durable_seconds: Some(2.25) })]);
         let text = render(&[run], &counts, 1000.5);
         let label = r#"{run="/runs/a \"b\"\\c\n"}"#;
         for line in [

@@ -61,7 +61,8 @@ pub fn runs(keeper: &Keeper, look: &Look, gpus: Option<f64>) -> Vec<RunStatus> {
     let roots = keeper.scanner().roots();
     let below_root = |run: &str| roots.iter().any(|root| Path::new(run).starts_with(root));
     let on_disk: BTreeSet<String> = look.checkpoints.iter().map(run_of).collect();
-    for kept in keeper.kept().filter(|kept| kept.is_complete && (on_disk.contains(&kept.run) || below_root(&kept.run))) {
+    for kept in keeper.kept().filter(|kept| kept.is_complete && (on_disk.contains(&kept.run) || below_root(&kept.run)))
+    {
         durable.entry(&kept.run).or_default().push(Durable { step: kept.step, finished: kept.finished });
         if let Some(size) = kept.world_size {
             let known = world_sizes.entry(&kept.run).or_insert((kept.finished, size));
@@ -101,7 +102,8 @@ impl RunStatus {
     pub fn line(&self) -> String {
         let run = printable(self.run.as_bytes());
         let Some(age) = self.age_seconds else { return format!("RPO {run}: nothing is durable yet") };
-        let mut parts = vec![format!("newest durable checkpoint is {} old", duration(std::time::Duration::from_secs_f64(age)))];
+        let mut parts =
+            vec![format!("newest durable checkpoint is {} old", duration(std::time::Duration::from_secs_f64(age)))];
         parts.extend(self.durable_step.map(|step| format!("step {step}")));
         match (self.steps_at_risk, self.steps_at_risk_by_rate) {
             (Some(steps), Some(by_rate)) => {

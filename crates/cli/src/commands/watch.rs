@@ -133,7 +133,13 @@ impl Arguments {
 }
 
 impl<'r> Watch<'r> {
-    fn new(run: &'r Run, arguments: &'r Arguments, location: &'r Path, repository: &'r Repository, scanner: Scanner) -> Self {
+    fn new(
+        run: &'r Run,
+        arguments: &'r Arguments,
+        location: &'r Path,
+        repository: &'r Repository,
+        scanner: Scanner,
+    ) -> Self {
         Self {
             run,
             arguments,
@@ -212,7 +218,8 @@ impl<'r> Watch<'r> {
         for checkpoint in &look.checkpoints {
             again |= self.checkpoint(checkpoint)?;
         }
-        let paths: std::collections::HashSet<&PathBuf> = look.checkpoints.iter().map(|checkpoint| &checkpoint.path).collect();
+        let paths: std::collections::HashSet<&PathBuf> =
+            look.checkpoints.iter().map(|checkpoint| &checkpoint.path).collect();
         self.told.retain(|path, _| paths.contains(path) || look.trouble.iter().any(|(other, _)| other == path));
         self.tell_risk(&look, again);
         let scan = Scan { checkpoints: look.checkpoints.len(), seconds: self.look_took.as_secs_f64() };

@@ -60,7 +60,8 @@ fn of_state<'l>(lines: &'l [Value], state: &str) -> Vec<&'l Value> {
 /// All files of a checkpoint come back as they are.
 fn assert_restores(world: &World, snapshot: &Value, step: u64) {
     let target = format!("back-{step}");
-    let place = format!("{}:{}", snapshot["id"].as_str().unwrap(), world.path(format!("runs/a/checkpoint-{step}")).display());
+    let place =
+        format!("{}:{}", snapshot["id"].as_str().unwrap(), world.path(format!("runs/a/checkpoint-{step}")).display());
     world.open_ok(["restore", &place, "--target", &target]);
     for (name, _) in parts(step) {
         let restored = world.path(&target).join(name.rsplit('/').next().unwrap());
@@ -85,7 +86,10 @@ fn complete_checkpoints_become_snapshots_and_torn_ones_are_told() {
     std::fs::remove_file(world.path("runs/a/checkpoint-300/trainer_state.json")).unwrap();
     let first = take(&world, &["--label", "loss=0.31"]).expect(3);
     let lines = first.json();
-    assert_eq!(of_state(&lines, "durable").iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [100, 200]);
+    assert_eq!(
+        of_state(&lines, "durable").iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [100, 200]
+    );
     let left: Vec<&Value> = of_state(&lines, "incomplete").into_iter().chain(of_state(&lines, "writing")).collect();
     assert_eq!((left.len(), left[0]["reason"].as_str()), (1, Some("trainer_state.json is not there")));
     let summary = first.summary();
@@ -126,7 +130,10 @@ fn complete_checkpoints_become_snapshots_and_torn_ones_are_told() {
     write_checkpoint(&world, 300);
     world.write("runs/a/checkpoint-200/optimizer.pt", &fixture("protocol4.pt"));
     let third = take(&world, &[]).expect(0);
-    assert_eq!(of_state(&third.json(), "durable").iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(), [200, 300]);
+    assert_eq!(
+        of_state(&third.json(), "durable").iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [200, 300]
+    );
     let all = snapshots(&world);
     assert_eq!(all[3]["parent"], kept[1]["id"], "the same step as it was before");
     assert_restores(&world, &all[3], 200);
@@ -280,7 +287,9 @@ fn a_watch_waits_for_directories_that_come_later_and_tells_metrics() {
     watch.wait_for("the state written after it", |line| line["type"] == "rpo" && line["durable"] == 1);
     let text = std::fs::read_to_string(world.path("seawall.prom")).unwrap();
     let run = world.path("runs/a");
-    for line in ["step", "newest_step", "steps_at_risk", "age_seconds", "gpu_hours_at_risk", "durable_seconds", "durable_total"] {
+    for line in
+        ["step", "newest_step", "steps_at_risk", "age_seconds", "gpu_hours_at_risk", "durable_seconds", "durable_total"]
+    {
         let name = format!("seawall_checkpoint_{line}{{run=\"{}\"}} ", run.display());
         assert!(text.contains(&name), "{name} is not in\n{text}");
     }

@@ -98,7 +98,10 @@ mod tests {
                 let said = whole(&&bytes[..length], name.as_bytes());
                 // Why: a row of archives may end after one of them; what it lacks then only `.metadata` knows.
                 let ends_between = name.ends_with(".distcp") && said == Whole::Yes;
-                assert!(ends_between || matches!(said, Whole::No(_) | Whole::Unknown), "{name} cut at {length}: {said:?}");
+                assert!(
+                    ends_between || matches!(said, Whole::No(_) | Whole::Unknown),
+                    "{name} cut at {length}: {said:?}"
+                );
                 assert!(length < 9 || said != Whole::Unknown, "{name} cut at {length}");
             }
         }

@@ -78,7 +78,7 @@ impl<'r> StoredFile<'r> {
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(buffer.len() as u64).filter(|end| *end <= self.length);
         let Some(end) = end else {
-            return Err(crate::error::Error::file("(stored file)", "ends early", io::ErrorKind::UnexpectedEof.into()));
+            return Err(crate::error::Error::file("(stored file)", "ends early", io::ErrorKind::UnexpectedEof));
         };
         if !self.inline.is_empty() {
             let start = usize::try_from(offset).expect("inline content is short");

@@ -116,7 +116,8 @@ impl Checkpoint {
     /// The directories in it, itself included if it is one; none of a known one.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
         let directories = self.listing.entries().iter().filter(|entry| entry.kind == SeenKind::Directory);
-        directories.map(|entry| if entry.path == Path::new("") { self.path.clone() } else { self.path.join(&entry.path) })
+        directories
+            .map(|entry| if entry.path == Path::new("") { self.path.clone() } else { self.path.join(&entry.path) })
     }
 
     /// Looks again, whether all is as it was at the look that made this.

@@ -4,6 +4,8 @@
 //! Waits for what is being written as long as something moves; what stays incomplete is listed with its reason, and is
 //! taken only by force.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use seawall_engine::clock::monotonic;
@@ -73,27 +75,30 @@ struct Round<'r> {
     run: &'r Run,
     arguments: &'r Arguments,
     keeper: Keeper<'r>,
-    location: &'r std::path::Path,
+    location: &'r Path,
     summary: Summary,
+    /// Attempts that were discarded and not made good, with the reason.
+    discarded: BTreeMap<PathBuf, String>,
 }
 
 /// Takes what is complete.
 ///
 /// # Errors
 /// When the repository can't be read or written, or the user interrupts.
-pub fn run(run: &Run, arguments: &Arguments, location: &std::path::Path, repository: &Repository) -> anyhow::Result<Outcome> {
+pub fn run(run: &Run, arguments: &Arguments, location: &Path, repository: &Repository) -> anyhow::Result<Outcome> {
     let options = &arguments.checkpoints;
     let pace = Pace { settle: options.settle.unwrap_or(SETTLE), patience: options.wait.unwrap_or(PATIENCE) };
     let scanner = Scanner::new(&absolute(&arguments.paths)?, pace)?;
     let keeper = Keeper::new(run, repository, &arguments.labels, scanner);
-    let mut round = Round { run, arguments, keeper, location, summary: Summary::default() };
+    let (summary, discarded) = (Summary::default(), BTreeMap::new());
+    let mut round = Round { run, arguments, keeper, location, summary, discarded };
     let last = round.until_done(options.wait.map(|wait| (monotonic(), wait)), pace.settle)?;
     round.conclude(&last)
 }
 
 impl Round<'_> {
     /// Looks and takes until nothing is left to wait for; gives the last look.
-    fn until_done(&mut self, limit: Option<(Instant, Duration)>, settle: Duration) -> Result<Look> {
+    fn until_done(&mut self, limit: Option<(Instant, Duration)>, settle: Duration) -> anyhow::Result<Look> {
         loop {
             let look = self.keeper.look()?;
             let mut again = false;
@@ -115,28 +120,27 @@ impl Round<'_> {
     }
 
     /// Takes a complete checkpoint; true if it has to be looked at again.
-    fn complete(&mut self, checkpoint: &Checkpoint) -> Result<bool> {
+    fn complete(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<bool> {
         if self.arguments.dry_run || self.keeper.has_given_up(checkpoint) || self.summary.discarded >= DISCARDS_MAX {
             return Ok(false);
         }
         self.keeper.refuse_overlap(self.location, checkpoint)?;
         match self.keeper.take(checkpoint, None)? {
-            Taken::Durable(durable) => self.durable(checkpoint, &durable),
+            Taken::Durable(durable) => self.durable(checkpoint, &durable)?,
             Taken::Discarded { reason, again } => {
                 self.summary.discarded += 1;
                 self.run.output.record("checkpoint", CheckpointLine::new(checkpoint, "discarded", Some(&reason)))?;
                 self.run.output.note(&format!("discarded an attempt: {reason}"));
-                if !again || self.summary.discarded >= DISCARDS_MAX {
-                    self.problem(checkpoint, "changed", &format!("was given up after several attempts: {reason}"));
-                }
-                Ok(again)
+                self.discarded.insert(checkpoint.path.clone(), reason);
+                return Ok(again && self.summary.discarded < DISCARDS_MAX);
             }
         }
-        .map_err(|error| Error::file("standard output", "cannot be written", error))
+        Ok(false)
     }
 
-    fn durable(&mut self, checkpoint: &Checkpoint, durable: &Durable) -> std::io::Result<bool> {
+    fn durable(&mut self, checkpoint: &Checkpoint, durable: &Durable) -> std::io::Result<()> {
         let report = &durable.report;
+        self.discarded.remove(&checkpoint.path);
         self.summary.durable += 1;
         self.summary.bytes += report.bytes;
         self.summary.bytes_stored += report.bytes_stored;
@@ -145,13 +149,12 @@ impl Round<'_> {
         let output = &self.run.output;
         output.record("checkpoint", CheckpointLine::durable(checkpoint, durable))?;
         output.report(durable_line(checkpoint, durable))?;
-        output.flush()?;
-        Ok(false)
+        output.flush()
     }
 
-    fn problem(&mut self, checkpoint: &Checkpoint, code: &'static str, what: &str) {
+    fn problem(&mut self, path: &Path, code: &'static str, what: &str) {
         self.summary.problems += 1;
-        self.run.output.problem(&Problem::path(&checkpoint.path, code, what));
+        self.run.output.problem(&Problem::path(path, code, what));
     }
 
     fn pause(&self, pause: Duration) -> Result<()> {
@@ -168,16 +171,17 @@ impl Round<'_> {
     /// Lists what is left, takes what is forced, and says what was done.
     fn conclude(mut self, last: &Look) -> anyhow::Result<Outcome> {
         for (path, what) in &last.trouble {
-            self.summary.problems += 1;
-            self.run.output.problem(&Problem::path(path, "unreadable", what.as_str()));
+            self.problem(path, "unreadable", what);
+        }
+        for (path, reason) in std::mem::take(&mut self.discarded) {
+            self.problem(&path, "changed", &format!("is not kept: {reason}"));
         }
         for checkpoint in &last.checkpoints {
             self.left(checkpoint)?;
         }
         if last.checkpoints.is_empty() && last.trouble.is_empty() {
-            self.summary.problems += 1;
-            for root in self.keeper.scanner().roots() {
-                self.run.output.problem(&Problem::path(root, "skipped", "no checkpoint was found here"));
+            for root in self.keeper.scanner().roots().to_vec() {
+                self.problem(&root, "skipped", "no checkpoint was found here");
             }
         }
         let Summary { durable, known, incomplete, .. } = self.summary;
@@ -213,13 +217,13 @@ impl Round<'_> {
         output.record("checkpoint", CheckpointLine::new(checkpoint, state, Some(reason)))?;
         let shown = if state == "writing" { "is still being written" } else { "is incomplete" };
         let reason = reason.to_owned();
-        self.problem(checkpoint, "incomplete", &format!("{shown}: {reason}"));
+        self.problem(&checkpoint.path, "incomplete", &format!("{shown}: {reason}"));
         let is_forced = self.arguments.checkpoints.force_incomplete && !self.arguments.dry_run;
         if is_forced && !self.keeper.has_incomplete(checkpoint) {
             self.keeper.refuse_overlap(self.location, checkpoint)?;
             match self.keeper.take(checkpoint, Some(&reason))? {
-                Taken::Durable(durable) => drop(self.durable(checkpoint, &durable)?),
-                Taken::Discarded { reason, .. } => self.problem(checkpoint, "changed", &reason),
+                Taken::Durable(durable) => self.durable(checkpoint, &durable)?,
+                Taken::Discarded { reason, .. } => self.problem(&checkpoint.path, "changed", &reason),
             }
         }
         Ok(())

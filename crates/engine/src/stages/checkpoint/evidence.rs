@@ -115,10 +115,10 @@ fn unfinished(scene: &Scene) -> Option<String> {
 
 /// The first file that holds numbers and is not whole.
 fn torn_file(scene: &Scene) -> Option<String> {
-    scene.listing.files().filter(|file| names::holds_numbers(file.name())).find_map(|file| {
+    scene.listing.files().filter(|file| names::holds_numbers(scene.shown(file))).find_map(|file| {
         match scene.open(file) {
             Err(error) => Some(format!("{} can't be read: {error}", scene.shown(file))),
-            Ok(open) => match whole(&open, file.name().as_bytes()) {
+            Ok(open) => match whole(&open, scene.shown(file).as_bytes()) {
                 Whole::No(why) => Some(format!("{}: {why}", scene.shown(file))),
                 Whole::Unknown if scene.is_file => Some("its format does not tell whether it is whole".to_owned()),
                 Whole::Unknown | Whole::Yes => None,

@@ -64,7 +64,8 @@ pub(super) fn candidates(root: &Path) -> io::Result<Found> {
 impl Found {
     fn descend(&mut self, directory: &Path, depth: usize) -> io::Result<()> {
         if self.directories.len() >= DIRECTORIES_MAX {
-            let what = format!("more than {DIRECTORIES_MAX} directories without a checkpoint: name the run's directory");
+            let what =
+                format!("more than {DIRECTORIES_MAX} directories without a checkpoint: name the run's directory");
             return Err(io::Error::other(what));
         }
         let children = match children(directory) {
@@ -114,11 +115,12 @@ fn is_checkpoint(directory: &Path, named: Option<Named>, children: &[Child]) -> 
     match named {
         // Why the inner ones: a Trainer's checkpoint has DeepSpeed's `global_step100` in it, and a run may be called `step2`.
         Some(named) if named.sure => {
-            steps.is_empty() || (steps.iter().all(|step| step.text().starts_with("global_step")) && holds_model(children))
+            let is_deepspeed = |step: &&Child| step.text().starts_with("global_step");
+            steps.is_empty() || (steps.iter().all(is_deepspeed) && (has_config(children) || holds_weights(children)))
         }
         _ if !steps.is_empty() => false,
         Some(named) => named.temporary || is_marked(children) || has_item(directory, children),
-        None => is_marked(children) || (holds_model(children) && has_config(children)),
+        None => is_marked(children) || (holds_weights(children) && has_config(children)),
     }
 }
 
@@ -153,13 +155,10 @@ fn has_config(children: &[Child]) -> bool {
     children.iter().any(|child| matches!(child.text(), "config.json" | "adapter_config.json"))
 }
 
-/// Whether there are weights, or what is written beside them.
-fn holds_model(children: &[Child]) -> bool {
-    let is_model = |name: &str| {
-        let ending = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"];
-        ending.iter().any(|ending| name.ends_with(ending)) || matches!(name, "trainer_state.json" | "config.json")
-    };
-    children.iter().any(|child| child.kind.is_file() && is_model(child.text()))
+/// Whether there are weights, or their index.
+fn holds_weights(children: &[Child]) -> bool {
+    let endings = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"];
+    children.iter().any(|child| child.kind.is_file() && endings.iter().any(|ending| child.text().ends_with(ending)))
 }
 
 #[cfg(test)]
@@ -193,8 +192,14 @@ mod tests {
             (&["checkpoint-5/config.json", "checkpoint-5/global_step5/x.pt"], &["checkpoint-5"]),
             (&["step2/checkpoint-5/config.json", "step2/config.json"], &["step2/checkpoint-5"]),
             (&["latest", "global_step5/x.pt", "zero_to_fp32.py"], &["global_step5"]),
-            (&["5/default/_METADATA", "6.orbax-checkpoint-tmp-3/", "2024/photos/1.jpg"], &["5", "6.orbax-checkpoint-tmp-3"]),
-            (&["step-1.safetensors", "step-2.safetensors.tmp", "notes.txt"], &["step-1.safetensors", "step-2.safetensors.tmp"]),
+            (
+                &["5/default/_METADATA", "6.orbax-checkpoint-tmp-3/", "2024/photos/1.jpg"],
+                &["5", "6.orbax-checkpoint-tmp-3"],
+            ),
+            (
+                &["step-1.safetensors", "step-2.safetensors.tmp", "notes.txt"],
+                &["step-1.safetensors", "step-2.safetensors.tmp"],
+            ),
             (&["iter_0000010/mp_rank_00/model_optim_rng.pt"], &["iter_0000010"]),
             (&[".cache/step-1/.metadata", ".tmp-checkpoint-3/x.pt"], &[".tmp-checkpoint-3"]),
             (&["a/b/c/d/step-1/.metadata"], &[]),

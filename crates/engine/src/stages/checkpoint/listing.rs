@@ -109,7 +109,9 @@ impl Listing {
         for item in fs::read_dir(directory)? {
             let item = item?;
             if self.entries.len() >= ENTRIES_MAX || depth >= DEPTH_MAX {
-                return Err(io::Error::other(format!("more than {ENTRIES_MAX} entries, or nested deeper than {DEPTH_MAX}")));
+                return Err(io::Error::other(format!(
+                    "more than {ENTRIES_MAX} entries, or nested deeper than {DEPTH_MAX}"
+                )));
             }
             let path = relative.join(item.file_name());
             let metadata = item.metadata()?;
@@ -190,6 +192,13 @@ mod tests {
         fs::write(root.join("inner/b"), b"bytes").unwrap();
         fs::write(root.join("a"), b"bytes").unwrap();
         let before = Listing::of(root).unwrap();
+        // Why: the clock of a file system is coarse; a change counts only from its next tick on.
+        let probe = folder.path().with_extension("probe");
+        while {
+            fs::write(&probe, b"x").unwrap();
+            Listing::of(&probe).unwrap().changed() <= before.changed()
+        } {}
+        fs::remove_file(probe).unwrap();
         act(root);
         let after = Listing::of(root).unwrap();
         let found = before.difference(&after);
@@ -213,10 +222,15 @@ mod tests {
         change("a new file", |root| fs::write(root.join("inner/c"), b"").unwrap(), Some("inner/c"), false);
         change("a new directory", |root| fs::create_dir(root.join("more")).unwrap(), Some("more"), true);
         change("one file less", |root| fs::remove_file(root.join("a")).unwrap(), Some("a"), false);
-        change("a mode", |root| {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
-            fs::set_permissions(root.join("a"), mode).unwrap();
-        }, Some("a"), true);
+        change(
+            "a mode",
+            |root| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+                fs::set_permissions(root.join("a"), mode).unwrap();
+            },
+            Some("a"),
+            true,
+        );
         let copy = |root: &Path| {
             let time = fs::metadata(root.join("a")).unwrap().modified().unwrap();
             fs::write(root.join("new"), b"bytes").unwrap();

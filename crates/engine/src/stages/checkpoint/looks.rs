@@ -178,7 +178,9 @@ impl Scanner {
         checkpoint.state = match lack {
             Some(reason) if self.is_moving(&memory, rest, wall) => State::Writing(reason),
             Some(reason) => State::Incomplete(reason),
-            None if rest >= self.settle(&memory, &sight, marked.is_some(), wall) && rest > Duration::ZERO => State::Complete,
+            None if rest >= self.settle(&memory, &sight, marked.is_some(), wall) && rest > Duration::ZERO => {
+                State::Complete
+            }
             None => State::Settling,
         };
         checkpoint.listing = sight.listing;
@@ -257,7 +259,10 @@ fn asked_trackers(sight: &Sighted, newest: &HashMap<PathBuf, u64>) -> (Option<St
     let is_there = |name: &str| sight.run.join(name).exists();
     let (mut lack, mut committed) = (None, None);
     for name in [tracker::DEEPSPEED, tracker::MEGATRON, tracker::DLROVER] {
-        let is_needed = matches!((sight.layout, name), (Layout::DeepSpeed, tracker::DEEPSPEED) | (Layout::Megatron, tracker::MEGATRON));
+        let is_needed = matches!(
+            (sight.layout, name),
+            (Layout::DeepSpeed, tracker::DEEPSPEED) | (Layout::Megatron, tracker::MEGATRON)
+        );
         let tracker = Tracker::read(&sight.run, name);
         if is_needed || tracker.says != Says::Missing {
             lack = lack.or_else(|| tracker.lack(&own, newest, &is_there));

@@ -118,7 +118,8 @@ impl<'n> Ranked<'n> {
                 pieces.push(&name[begin..at]);
                 digits.push(&rest[..length]);
                 begin = at + length;
-                let more = name[begin..].strip_prefix('_').is_some_and(|next| next.starts_with(|c: char| c.is_ascii_digit()));
+                let more =
+                    name[begin..].strip_prefix('_').is_some_and(|next| next.starts_with(|c: char| c.is_ascii_digit()));
                 if !more {
                     break;
                 }
@@ -146,7 +147,8 @@ impl<'n> Ranked<'n> {
 
 /// Where the next number of a rank begins.
 fn next_rank(name: &str, from: usize) -> Option<usize> {
-    let ends = RANK_WORDS.iter().flat_map(|word| name[from..].match_indices(word).map(|(at, word)| from + at + word.len()));
+    let ends =
+        RANK_WORDS.iter().flat_map(|word| name[from..].match_indices(word).map(|(at, word)| from + at + word.len()));
     ends.filter(|&end| name[end..].starts_with(|c: char| c.is_ascii_digit())).min()
 }
 
@@ -176,7 +178,8 @@ pub(super) fn ranks<'n>(names: impl Iterator<Item = &'n str>) -> Ranks {
         if let (Some(world), [dimension]) = (world, &mut dimensions[..]) {
             *dimension = world.max(*dimension);
         }
-        let missing = first_missing(numbers, &dimensions).map(|missing| format!("{} is missing", example.with(&missing)));
+        let missing =
+            first_missing(numbers, &dimensions).map(|missing| format!("{} is missing", example.with(&missing)));
         let differing = differing(example, &dimensions, &mut lengths);
         found.lack = found.lack.or(missing).or(differing);
         let product = dimensions.iter().try_fold(1_u64, |product, &dimension| product.checked_mul(dimension));
@@ -316,7 +319,11 @@ mod tests {
                 Some(2),
                 Some("1 ranks as in mp_rank_00_model_states.pt, but 2 as in zero_pp_rank_0_mp_rank_00_o.pt"),
             ),
-            (&["mp_rank_00_000/m.pt", "mp_rank_01_000/m.pt", "mp_rank_00_001/m.pt"], Some(4), Some("mp_rank_01_001/m.pt is missing")),
+            (
+                &["mp_rank_00_000/m.pt", "mp_rank_01_000/m.pt", "mp_rank_00_001/m.pt"],
+                Some(4),
+                Some("mp_rank_01_001/m.pt is missing"),
+            ),
             (&["tp_rank_00_pp_rank_000/m.pt", "tp_rank_01_pp_rank_000/m.pt"], Some(2), None),
             (&["model_world_size_2_rank_0.pt"], Some(2), Some("model_world_size_2_rank_1.pt is missing")),
             (&["actor/model_world_size_2_rank_0.pt", "actor/model_world_size_2_rank_1.pt"], Some(2), None),
@@ -325,6 +332,9 @@ mod tests {
             let found = ranks(names.iter().copied());
             assert_eq!((found.count, found.lack.as_deref()), (count, lack), "{names:?}");
         }
-        assert_eq!((distcp_rank("__3_0.distcp"), distcp_rank("__x_0.distcp"), distcp_rank("3.distcp")), (Some(3), None, None));
+        assert_eq!(
+            (distcp_rank("__3_0.distcp"), distcp_rank("__x_0.distcp"), distcp_rank("3.distcp")),
+            (Some(3), None, None)
+        );
     }
 }

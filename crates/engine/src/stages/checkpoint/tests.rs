@@ -72,7 +72,10 @@ fn orbax(directory: &Path) {
     write(directory.join("default/_METADATA"), "{}");
     write(directory.join("default/ocdbt.process_0/d/0"), "data");
     write(directory.join("default/ocdbt.process_1/d/0"), "data");
-    write(directory.join("_CHECKPOINT_METADATA"), r#"{"item_handlers": {}, "commit_timestamp_nsecs": 1795000000000000000}"#);
+    write(
+        directory.join("_CHECKPOINT_METADATA"),
+        r#"{"item_handlers": {}, "commit_timestamp_nsecs": 1795000000000000000}"#,
+    );
 }
 
 fn trainer(directory: &Path) {
@@ -162,43 +165,64 @@ fn check(layout: Layout, world_size: Option<u64>, build: fn(&Path), faults: &[Fa
 
 #[test]
 fn distributed_checkpoints() {
-    check(Layout::Dcp, Some(2), |run| dcp(&run.join("step-100")), &[
-        ("no metadata", |run| remove(run.join("step-100/.metadata")), ".metadata is not there"),
-        ("torn metadata", |run| cut(run.join("step-100/.metadata")), ".metadata is torn, or not of a distributed checkpoint"),
-        ("empty metadata", |run| write(run.join("step-100/.metadata"), ""), ".metadata is torn, or not of a distributed checkpoint"),
-        ("a part is missing", |run| remove(run.join("step-100/__1_0.distcp")), "__1_0.distcp is missing: .metadata lists it"),
-        (
-            "a part is short",
-            |run| cut(run.join("step-100/__0_0.distcp")),
-            "__0_0.distcp has 3126 bytes, .metadata lists parts of it up to 3136",
-        ),
-        (
-            "metadata being written",
-            |run| write(run.join("step-100/.metadata.tmp"), "x"),
-            ".metadata.tmp is there: it is being written",
-        ),
-        (
-            "overwritten in part",
-            |run| {
-                touch(run.join("step-100/.metadata"), 1000);
-                touch(run.join("step-100/__0_0.distcp"), 990);
-                touch(run.join("step-100/__1_0.distcp"), 1010);
-            },
-            "__1_0.distcp is newer than .metadata, others are older: it was overwritten in part (of a mere copy, touch .metadata)",
-        ),
-        (
-            "no file, but a link out",
-            |run| {
-                fs::rename(run.join("step-100/__1_0.distcp"), run.join("elsewhere")).unwrap();
-                std::os::unix::fs::symlink("../elsewhere", run.join("step-100/__1_0.distcp")).unwrap();
-            },
-            "__1_0.distcp is missing: .metadata lists it",
-        ),
-        ("nothing yet", |run| {
-            fs::remove_dir_all(run.join("step-100")).unwrap();
-            fs::create_dir(run.join("step-100")).unwrap();
-        }, "nothing is in it yet"),
-    ]);
+    check(
+        Layout::Dcp,
+        Some(2),
+        |run| dcp(&run.join("step-100")),
+        &[
+            ("no metadata", |run| remove(run.join("step-100/.metadata")), ".metadata is not there"),
+            (
+                "torn metadata",
+                |run| cut(run.join("step-100/.metadata")),
+                ".metadata is torn, or not of a distributed checkpoint",
+            ),
+            (
+                "empty metadata",
+                |run| write(run.join("step-100/.metadata"), ""),
+                ".metadata is torn, or not of a distributed checkpoint",
+            ),
+            (
+                "a part is missing",
+                |run| remove(run.join("step-100/__1_0.distcp")),
+                "__1_0.distcp is missing: .metadata lists it",
+            ),
+            (
+                "a part is short",
+                |run| cut(run.join("step-100/__0_0.distcp")),
+                "__0_0.distcp has 3126 bytes, .metadata lists parts of it up to 3136",
+            ),
+            (
+                "metadata being written",
+                |run| write(run.join("step-100/.metadata.tmp"), "x"),
+                ".metadata.tmp is there: it is being written",
+            ),
+            (
+                "overwritten in part",
+                |run| {
+                    touch(run.join("step-100/.metadata"), 1000);
+                    touch(run.join("step-100/__0_0.distcp"), 990);
+                    touch(run.join("step-100/__1_0.distcp"), 1010);
+                },
+                "__1_0.distcp is newer than .metadata, others are older: it was overwritten in part (of a mere copy, touch .metadata)",
+            ),
+            (
+                "no file, but a link out",
+                |run| {
+                    fs::rename(run.join("step-100/__1_0.distcp"), run.join("elsewhere")).unwrap();
+                    std::os::unix::fs::symlink("../elsewhere", run.join("step-100/__1_0.distcp")).unwrap();
+                },
+                "__1_0.distcp is missing: .metadata lists it",
+            ),
+            (
+                "nothing yet",
+                |run| {
+                    fs::remove_dir_all(run.join("step-100")).unwrap();
+                    fs::create_dir(run.join("step-100")).unwrap();
+                },
+                "nothing is in it yet",
+            ),
+        ],
+    );
 }
 
 #[test]
@@ -207,112 +231,166 @@ fn distributed_checkpoints_in_parts() {
         dcp(&run.join("step-100/model"));
         dcp(&run.join("step-100/optimizer"));
     };
-    check(Layout::Dcp, Some(2), build, &[
-        ("one of two", |run| remove(run.join("step-100/optimizer/.metadata")), "optimizer/.metadata is not there"),
-        (
-            "a part of one",
-            |run| remove(run.join("step-100/model/__0_0.distcp")),
-            "model/__0_0.distcp is missing: model/.metadata lists it",
-        ),
-    ]);
+    check(
+        Layout::Dcp,
+        Some(2),
+        build,
+        &[
+            ("one of two", |run| remove(run.join("step-100/optimizer/.metadata")), "optimizer/.metadata is not there"),
+            (
+                "a part of one",
+                |run| remove(run.join("step-100/model/__0_0.distcp")),
+                "model/__0_0.distcp is missing: model/.metadata lists it",
+            ),
+        ],
+    );
 }
 
 #[test]
 fn megatron_checkpoints() {
-    check(Layout::Megatron, Some(2), megatron, &[
-        ("no metadata.json", |run| remove(run.join("iter_0000100/metadata.json")), "metadata.json is not there"),
-        ("torn metadata.json", |run| cut(run.join("iter_0000100/metadata.json")), "metadata.json is torn"),
-        ("no .metadata", |run| remove(run.join("iter_0000100/.metadata")), ".metadata is not there"),
-        ("a short part", |run| cut(run.join("iter_0000100/__1_0.distcp")), "__1_0.distcp has 67 bytes, .metadata lists parts of it up to 77"),
-        (
-            "a torn common.pt",
-            |run| cut(run.join("iter_0000100/common.pt")),
-            "common.pt: it has no directory at its end: it is cut short, or still being written",
-        ),
-        ("no tracker", |run| remove(run.join("latest_checkpointed_iteration.txt")), "latest_checkpointed_iteration.txt is not there"),
-        (
-            "torn tracker",
-            |run| write(run.join("latest_checkpointed_iteration.txt"), ""),
-            "latest_checkpointed_iteration.txt is empty: it was torn",
-        ),
-        (
-            "old tracker",
-            |run| write(run.join("latest_checkpointed_iteration.txt"), "50"),
-            "latest_checkpointed_iteration.txt names 50: this one is not committed",
-        ),
-        (
-            "tracker of what is not there",
-            |run| write(run.join("latest_checkpointed_iteration.txt"), "150"),
-            "latest_checkpointed_iteration.txt names 150, which is not there",
-        ),
-    ]);
-    check(Layout::Megatron, Some(4), megatron_legacy, &[
-        ("a gap", |run| fs::remove_dir_all(run.join("iter_0000100/mp_rank_00_001")).unwrap(), "mp_rank_00_001/model_optim_rng.pt is missing"),
-        (
-            "a torn rank",
-            |run| cut(run.join("iter_0000100/mp_rank_01_000/model_optim_rng.pt")),
-            "mp_rank_01_000/model_optim_rng.pt: it has no directory at its end: it is cut short, or still being written",
-        ),
-        ("no tracker", |run| remove(run.join("latest_checkpointed_iteration.txt")), "latest_checkpointed_iteration.txt is not there"),
-    ]);
+    check(
+        Layout::Megatron,
+        Some(2),
+        megatron,
+        &[
+            ("no metadata.json", |run| remove(run.join("iter_0000100/metadata.json")), "metadata.json is not there"),
+            ("torn metadata.json", |run| cut(run.join("iter_0000100/metadata.json")), "metadata.json is torn"),
+            ("no .metadata", |run| remove(run.join("iter_0000100/.metadata")), ".metadata is not there"),
+            (
+                "a short part",
+                |run| cut(run.join("iter_0000100/__1_0.distcp")),
+                "__1_0.distcp has 67 bytes, .metadata lists parts of it up to 77",
+            ),
+            (
+                "a torn common.pt",
+                |run| cut(run.join("iter_0000100/common.pt")),
+                "common.pt: it has no directory at its end: it is cut short, or still being written",
+            ),
+            (
+                "no tracker",
+                |run| remove(run.join("latest_checkpointed_iteration.txt")),
+                "latest_checkpointed_iteration.txt is not there",
+            ),
+            (
+                "torn tracker",
+                |run| write(run.join("latest_checkpointed_iteration.txt"), ""),
+                "latest_checkpointed_iteration.txt is empty: it was torn",
+            ),
+            (
+                "old tracker",
+                |run| write(run.join("latest_checkpointed_iteration.txt"), "50"),
+                "latest_checkpointed_iteration.txt names 50: this one is not committed",
+            ),
+            (
+                "tracker of what is not there",
+                |run| write(run.join("latest_checkpointed_iteration.txt"), "150"),
+                "latest_checkpointed_iteration.txt names 150, which is not there",
+            ),
+        ],
+    );
+    check(
+        Layout::Megatron,
+        Some(4),
+        megatron_legacy,
+        &[
+            (
+                "a gap",
+                |run| fs::remove_dir_all(run.join("iter_0000100/mp_rank_00_001")).unwrap(),
+                "mp_rank_00_001/model_optim_rng.pt is missing",
+            ),
+            (
+                "a torn rank",
+                |run| cut(run.join("iter_0000100/mp_rank_01_000/model_optim_rng.pt")),
+                "mp_rank_01_000/model_optim_rng.pt: it has no directory at its end: it is cut short, or still being written",
+            ),
+            (
+                "no tracker",
+                |run| remove(run.join("latest_checkpointed_iteration.txt")),
+                "latest_checkpointed_iteration.txt is not there",
+            ),
+        ],
+    );
 }
 
 #[test]
 fn deepspeed_checkpoints() {
-    check(Layout::DeepSpeed, Some(2), deepspeed, &[
-        ("no latest", |run| remove(run.join("latest")), "latest is not there"),
-        ("torn latest", |run| write(run.join("latest"), ""), "latest is empty: it was torn"),
-        ("latest on the step before", |run| write(run.join("latest"), "global_step50"), "latest names global_step50: this one is not committed"),
-        ("latest on nothing", |run| write(run.join("latest"), "global_step900"), "latest names global_step900, which is not there"),
-        (
-            "no model states",
-            |run| remove(run.join("global_step100/mp_rank_00_model_states.pt")),
-            "no *_model_states.pt is there",
-        ),
-        (
-            "a rank is missing",
-            |run| remove(run.join("global_step100/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")),
-            "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt is missing",
-        ),
-        (
-            "a torn rank",
-            |run| cut(run.join("global_step100/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")),
-            "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt: it has no directory at its end: it is cut short, or still being written",
-        ),
-        (
-            "an empty rank",
-            |run| write(run.join("global_step100/mp_rank_00_model_states.pt"), ""),
-            "mp_rank_00_model_states.pt: it is empty",
-        ),
-    ]);
+    check(
+        Layout::DeepSpeed,
+        Some(2),
+        deepspeed,
+        &[
+            ("no latest", |run| remove(run.join("latest")), "latest is not there"),
+            ("torn latest", |run| write(run.join("latest"), ""), "latest is empty: it was torn"),
+            (
+                "latest on the step before",
+                |run| write(run.join("latest"), "global_step50"),
+                "latest names global_step50: this one is not committed",
+            ),
+            (
+                "latest on nothing",
+                |run| write(run.join("latest"), "global_step900"),
+                "latest names global_step900, which is not there",
+            ),
+            (
+                "no model states",
+                |run| remove(run.join("global_step100/mp_rank_00_model_states.pt")),
+                "no *_model_states.pt is there",
+            ),
+            (
+                "a rank is missing",
+                |run| remove(run.join("global_step100/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")),
+                "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt is missing",
+            ),
+            (
+                "a torn rank",
+                |run| cut(run.join("global_step100/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt")),
+                "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt: it has no directory at its end: it is cut short, or still being written",
+            ),
+            (
+                "an empty rank",
+                |run| write(run.join("global_step100/mp_rank_00_model_states.pt"), ""),
+                "mp_rank_00_model_states.pt: it is empty",
+            ),
+        ],
+    );
 }
 
 #[test]
 fn orbax_checkpoints() {
-    check(Layout::Orbax, Some(2), |run| orbax(&run.join("100")), &[
-        (
-            "temporary name",
-            |run| fs::rename(run.join("100"), run.join("100.orbax-checkpoint-tmp-17")).unwrap(),
-            "it still has its temporary name",
-        ),
-        (
-            "an item with a temporary name",
-            |run| fs::create_dir(run.join("100/state.orbax-checkpoint-tmp-18")).unwrap(),
-            "state.orbax-checkpoint-tmp-18 is there: it is being written",
-        ),
-        (
-            "no metadata",
-            |run| remove(run.join("100/_CHECKPOINT_METADATA")),
-            "neither _CHECKPOINT_METADATA nor commit_success.txt is there",
-        ),
-        (
-            "not committed",
-            |run| write(run.join("100/_CHECKPOINT_METADATA"), r#"{"init_timestamp_nsecs": 1, "commit_timestamp_nsecs": null}"#),
-            "_CHECKPOINT_METADATA has no commit time",
-        ),
-        ("torn metadata", |run| cut(run.join("100/_CHECKPOINT_METADATA")), "_CHECKPOINT_METADATA is torn"),
-        ("torn manifest", |run| cut(run.join("100/default/manifest.ocdbt")), "default/manifest.ocdbt is torn"),
-    ]);
+    check(
+        Layout::Orbax,
+        Some(2),
+        |run| orbax(&run.join("100")),
+        &[
+            (
+                "temporary name",
+                |run| fs::rename(run.join("100"), run.join("100.orbax-checkpoint-tmp-17")).unwrap(),
+                "it still has its temporary name",
+            ),
+            (
+                "an item with a temporary name",
+                |run| fs::create_dir(run.join("100/state.orbax-checkpoint-tmp-18")).unwrap(),
+                "state.orbax-checkpoint-tmp-18 is there: it is being written",
+            ),
+            (
+                "no metadata",
+                |run| remove(run.join("100/_CHECKPOINT_METADATA")),
+                "neither _CHECKPOINT_METADATA nor commit_success.txt is there",
+            ),
+            (
+                "not committed",
+                |run| {
+                    write(
+                        run.join("100/_CHECKPOINT_METADATA"),
+                        r#"{"init_timestamp_nsecs": 1, "commit_timestamp_nsecs": null}"#,
+                    )
+                },
+                "_CHECKPOINT_METADATA has no commit time",
+            ),
+            ("torn metadata", |run| cut(run.join("100/_CHECKPOINT_METADATA")), "_CHECKPOINT_METADATA is torn"),
+            ("torn manifest", |run| cut(run.join("100/default/manifest.ocdbt")), "default/manifest.ocdbt is torn"),
+        ],
+    );
     let without_rename = |run: &Path| {
         orbax(&run.join("100"));
         remove(run.join("100/_CHECKPOINT_METADATA"));
@@ -323,89 +401,130 @@ fn orbax_checkpoints() {
 
 #[test]
 fn hugging_face_checkpoints() {
-    check(Layout::HuggingFace, Some(2), |run| trainer(&run.join("checkpoint-100")), &[
-        ("no state", |run| remove(run.join("checkpoint-100/trainer_state.json")), "trainer_state.json is not there"),
-        ("torn state", |run| cut(run.join("checkpoint-100/trainer_state.json")), "trainer_state.json is torn"),
-        (
-            "the state of another step",
-            |run| write(run.join("checkpoint-100/trainer_state.json"), r#"{"global_step": 90}"#),
-            "trainer_state.json is of step 90",
-        ),
-        (
-            "a shard is missing",
-            |run| remove(run.join("checkpoint-100/model-00002-of-00002.safetensors")),
-            "model-00002-of-00002.safetensors is missing: model.safetensors.index.json lists it",
-        ),
-        (
-            "a shard is cut",
-            |run| cut(run.join("checkpoint-100/model-00001-of-00002.safetensors")),
-            "model-00001-of-00002.safetensors: its header says 1180 bytes, it has 1170",
-        ),
-        (
-            "no index",
-            |run| remove(run.join("checkpoint-100/model.safetensors.index.json")),
-            "model.safetensors.index.json is not there",
-        ),
-        ("torn index", |run| cut(run.join("checkpoint-100/model.safetensors.index.json")), "model.safetensors.index.json is torn"),
-        ("a rank is missing", |run| remove(run.join("checkpoint-100/rng_state_0.pth")), "rng_state_0.pth is missing"),
-        (
-            "zeros after a power cut",
-            |run| write(run.join("checkpoint-100/optimizer.pt"), [0; 4096]),
-            "optimizer.pt: it begins with zeros",
-        ),
-        (
-            "the staging directory",
-            |run| fs::rename(run.join("checkpoint-100"), run.join("tmp-checkpoint-100")).unwrap(),
-            "it still has its temporary name",
-        ),
-        (
-            "a link to a cache",
-            |run| {
-                write(run.join("cache/blob"), "bytes");
-                std::os::unix::fs::symlink("../cache/blob", run.join("checkpoint-100/tokenizer.json")).unwrap();
-            },
-            "tokenizer.json is a link that leads out of it: what it names would not be stored",
-        ),
-    ]);
-    check(Layout::HuggingFace, Some(2), trainer_with_deepspeed, &[
-        ("no latest", |run| remove(run.join("checkpoint-100/latest")), "latest is not there"),
-        ("torn latest", |run| write(run.join("checkpoint-100/latest"), ""), "latest is empty or can't be read"),
-        (
-            "latest of another step",
-            |run| write(run.join("checkpoint-100/latest"), "global_step90"),
-            "latest names global_step90, but global_step100 is there",
-        ),
-    ]);
+    check(
+        Layout::HuggingFace,
+        Some(2),
+        |run| trainer(&run.join("checkpoint-100")),
+        &[
+            (
+                "no state",
+                |run| remove(run.join("checkpoint-100/trainer_state.json")),
+                "trainer_state.json is not there",
+            ),
+            ("torn state", |run| cut(run.join("checkpoint-100/trainer_state.json")), "trainer_state.json is torn"),
+            (
+                "the state of another step",
+                |run| write(run.join("checkpoint-100/trainer_state.json"), r#"{"global_step": 90}"#),
+                "trainer_state.json is of step 90",
+            ),
+            (
+                "a shard is missing",
+                |run| remove(run.join("checkpoint-100/model-00002-of-00002.safetensors")),
+                "model-00002-of-00002.safetensors is missing: model.safetensors.index.json lists it",
+            ),
+            (
+                "a shard is cut",
+                |run| cut(run.join("checkpoint-100/model-00001-of-00002.safetensors")),
+                "model-00001-of-00002.safetensors: its header says 1180 bytes, it has 1170",
+            ),
+            (
+                "no index",
+                |run| remove(run.join("checkpoint-100/model.safetensors.index.json")),
+                "model.safetensors.index.json is not there",
+            ),
+            (
+                "torn index",
+                |run| cut(run.join("checkpoint-100/model.safetensors.index.json")),
+                "model.safetensors.index.json is torn",
+            ),
+            (
+                "a rank is missing",
+                |run| remove(run.join("checkpoint-100/rng_state_0.pth")),
+                "rng_state_0.pth is missing",
+            ),
+            (
+                "zeros after a power cut",
+                |run| write(run.join("checkpoint-100/optimizer.pt"), [0; 4096]),
+                "optimizer.pt: it begins with zeros",
+            ),
+            (
+                "the staging directory",
+                |run| fs::rename(run.join("checkpoint-100"), run.join("tmp-checkpoint-100")).unwrap(),
+                "it still has its temporary name",
+            ),
+            (
+                "a link to a cache",
+                |run| {
+                    write(run.join("cache/blob"), "bytes");
+                    std::os::unix::fs::symlink("../cache/blob", run.join("checkpoint-100/tokenizer.json")).unwrap();
+                },
+                "tokenizer.json is a link that leads out of it: what it names would not be stored",
+            ),
+        ],
+    );
+    check(
+        Layout::HuggingFace,
+        Some(2),
+        trainer_with_deepspeed,
+        &[
+            ("no latest", |run| remove(run.join("checkpoint-100/latest")), "latest is not there"),
+            ("torn latest", |run| write(run.join("checkpoint-100/latest"), ""), "latest is empty or can't be read"),
+            (
+                "latest of another step",
+                |run| write(run.join("checkpoint-100/latest"), "global_step90"),
+                "latest names global_step90, but global_step100 is there",
+            ),
+        ],
+    );
 }
 
 #[test]
 fn plain_files_and_directories() {
-    check(Layout::Plain, None, |run| write(run.join("step-000100.safetensors"), fixture("model.safetensors")), &[
-        ("cut", |run| cut(run.join("step-000100.safetensors")), "step-000100.safetensors: its header says 1180 bytes, it has 1170"),
-        (
-            "temporary name",
-            |run| fs::rename(run.join("step-000100.safetensors"), run.join("step-000100.safetensors.tmp")).unwrap(),
-            "it still has its temporary name",
-        ),
-        ("empty", |run| write(run.join("step-000100.safetensors"), ""), "step-000100.safetensors: it is empty"),
-    ]);
-    check(Layout::Plain, None, |run| write(run.join("checkpoint_100.pt"), fixture("model.pt")), &[
-        (
+    check(
+        Layout::Plain,
+        None,
+        |run| write(run.join("step-000100.safetensors"), fixture("model.safetensors")),
+        &[
+            (
+                "cut",
+                |run| cut(run.join("step-000100.safetensors")),
+                "step-000100.safetensors: its header says 1180 bytes, it has 1170",
+            ),
+            (
+                "temporary name",
+                |run| fs::rename(run.join("step-000100.safetensors"), run.join("step-000100.safetensors.tmp")).unwrap(),
+                "it still has its temporary name",
+            ),
+            ("empty", |run| write(run.join("step-000100.safetensors"), ""), "step-000100.safetensors: it is empty"),
+        ],
+    );
+    check(
+        Layout::Plain,
+        None,
+        |run| write(run.join("checkpoint_100.pt"), fixture("model.pt")),
+        &[
+            (
+                "cut",
+                |run| cut(run.join("checkpoint_100.pt")),
+                "checkpoint_100.pt: it has no directory at its end: it is cut short, or still being written",
+            ),
+            (
+                "of a format that does not tell",
+                |run| write(run.join("checkpoint_100.pt"), b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
+                "its format does not tell whether it is whole",
+            ),
+        ],
+    );
+    check(
+        Layout::Plain,
+        None,
+        |run| write(run.join("step-100/weights.safetensors"), fixture("model.safetensors")),
+        &[(
             "cut",
-            |run| cut(run.join("checkpoint_100.pt")),
-            "checkpoint_100.pt: it has no directory at its end: it is cut short, or still being written",
-        ),
-        (
-            "of a format that does not tell",
-            |run| write(run.join("checkpoint_100.pt"), b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
-            "its format does not tell whether it is whole",
-        ),
-    ]);
-    check(Layout::Plain, None, |run| write(run.join("step-100/weights.safetensors"), fixture("model.safetensors")), &[(
-        "cut",
-        |run| cut(run.join("step-100/weights.safetensors")),
-        "weights.safetensors: its header says 1180 bytes, it has 1170",
-    )]);
+            |run| cut(run.join("step-100/weights.safetensors")),
+            "weights.safetensors: its header says 1180 bytes, it has 1170",
+        )],
+    );
 }
 
 #[test]
@@ -484,7 +603,8 @@ fn what_is_known_is_not_opened() {
     let known = bench.look(0).remove(0).fingerprint;
     let path = bench.run().join("step-100/__0_0.distcp");
     let (begin, wall) = (bench.begin, bench.wall);
-    let mut look = || bench.scanner.look(begin, wall, &|checkpoint| checkpoint.fingerprint == known).checkpoints.remove(0);
+    let mut look =
+        || bench.scanner.look(begin, wall, &|checkpoint| checkpoint.fingerprint == known).checkpoints.remove(0);
     assert_eq!(look().state, State::Known);
     cut(path);
     assert!(matches!(look().state, State::Writing(_)), "another size is another checkpoint");
@@ -495,7 +615,12 @@ fn hostile_metadata_leads_nowhere() {
     // The names in a real file, replaced by ones of equal length.
     let hostile = |name: &[u8; 13]| {
         let mut bytes = fixture("checkpoint.metadata");
-        let places: Vec<usize> = bytes.windows(13).enumerate().filter(|(_, it)| *it == b"__0_0.distcp\x94" || *it == b"__1_0.distcp\x94").map(|it| it.0).collect();
+        let places: Vec<usize> = bytes
+            .windows(13)
+            .enumerate()
+            .filter(|(_, it)| *it == b"__0_0.distcp\x94" || *it == b"__1_0.distcp\x94")
+            .map(|it| it.0)
+            .collect();
         assert!(!places.is_empty());
         places.iter().for_each(|&at| bytes[at..at + 13].copy_from_slice(name));
         bytes
@@ -506,6 +631,9 @@ fn hostile_metadata_leads_nowhere() {
             write(run.join("step-100/.metadata"), hostile(name));
         });
         let states = bench.states(0);
-        assert!(matches!(&states[..], [State::Writing(why)] if why.contains("which is no file beside it")), "{states:?}");
+        assert!(
+            matches!(&states[..], [State::Writing(why)] if why.contains("which is no file beside it")),
+            "{states:?}"
+        );
     }
 }

@@ -5,7 +5,7 @@
 //! So a tracker is asked for one thing, whether a checkpoint was committed; that its files are there is for others to see.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::names;
 use crate::clock::Timestamp;
@@ -90,7 +90,7 @@ pub(super) struct Own<'c> {
     pub step: Option<u64>,
 }
 
-fn mtime(path: &PathBuf) -> Option<Timestamp> {
+fn mtime(path: &Path) -> Option<Timestamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = fs::symlink_metadata(path).ok()?;
     Some(Timestamp { seconds: metadata.mtime(), nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0) })

@@ -46,7 +46,8 @@ fn directory_lack(scene: &Scene, directory: &Path) -> Result<(), String> {
     let metadata = scene.listing.file(&path).ok_or_else(|| format!("{} is not there", path.display()))?;
     let shown = metadata.text();
     let open = scene.open(metadata).map_err(|error| format!("{shown} can't be read: {error}"))?;
-    let pieces = distcp_metadata(&open).ok_or_else(|| format!("{shown} is torn, or not of a distributed checkpoint"))?;
+    let pieces =
+        distcp_metadata(&open).ok_or_else(|| format!("{shown} is torn, or not of a distributed checkpoint"))?;
     let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
     for piece in &pieces {
         let end = ends.entry(&piece.file).or_default();

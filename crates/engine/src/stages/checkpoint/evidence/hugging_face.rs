@@ -56,7 +56,8 @@ pub(super) fn is_it(scene: &Scene) -> bool {
 
 /// The Trainer's or Accelerate's last file. A directory that is no step needs only a model's configuration.
 pub(super) fn marked(scene: &Scene) -> Marked {
-    let last = scene.listing.files().filter(|file| file.name().starts_with("random_states_")).map(|file| file.mtime).max();
+    let last =
+        scene.listing.files().filter(|file| file.name().starts_with("random_states_")).map(|file| file.mtime).max();
     if let Some(state) = scene.direct(STATE) {
         let bytes = scene.read(state, STATE_BYTES_MAX)?;
         return match (number_in_object(&bytes, "global_step"), scene.step) {
@@ -95,7 +96,8 @@ fn index_lack(scene: &Scene, file: &Seen) -> Result<(), String> {
     let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return Ok(()) };
     let directory = file.path.parent().unwrap_or(Path::new(""));
     let shards: BTreeSet<&String> = index.weight_map.values().collect();
-    let missing = shards.into_iter().map(|shard| directory.join(shard)).find(|shard| scene.listing.file(shard).is_none());
+    let missing =
+        shards.into_iter().map(|shard| directory.join(shard)).find(|shard| scene.listing.file(shard).is_none());
     missing.map_or(Ok(()), |shard| Err(format!("{} is missing: {shown} lists it", shard.display())))
 }
 

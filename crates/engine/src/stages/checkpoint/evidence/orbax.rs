@@ -21,7 +21,8 @@ const MANIFEST_HEAD_BYTES: usize = 12;
 pub(super) fn is_it(scene: &Scene) -> bool {
     scene.name.contains(ORBAX_TEMPORARY)
         || scene.listing.entries().iter().any(|entry| {
-            entry.name().contains(ORBAX_TEMPORARY) || matches!(entry.name(), METADATA | SUCCESS | MANIFEST | "_METADATA")
+            entry.name().contains(ORBAX_TEMPORARY)
+                || matches!(entry.name(), METADATA | SUCCESS | MANIFEST | "_METADATA")
         })
 }
 
