@@ -173,7 +173,6 @@ impl<'a, 'r> Run<'a, 'r> {
         old_root: Option<ChunkId>,
         queues: Queues,
         ended: Receiver<()>,
-        is_strict: bool,
     ) -> Self {
         Self {
             repository,
@@ -185,7 +184,7 @@ impl<'a, 'r> Run<'a, 'r> {
             queues,
             ended,
             over: AtomicBool::new(false),
-            is_strict,
+            is_strict: false,
             refused: OnceLock::new(),
             bytes_read: AtomicU64::new(0),
             problems: AtomicU64::new(0),
@@ -262,7 +261,8 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
     let old_root = parent.as_ref().map(|parent| parent.root);
     let queues = Queues::new(threads, options.budget_bytes / 8);
-    let run = Run::new(&session, repository, monitor, old_root, queues, ended, options.steady.is_some());
+    let is_strict = options.steady.is_some();
+    let run = Run { is_strict, ..Run::new(&session, repository, monitor, old_root, queues, ended) };
     let snapshot = SnapshotId(crate::crypto::random());
     let task = Task { name, snapshot, parent, paths, parent_time: options.time };
     let (end_writers, writers_ended) = crossbeam_channel::bounded(0);

@@ -172,7 +172,7 @@ impl<'r> Keeper<'r> {
     }
 
     /// What is in the repository of runs below the scanner's roots, forgotten ones not counted.
-    pub fn kept(&self) -> impl Iterator<Item = &Kept> {
+    pub fn kept(&self) -> impl DoubleEndedIterator<Item = &Kept> {
         self.kept.iter().filter(|kept| kept.is_live)
     }
 
@@ -248,7 +248,7 @@ impl<'r> Keeper<'r> {
         let of_run = || self.kept().filter(|kept| kept.run == run);
         let same = of_run().rfind(|kept| kept.path == checkpoint.path);
         let before = of_run().filter(|kept| kept.step < checkpoint.step).max_by_key(|kept| kept.step);
-        let chosen = same.or(before).or_else(|| of_run().last());
+        let chosen = same.or(before).or_else(|| of_run().next_back());
         chosen.map(|kept| kept.snapshot)
     }
 

@@ -139,7 +139,8 @@ fn is_marked(children: &[Child]) -> bool {
         ) || name.ends_with(".distcp")
             || name.ends_with("_model_states.pt")
             || name.ends_with("_optim_states.pt")
-            || name.contains(names::ORBAX_TEMPORARY)
+            // Why no step: an item of a checkpoint, and not a checkpoint of a run.
+            || (name.contains(names::ORBAX_TEMPORARY) && names::directory(name).is_none())
             || name.starts_with("mp_rank_")
     })
 }
