@@ -164,7 +164,7 @@ impl<'r> Keeper<'r> {
     }
 
     /// Takes in what the log says now, as far as it was read.
-    pub fn reread(&mut self) {
+    fn reread(&mut self) {
         if self.log_entries != Some(self.repository.log_entries()) {
             self.log_entries = Some(self.repository.log_entries());
             self.kept = labels::kept(self.repository, &self.host);
@@ -206,6 +206,8 @@ impl<'r> Keeper<'r> {
                 let now = status::seconds(Timestamp::now());
                 let seconds = (now - status::seconds(checkpoint.finished)).max(0.0);
                 self.attempts.remove(&checkpoint.fingerprint);
+                // The next one is encoded against this.
+                self.reread();
                 return Ok(Taken::Durable(Box::new(Durable { report, seconds })));
             }
             // Where even the walk does not find it any more.

@@ -306,10 +306,6 @@ impl<'r> Watch<'r> {
 
     /// Says how the runs stand, and writes the metrics.
     fn tell_risk(&mut self, look: &Look, is_new: bool) {
-        if is_new {
-            // Why: what was made durable just now is in the log, and only there.
-            self.keeper.reread();
-        }
         let status = runs(&self.keeper, look, self.arguments.gpus.map(f64::from));
         for run in &status {
             let _ = self.run.output.record("rpo", run);

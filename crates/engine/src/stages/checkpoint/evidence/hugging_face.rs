@@ -1,5 +1,5 @@
 //! Hugging Face: the Trainer's `checkpoint-N` (`trainer_state.json` is written last), Accelerate's states
-//! (`random_states_0.pkl` last), and directories with a model (`config.json` and weights, no marker).
+//! (`random_states_0.pkl` last), and other directories with a model (`config.json` and weights, no marker).
 //!
 //! Shards are listed in `*.index.json`, which may be written before them; each shard's own header tells its size.
 
@@ -15,6 +15,8 @@ use super::{Marked, Scene, deepspeed, distcp};
 use crate::units::MIB;
 
 const STATE: &str = "trainer_state.json";
+/// What only the Trainer writes.
+const ARGUMENTS: &str = "training_args.bin";
 const INDEX_ENDING: &str = ".index.json";
 /// States hold the log of the whole run.
 const STATE_BYTES_MAX: u64 = 512 * MIB as u64;
@@ -37,41 +39,42 @@ fn is_weights(file: &Seen) -> bool {
     names::holds_numbers(name) && !NO_WEIGHTS.iter().any(|other| name.starts_with(other))
 }
 
+/// Whether the Trainer would name a checkpoint so.
+fn is_trainers(scene: &Scene) -> bool {
+    scene.step.is_some_and(|step| scene.name == format!("checkpoint-{step}"))
+}
+
 /// Whether the names are those of the Trainer, Accelerate or `save_pretrained`.
 pub(super) fn is_it(scene: &Scene) -> bool {
-    let trainers = scene.step.is_some_and(|step| scene.name == format!("checkpoint-{step}"));
+    let is_trainers = is_trainers(scene);
     let mut direct = scene.listing.files().filter(|file| is_direct(file));
     direct.any(|file| {
         let name = file.name();
-        matches!(name, STATE | "config.json" | "adapter_config.json" | "training_args.bin")
+        matches!(name, STATE | "config.json" | "adapter_config.json" | ARGUMENTS)
             || name.starts_with("random_states_")
             || name.ends_with(INDEX_ENDING)
-            || ["model", "adapter_model", "pytorch_model"].iter().any(|stem| {
-                let rest = name.strip_prefix(stem).unwrap_or_default();
-                rest.ends_with(".safetensors") || (*stem == "pytorch_model" && rest.ends_with(".bin"))
-            })
-            || (trainers && names::holds_numbers(name))
+            || (is_trainers && names::holds_numbers(name))
     })
 }
 
-/// The Trainer's or Accelerate's last file. A directory that is no step needs only a model's configuration.
+/// The Trainer's or Accelerate's last file. Other directories, with a model of `save_pretrained`, have no marker.
 pub(super) fn marked(scene: &Scene) -> Marked {
     let last =
         scene.listing.files().filter(|file| file.name().starts_with("random_states_")).map(|file| file.mtime).max();
-    if let Some(state) = scene.direct(STATE) {
-        let bytes = scene.read(state, STATE_BYTES_MAX)?;
-        return match (number_in_object(&bytes, "global_step"), scene.step) {
-            (Found::Torn, _) => Err(format!("{STATE} is torn")),
-            (Found::Number(said), Some(step)) if said != step && scene.name == format!("checkpoint-{step}") => {
-                Err(format!("{STATE} is of step {said}"))
-            }
-            _ => has_weights(scene, Some(state.mtime)),
+    let Some(state) = scene.direct(STATE) else {
+        let needs_state = is_trainers(scene) || (scene.step.is_some() && scene.direct(ARGUMENTS).is_some());
+        return match last {
+            None if needs_state => Err(format!("{STATE} is not there")),
+            last => has_weights(scene, last),
         };
-    }
-    match (last, scene.step) {
-        (Some(last), _) => has_weights(scene, Some(last)),
-        (None, Some(_)) => Err(format!("{STATE} is not there")),
-        (None, None) => has_weights(scene, None),
+    };
+    let bytes = scene.read(state, STATE_BYTES_MAX)?;
+    match (number_in_object(&bytes, "global_step"), scene.step) {
+        (Found::Torn, _) => Err(format!("{STATE} is torn")),
+        (Found::Number(said), Some(step)) if said != step && is_trainers(scene) => {
+            Err(format!("{STATE} is of step {said}"))
+        }
+        _ => has_weights(scene, Some(state.mtime)),
     }
 }
 
