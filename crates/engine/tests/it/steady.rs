@@ -125,8 +125,9 @@ fn what_changed_between_the_look_and_the_reading_is_found_before_the_commit() {
         std::os::unix::fs::FileExt::write_all_at(&file, b"other", 7).unwrap();
     };
     refused(&place, unchanged(place.source()), "a", &overwrite, "c");
-    let add = || fs::write(source.join("d"), b"new").unwrap();
-    refused(&place, unchanged(place.source()), "a", &add, "");
+    let steady = unchanged(place.source());
+    fs::write(source.join("d"), b"new").unwrap();
+    refused(&place, steady, "", &|| {}, "");
     let report = run(&place, Some(unchanged(place.source())), "", &|| {}).unwrap();
     let files = report.files_new + report.files_changed + report.files_unchanged;
     assert_eq!((files, report.problems), (4, 0));
