@@ -315,34 +315,74 @@ fn one_scan_for_cron() {
 
 /// Longer than what is in flight, so that the reading is not over when the first pack lies there.
 const LARGE_BYTES: usize = 192 << 20;
+/// A watch that reads so slowly.
+const SLOWLY: [&str; 6] = ["--interval", "100ms", "--memory", "32MiB", "--threads", "1"];
 
-#[test]
-fn a_checkpoint_that_changes_while_it_is_read_is_discarded_and_taken_again() {
-    let world = repository();
-    write_checkpoint(&world, 100);
-    // A file that no format rules out and that does not compress.
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+/// Writes a file that no format rules out and that does not compress into a checkpoint; gives its name and bytes.
+fn write_large(world: &World, step: u64) -> (String, Vec<u8>) {
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ step;
     let mut random = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state.to_le_bytes()
     };
-    let mut bytes: Vec<u8> = (0..LARGE_BYTES / 8).flat_map(|_| random()).collect();
-    world.write("runs/a/checkpoint-100/dataloader.state", &bytes);
-    let packs = || {
-        let count = |path: PathBuf| std::fs::read_dir(path).map_or(0, Iterator::count);
-        let sessions = std::fs::read_dir(world.path("repo/pack")).into_iter().flatten().flatten();
-        sessions.map(|session| count(session.path())).sum::<usize>()
-    };
-    let mut watch = Watch::start(&world, &["--interval", "100ms", "--memory", "32MiB", "--threads", "1"]);
-    let pid = Pid::from_raw(watch.child.id().cast_signed());
-    while packs() == 0 {
+    let bytes: Vec<u8> = (0..LARGE_BYTES / 8).flat_map(|_| random()).collect();
+    let name = format!("runs/a/checkpoint-{step}/dataloader.state");
+    world.write(&name, &bytes);
+    (name, bytes)
+}
+
+/// How many packs lie in the repository.
+fn packs(world: &World) -> usize {
+    let count = |path: PathBuf| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let sessions = std::fs::read_dir(world.path("repo/pack")).into_iter().flatten().flatten();
+    sessions.map(|session| count(session.path())).sum()
+}
+
+fn wait_for_a_pack(world: &World) {
+    let before = packs(world);
+    while packs(world) == before {
         std::thread::yield_now();
     }
+}
+
+fn assert_stored(world: &World, name: &str, bytes: &[u8]) {
+    let place = format!("latest:{}", world.path(name).display());
+    let stored = world.command(["-r", "repo", "--key-file", "seawall.key", "cat", &place]).output().unwrap().stdout;
+    assert!(stored == bytes, "{name}");
+}
+
+#[test]
+fn a_watch_that_is_killed_while_it_reads_goes_on() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let (name, bytes) = write_large(&world, 100);
+    let mut watch = Watch::start(&world, &SLOWLY);
+    wait_for_a_pack(&world);
+    watch.child.kill().unwrap();
+    watch.child.wait().unwrap();
+    assert_eq!(snapshots(&world).len(), 0);
+    let mut again = Watch::start(&world, &SLOWLY);
+    again.durable(100);
+    again.terminate();
+    let kept = snapshots(&world);
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0]["bytes_stored"].as_u64().unwrap() < LARGE_BYTES as u64, "it adopts what was stored: {}", kept[0]);
+    assert_stored(&world, &name, &bytes);
+}
+
+#[test]
+fn a_checkpoint_that_changes_while_it_is_read_is_discarded_and_taken_again() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let (name, mut bytes) = write_large(&world, 100);
+    let mut watch = Watch::start(&world, &SLOWLY);
+    let pid = Pid::from_raw(watch.child.id().cast_signed());
+    wait_for_a_pack(&world);
     kill(pid, Signal::SIGSTOP).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    world.write("runs/a/checkpoint-100/dataloader.state", &bytes);
+    world.write(&name, &bytes);
     kill(pid, Signal::SIGCONT).unwrap();
     let line = watch.wait_for("the discarded attempt", |line| line["state"] == "discarded");
     assert!(line["reason"].as_str().unwrap().contains("checkpoint-100"), "{line}");
@@ -353,7 +393,5 @@ fn a_checkpoint_that_changes_while_it_is_read_is_discarded_and_taken_again() {
     assert_eq!(kept.len(), 1, "nothing was committed of the torn attempt");
     // What the first attempt had stored served the second.
     assert!(kept[0]["bytes_stored"].as_u64().unwrap() < (LARGE_BYTES - (2 << 20)) as u64, "{}", kept[0]);
-    let place = format!("latest:{}", world.path("runs/a/checkpoint-100/dataloader.state").display());
-    let stored = world.command(["-r", "repo", "--key-file", "seawall.key", "cat", &place]).output().unwrap().stdout;
-    assert!(stored == bytes);
+    assert_stored(&world, &name, &bytes);
 }
