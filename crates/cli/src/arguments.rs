@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     backup, cat, completions, diff, find, forget, hold, init, key, log, ls, man, protect, prune, repair, restore,
-    snapshots, stats, tensors, undelete, verify,
+    snapshots, stats, tensors, undelete, verify, watch,
 };
 use crate::failure::EXIT_CODES;
 use crate::quantities::parse_size;
@@ -117,6 +117,7 @@ pub enum Command {
     Protect(Box<protect::Arguments>),
     Init(init::Arguments),
     Backup(Box<backup::Arguments>),
+    Watch(Box<watch::Arguments>),
     Snapshots(snapshots::Arguments),
     Ls(ls::Arguments),
     Cat(cat::Arguments),
@@ -145,6 +146,7 @@ impl Command {
             Self::Protect(_) => "protect",
             Self::Init(_) => "init",
             Self::Backup(_) => "backup",
+            Self::Watch(_) => "watch",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Cat(_) => "cat",

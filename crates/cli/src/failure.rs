@@ -142,6 +142,7 @@ fn hint(code: &str) -> Option<&'static str> {
              `seawall tensors SNAPSHOT:/PATH` what is in files of models"
         }
         "interrupted" => "run the same command again: it continues from what is stored already",
+        "changed" => "run this again once the source is at rest; what was stored is kept for that",
         "command" => "nothing was committed; mend the command and run this again",
         "usage" => "`seawall COMMAND --help` shows the options with examples",
         _ => return None,
@@ -177,6 +178,7 @@ mod tests {
             (Error::NotFound("x".into()), "not-found", Exit::Failed),
             (Error::Usage("x".into()), "usage", Exit::Usage),
             (Error::Interrupted, "interrupted", Exit::Interrupted),
+            (Error::Changed("x".into()), "changed", Exit::Failed),
             (Error::Command("x".into()), "command", Exit::Failed),
         ];
         for (error, code, exit) in cases {

@@ -4,6 +4,7 @@
 //! `commands` and gets a `Run`. Errors travel up as they are and become text, hint and exit code here, in one place.
 
 mod arguments;
+mod checkpoints;
 mod commands;
 mod environment;
 mod failure;
@@ -102,6 +103,7 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
         Command::Verify(arguments) => arguments.run(run),
         Command::Init(arguments) => arguments.run(run),
         Command::Backup(arguments) => arguments.run(run),
+        Command::Watch(arguments) => arguments.run(run),
         Command::Snapshots(arguments) => arguments.run(run),
         Command::Ls(arguments) => arguments.run(run),
         Command::Cat(arguments) => arguments.run(run),

@@ -85,6 +85,18 @@ pub fn parse_age(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(refused)
 }
 
+/// Reads a duration: an age, or a number of milliseconds, as in `500ms`.
+///
+/// # Errors
+/// A sentence for the user when it is not a duration.
+pub fn parse_pause(text: &str) -> Result<Duration, String> {
+    match text.trim().strip_suffix("ms").map(|number| number.trim_end().parse()) {
+        Some(Ok(milliseconds)) => Ok(Duration::from_millis(milliseconds)),
+        _ => parse_age(text)
+            .map_err(|_| format!("{text:?} is not a duration: write a number with a unit, such as 10s or 5min")),
+    }
+}
+
 /// A size for people, as `1.23 GiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {
@@ -182,6 +194,15 @@ mod tests {
             ("9999999999999999999d", None),
         ] {
             assert_eq!(seconds(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn pauses() {
+        for (text, expected) in
+            [("500ms", Some(500)), ("10s", Some(10_000)), ("0", Some(0)), ("1.5s", None), ("ms", None)]
+        {
+            assert_eq!(parse_pause(text).ok().map(|pause| pause.as_millis()), expected, "{text}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The command line, driven as a user drives it: the real binary, real directories, exit codes and output.
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
-//! (shapes that scripts rest on), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
+//! (shapes that scripts rest on), `checkpoints` (and `watch`), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
 //! `roles` (keys and what they may), `runs` (what to keep of training runs, and what that stores), `flow` (back up, look,
 //! restore), `tensors` (what files of AI hold), `protect` (the main job), `kill` and `crash` (kill -9 and SIGSTOP at random
 //! instants), `full` (file systems without room). Nothing here looks inside the program; what needs
@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+#[path = "cli/checkpoints.rs"]
+mod checkpoints;
 #[path = "cli/crash.rs"]
 mod crash;
 #[path = "cli/exits.rs"]

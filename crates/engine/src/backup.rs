@@ -21,8 +21,8 @@ mod stream;
 
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -75,6 +75,9 @@ pub enum Source {
     },
 }
 
+/// Tells, after everything was read, whether the source is still what it was; see [`BackupOptions::steady`].
+pub type Steady = Box<dyn Fn() -> Result<()> + Send>;
+
 /// Options of [`backup`].
 pub struct BackupOptions {
     /// What to back up.
@@ -101,6 +104,9 @@ pub struct BackupOptions {
     pub bases: Vec<(ChunkId, TreeKey)>,
     /// Time to spend on each chunk; none: more where the store is slower than the processor, less where it is faster.
     pub effort: Option<Effort>,
+    /// For a source that is worth something only as a whole: trouble with the content of any file ends the backup with
+    /// [`Error::Changed`], and so does what this says before the commit. What was stored is kept for the next run.
+    pub steady: Option<Steady>,
     /// Worker threads, at least 1.
     pub threads: usize,
     /// Bytes for everything in flight.
@@ -166,6 +172,9 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) ended: Receiver<()>,
     /// True once the run has ended, well or not.
     over: AtomicBool,
+    /// True if the first trouble with a file's content ends the run, and that trouble.
+    is_strict: bool,
+    refused: OnceLock<Problem>,
     bytes_read: AtomicU64,
     problems: AtomicU64,
     files_known: AtomicU64,
@@ -195,6 +204,8 @@ impl<'a, 'r> Run<'a, 'r> {
             reading_header: Mutex::new(()),
             ended,
             over: AtomicBool::new(false),
+            is_strict: false,
+            refused: OnceLock::new(),
             bytes_read: AtomicU64::new(0),
             problems: AtomicU64::new(0),
             files_known: AtomicU64::new(0),
@@ -213,8 +224,11 @@ impl<'a, 'r> Run<'a, 'r> {
         (self.session.keyframe(&master.id) == Some(master.id)).then_some(master)
     }
 
-    /// Fails once the user wants to stop or storing has failed.
+    /// Fails once the user wants to stop or storing has failed, or a file whose content must be whole is not.
     pub(crate) fn check(&self) -> Result<()> {
+        if let Some(Problem { subject, what, .. }) = self.refused.get() {
+            return Err(Error::Changed(format!("{subject}: {what}")));
+        }
         if self.monitor.stopped() || self.over.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -222,6 +236,11 @@ impl<'a, 'r> Run<'a, 'r> {
     }
 
     pub(crate) fn problem(&self, problem: Problem) {
+        if self.is_strict && matches!(problem.code, "changed" | "vanished" | "unreadable") {
+            // Why not told: the whole run is discarded, and its error says why. The first one is enough.
+            let _ = self.refused.set(problem);
+            return;
+        }
         self.problems.fetch_add(1, Ordering::Relaxed);
         self.monitor.problem(problem);
     }
@@ -244,8 +263,8 @@ impl<'a, 'r> Run<'a, 'r> {
 /// Backs up `options.source` and commits one snapshot.
 ///
 /// # Errors
-/// [`Error::Interrupted`] when the monitor says stop (what was stored is kept for the next run); errors of the store,
-/// the log or the stream. Trouble with single files is not an error: it goes to the monitor and is counted.
+/// [`Error::Interrupted`] when the monitor says stop, [`Error::Changed`] where [`BackupOptions::steady`] is given (what was
+/// stored is kept for the next run); errors of the store, the log or the stream. Trouble with single files is not an error: it goes to the monitor and is counted.
 pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Monitor) -> Result<BackupReport> {
     monitor.phase(Phase::BackingUp);
     let started = monotonic();
@@ -268,7 +287,8 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
     let old_root = parent.as_ref().map(|parent| parent.root);
     let queues = Queues::new(threads, options.budget_bytes / 8);
-    let run = Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended);
+    let is_strict = options.steady.is_some();
+    let run = Run { is_strict, ..Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended) };
     for (root, key) in &options.bases {
         run.runs.declare(repository, root, key)?;
     }
@@ -285,7 +305,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
         drop(end);
         // Why: the writers go last, so that no worker waits for ever for room in their queue.
         workers.into_iter().for_each(|worker| drop(worker.join()));
-        if matches!(result, Err(Error::Interrupted)) {
+        if matches!(result, Err(Error::Interrupted | Error::Changed(_))) {
             // Why: what is stored and listed now need not be read and stored again by the next run.
             let _ = session.flush();
         }
@@ -334,6 +354,10 @@ fn perform<'scope>(
         };
         let (root, counts, entries) = assembler.finish()?;
         run.progress(counts.files(), counts.bytes);
+        if let Some(steady) = &options.steady {
+            run.check()?;
+            steady()?;
+        }
         let outcome = run
             .session
             .commit(&mut |totals| record(run, task, &options, (root, &counts, parent.as_ref()), totals, started))?;

@@ -79,6 +79,9 @@ pub enum Error {
     /// The request does not make sense.
     #[error("{0}")]
     Usage(String),
+    /// What was to be kept as one changed while it was read, or could not be read whole; nothing was committed.
+    #[error("{0}")]
+    Changed(String),
     /// The user interrupted the run.
     #[error("interrupted")]
     Interrupted,
@@ -118,6 +121,7 @@ impl Error {
             Self::File { .. } => "file",
             Self::NotFound(_) => "not-found",
             Self::Usage(_) => "usage",
+            Self::Changed(_) => "changed",
             Self::Interrupted => "interrupted",
             Self::Command(_) => "command",
         }

@@ -5,9 +5,11 @@
 //! the project and has no dependency; `cargo xtask tidy` checks that. Callers gather the facts and carry out the answers.
 //!
 //! - [`retention`]: which snapshots to keep, and the reason for each;
-//! - [`calendar`]: days, ISO weeks and months from milliseconds.
+//! - [`calendar`]: days, ISO weeks and months from milliseconds;
+//! - [`risk`]: what a disaster now would cost a training run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod calendar;
 pub mod retention;
+pub mod risk;

@@ -1,4 +1,6 @@
-//! `seawall backup`: one snapshot of paths, of standard input, or of what a command prints.
+//! `seawall backup`: one snapshot of paths, of standard input, or of what a command prints; or one of each checkpoint.
+
+pub mod checkpoints;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -23,6 +25,7 @@ use crate::quantities::{bytes, count, counted, duration, rate, ratio};
 use crate::run::{Outcome, Run};
 use crate::snapshot_name::{SnapshotPath, short};
 use crate::stream::{Producer, Stoppable};
+use checkpoints::CheckpointArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,12 +34,16 @@ Examples:
     seawall backup /archive --parity 2% --effort dense
     seawall backup /models/fine-tune --base 1a2b3c4d:/models/base
     pg_dump shop | seawall backup --stdin --stdin-name shop.sql
-    seawall backup --command --stdin-name shop.sql -- pg_dump shop";
+    seawall backup --command --stdin-name shop.sql -- pg_dump shop
+    seawall backup --checkpoints /runs/llama --label loss=0.31";
 
 /// Make a snapshot of files, of standard input, or of a command's output
 ///
 /// Files that did not change since the last snapshot of the same host and paths are not read again; what is stored
 /// already is not stored again. Files that can't be read are listed and make the exit code 3; the rest is kept.
+///
+/// With `--checkpoints`, each complete checkpoint of a training run becomes a snapshot of its own, and what is torn or still
+/// being written is told with the reason; `seawall watch` does that continuously.
 ///
 /// With `--command`, a command that fails commits nothing; with a pipe, nobody can tell, so prefer `--command`.
 #[derive(Debug, clap::Args)]
@@ -85,6 +92,10 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = EffortArgument::Balanced)]
     pub effort: EffortArgument,
 
+    /// How checkpoints are taken.
+    #[command(flatten)]
+    pub checkpoints: CheckpointArguments,
+
     /// Read every file, whatever its times say
     #[arg(long)]
     pub force_read: bool,
@@ -129,6 +140,10 @@ impl Arguments {
     /// When nothing could be committed.
     pub fn run(&self, run: &Run) -> anyhow::Result<Outcome> {
         let location = run.location()?;
+        if self.checkpoints.checkpoints {
+            let repository = self.storage.apply(run.open_to_write(&location)?);
+            return checkpoints::run(run, self, &location, &repository);
+        }
         let walk = self.walk(run, &location)?;
         let repository = self.storage.apply(run.open_to_write(&location)?);
         let parent = self.parent(run, &repository)?;
@@ -217,6 +232,7 @@ pub fn options(run: &Run, source: Source, labels: &LabelArguments) -> BackupOpti
         parent: None,
         bases: Vec::new(),
         effort: Some(Effort::Balanced),
+        steady: None,
         threads: run.settings.threads,
         budget_bytes: run.settings.budget_bytes,
     }

@@ -28,3 +28,4 @@ pub mod stats;
 pub mod tensors;
 pub mod undelete;
 pub mod verify;
+pub mod watch;

@@ -29,6 +29,7 @@ mod tar;
 mod tests;
 pub mod tfrecord;
 mod torch;
+mod whole;
 mod zip;
 
 use std::cell::Cell;
@@ -44,6 +45,7 @@ pub use role::{Role, is_state_file, roles};
 pub use safetensors::{
     Header as SafetensorsHeader, Outline, dtype_name as safetensors_dtype, header as safetensors_header,
 };
+pub use whole::{Whole, whole};
 
 use crate::units::MIB;
 use input::Input;

@@ -1,5 +1,6 @@
 //! The stages of the main path that touch the CPU or a file system, never a store.
 
+pub mod checkpoint;
 pub mod exclude;
 #[cfg(test)]
 mod fixture;

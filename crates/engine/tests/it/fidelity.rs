@@ -265,6 +265,7 @@ fn back_up(source: &Path) -> (Repository, ChunkId) {
         parent: None,
         bases: Vec::new(),
         effort: Some(Effort::Balanced),
+        steady: None,
         threads: 2,
         budget_bytes: 64 * MIB,
     };

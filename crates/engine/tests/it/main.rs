@@ -30,6 +30,7 @@ mod resume;
 mod rotation;
 mod roundtrip;
 mod session;
+mod steady;
 mod substitution;
 mod tables;
 mod tensor_files;

@@ -36,6 +36,7 @@ pub fn options(source: Source) -> BackupOptions {
         parent: None,
         bases: Vec::new(),
         effort: Some(Effort::Balanced),
+        steady: None,
         threads: 3,
         budget_bytes: 64 * MIB,
     }

@@ -302,6 +302,7 @@ impl Person {
             parent: None,
             bases: Vec::new(),
             effort: Some(Effort::Balanced),
+            steady: None,
             threads: 1,
             // Why so little: nothing fits into the queue, so each thread seals what it has found itself.
             budget_bytes: 8,

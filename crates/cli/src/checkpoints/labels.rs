@@ -1,0 +1,114 @@
+//! The labels by which a snapshot is known as one of a checkpoint (docs/checkpoints.md).
+//!
+//! They are data of the snapshot record, signed with it. Whoever may write into the repository may write any, so a label
+//! decides only whether a checkpoint has to be taken again.
+
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use seawall_engine::clock::Timestamp;
+use seawall_engine::ids::SnapshotId;
+use seawall_engine::repo::{Repository, Snapshot};
+use seawall_engine::stages::checkpoint::Checkpoint;
+
+use super::status::seconds;
+
+const RUN: &str = "checkpoint.run";
+const STEP: &str = "checkpoint.step";
+const LAYOUT: &str = "checkpoint.layout";
+const WORLD_SIZE: &str = "checkpoint.world-size";
+const STATE: &str = "checkpoint.state";
+const REASON: &str = "checkpoint.reason";
+const FINGERPRINT: &str = "checkpoint.fingerprint";
+const FINISHED: &str = "checkpoint.finished";
+const COMPLETE: &str = "complete";
+const INCOMPLETE: &str = "incomplete";
+
+/// A checkpoint in the repository.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// Its snapshot.
+    pub snapshot: SnapshotId,
+    /// The directory of its run.
+    pub run: String,
+    /// Its own directory or file.
+    pub path: PathBuf,
+    /// Its step.
+    pub step: Option<u64>,
+    /// The ranks that wrote it.
+    pub world_size: Option<u64>,
+    /// When it was finished, in Unix seconds.
+    pub finished: f64,
+    /// False where it was forced.
+    pub is_complete: bool,
+    /// False where it was forgotten and no prune has removed it yet.
+    pub is_live: bool,
+    layout: String,
+    fingerprint: String,
+}
+
+impl Kept {
+    fn read(snapshot: &Snapshot, is_live: bool) -> Option<Self> {
+        let record = &snapshot.record;
+        // Why the first: a user's own labels come behind.
+        let label = |name: &str| record.labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.as_str());
+        let number = |name: &str| label(name).and_then(|value| value.parse().ok());
+        Some(Self {
+            snapshot: record.id,
+            run: label(RUN)?.to_owned(),
+            path: PathBuf::from(std::ffi::OsString::from_vec(record.paths.first()?.clone())),
+            step: number(STEP),
+            world_size: number(WORLD_SIZE),
+            finished: label(FINISHED).and_then(|value| value.parse().ok()).unwrap_or_else(|| seconds(record.time)),
+            is_complete: label(STATE)? == COMPLETE,
+            is_live,
+            layout: label(LAYOUT)?.to_owned(),
+            fingerprint: label(FINGERPRINT)?.to_owned(),
+        })
+    }
+
+    /// True if this is what lies there now.
+    #[must_use]
+    pub fn is_of(&self, checkpoint: &Checkpoint) -> bool {
+        self.fingerprint == checkpoint.fingerprint
+            && self.step == checkpoint.step
+            && self.layout == checkpoint.layout.name()
+            && self.run == run_of(checkpoint)
+    }
+}
+
+/// The checkpoints of a host, in log order. Forgotten ones are among them as long as they can come back: what somebody
+/// forgot on purpose is not taken again because it still lies on the disk.
+#[must_use]
+pub fn kept(repository: &Repository, host: &str) -> Vec<Kept> {
+    let forgotten = repository.forgotten();
+    let gone = forgotten.iter().map(|forgotten| (&forgotten.snapshot, false));
+    let snapshots = repository.snapshots();
+    let live = snapshots.iter().map(|snapshot| (snapshot, true));
+    let of_host = gone.chain(live).filter(|(snapshot, _)| snapshot.record.host == host);
+    of_host.filter_map(|(snapshot, is_live)| Kept::read(snapshot, is_live)).collect()
+}
+
+/// The run of a checkpoint as labels have it.
+#[must_use]
+pub fn run_of(checkpoint: &Checkpoint) -> String {
+    String::from_utf8_lossy(checkpoint.run.as_os_str().as_bytes()).into_owned()
+}
+
+/// The labels of a checkpoint; `lack` is what an incomplete one lacks.
+#[must_use]
+pub fn of(checkpoint: &Checkpoint, lack: Option<&str>) -> Vec<(String, String)> {
+    let Timestamp { seconds, nanos } = checkpoint.finished;
+    let state = if lack.is_some() { INCOMPLETE } else { COMPLETE };
+    let labels = [
+        (RUN, Some(run_of(checkpoint))),
+        (STEP, checkpoint.step.map(|step| step.to_string())),
+        (LAYOUT, Some(checkpoint.layout.name().to_owned())),
+        (WORLD_SIZE, checkpoint.world_size.map(|size| size.to_string())),
+        (STATE, Some(state.to_owned())),
+        (REASON, lack.map(str::to_owned)),
+        (FINGERPRINT, Some(checkpoint.fingerprint.clone())),
+        (FINISHED, Some(format!("{seconds}.{:03}", nanos / 1_000_000))),
+    ];
+    labels.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}

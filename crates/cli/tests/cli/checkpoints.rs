@@ -1,0 +1,397 @@
+//! Checkpoints as units, and `watch`: which are kept, which are told of, and that a torn one never is.
+//!
+//! Writers and readers of a test wait for each other's files and lines of output, never for time to pass.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::world::World;
+
+/// A file that another library wrote.
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/readers").join(name)).unwrap()
+}
+
+fn repository() -> World {
+    let world = World::new();
+    world.ok(["init", "-r", "repo", "--key-file", "seawall.key"]);
+    world
+}
+
+/// The parts of a Trainer's checkpoint in the order in which they are written.
+fn parts(step: u64) -> Vec<(String, Vec<u8>)> {
+    let map = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    let part = |name: &str, bytes: Vec<u8>| (format!("runs/a/checkpoint-{step}/{name}"), bytes);
+    vec![
+        part("config.json", b"{}".to_vec()),
+        part("model.safetensors.index.json", map.as_bytes().to_vec()),
+        part("model-00001-of-00002.safetensors", fixture("model.safetensors")),
+        part("model-00002-of-00002.safetensors", fixture("model.safetensors")),
+        part("optimizer.pt", fixture("model.pt")),
+        part("rng_state_0.pth", fixture("model.pt")),
+        part("rng_state_1.pth", fixture("model.pt")),
+        part("trainer_state.json", format!("{{\"global_step\": {step}}}").into_bytes()),
+    ]
+}
+
+fn write_checkpoint(world: &World, step: u64) {
+    parts(step).iter().for_each(|(name, bytes)| world.write(name, bytes));
+}
+
+fn snapshots(world: &World) -> Vec<Value> {
+    let lines = world.open(["snapshots", "--json"]).expect(0).json();
+    lines.into_iter().filter(|line| line["type"] == "snapshot").collect()
+}
+
+fn label<'s>(snapshot: &'s Value, name: &str) -> Option<&'s str> {
+    let labels = snapshot["labels"].as_array().unwrap();
+    labels.iter().find(|label| label[0] == name)?[1].as_str()
+}
+
+fn of_state<'l>(lines: &'l [Value], state: &str) -> Vec<&'l Value> {
+    lines.iter().filter(|line| line["type"] == "checkpoint" && line["state"] == state).collect()
+}
+
+/// All files of a checkpoint come back as they are.
+fn assert_restores(world: &World, snapshot: &Value, step: u64) {
+    let target = format!("back-{step}");
+    let place =
+        format!("{}:{}", snapshot["id"].as_str().unwrap(), world.path(format!("runs/a/checkpoint-{step}")).display());
+    world.open_ok(["restore", &place, "--target", &target]);
+    for (name, _) in parts(step) {
+        let restored = world.path(&target).join(name.rsplit('/').next().unwrap());
+        assert!(std::fs::read(restored).unwrap() == std::fs::read(world.path(&name)).unwrap(), "{name}");
+    }
+    std::fs::remove_dir_all(world.path(&target)).unwrap();
+}
+
+const TAKE: [&str; 6] = ["backup", "--checkpoints", "runs", "--settle", "50ms", "--wait"];
+
+/// One `backup --checkpoints`.
+fn take(world: &World, more: &[&str]) -> super::world::Ended {
+    world.open(TAKE.into_iter().chain(["0"]).chain(["--json"]).chain(more.iter().copied()))
+}
+
+#[test]
+fn complete_checkpoints_become_snapshots_and_torn_ones_are_told() {
+    let world = repository();
+    write_checkpoint(&world, 200);
+    write_checkpoint(&world, 100);
+    write_checkpoint(&world, 300);
+    std::fs::remove_file(world.path("runs/a/checkpoint-300/trainer_state.json")).unwrap();
+    let first = take(&world, &["--label", "loss=0.31"]).expect(3);
+    let lines = first.json();
+    assert_eq!(
+        of_state(&lines, "durable").iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [100, 200]
+    );
+    let left: Vec<&Value> = of_state(&lines, "incomplete").into_iter().chain(of_state(&lines, "writing")).collect();
+    assert_eq!((left.len(), left[0]["reason"].as_str()), (1, Some("trainer_state.json is not there")));
+    let summary = first.summary();
+    assert_eq!((summary["durable"].as_u64(), summary["incomplete"].as_u64()), (Some(2), Some(1)));
+
+    let kept = snapshots(&world);
+    let run = world.path("runs/a");
+    for (snapshot, step) in kept.iter().zip([100, 200]) {
+        for (name, expected) in [
+            ("checkpoint.run", run.to_str().unwrap()),
+            ("checkpoint.step", &step.to_string()),
+            ("checkpoint.layout", "hugging-face"),
+            ("checkpoint.world-size", "2"),
+            ("checkpoint.state", "complete"),
+            ("loss", "0.31"),
+        ] {
+            assert_eq!(label(snapshot, name), Some(expected), "{name} of step {step}");
+        }
+        assert_eq!(snapshot["paths"][0]["path"], run.join(format!("checkpoint-{step}")).to_str().unwrap());
+        assert_restores(&world, snapshot, step);
+    }
+    assert_eq!(kept[1]["parent"], kept[0]["id"], "the step before");
+
+    // Nothing new: nothing is taken again.
+    let second = take(&world, &[]).expect(3).summary();
+    assert_eq!((second["durable"].as_u64(), second["known"].as_u64()), (Some(0), Some(2)));
+
+    // By force, with the reason; once.
+    for durable in [1, 0] {
+        let forced = take(&world, &["--force-incomplete"]).expect(3).summary();
+        assert_eq!(forced["durable"].as_u64(), Some(durable));
+    }
+    let forced = snapshots(&world).pop().unwrap();
+    assert_eq!(label(&forced, "checkpoint.state"), Some("incomplete"));
+    assert_eq!(label(&forced, "checkpoint.reason"), Some("trainer_state.json is not there"));
+
+    // Finished, and one written anew under its old step.
+    write_checkpoint(&world, 300);
+    world.write("runs/a/checkpoint-200/optimizer.pt", &fixture("protocol4.pt"));
+    let third = take(&world, &[]).expect(0);
+    assert_eq!(
+        of_state(&third.json(), "durable").iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [200, 300]
+    );
+    let all = snapshots(&world);
+    assert_eq!(all[3]["parent"], kept[1]["id"], "the same step as it was before");
+    assert_restores(&world, &all[3], 200);
+    assert_eq!(take(&world, &[]).expect(0).summary()["known"].as_u64(), Some(3));
+
+    // What was forgotten is not taken again because it still lies there.
+    world.open_ok(["forget", all[0]["id"].as_str().unwrap()]);
+    assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(0));
+}
+
+#[test]
+fn arguments_that_do_not_fit_and_directories_without_checkpoints() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let dry = take(&world, &["--dry-run"]).expect(0);
+    assert_eq!(of_state(&dry.json(), "would-be-kept").len(), 1);
+    assert_eq!(snapshots(&world).len(), 0);
+    for wrong in [
+        &["backup", "--checkpoints", "runs", "--exclude", "*.pt"][..],
+        &["backup", "--checkpoints"],
+        &["backup", "runs", "--force-incomplete"],
+        &["backup", "runs", "--wait", "1s"],
+        &["watch"],
+        &["watch", "runs", "--interval", "often"],
+    ] {
+        world.open(wrong.iter().copied()).expect(2);
+    }
+    std::fs::create_dir(world.path("empty")).unwrap();
+    world.open(["backup", "--checkpoints", "empty"]).expect(3);
+    world.open(["backup", "--checkpoints", "missing"]).expect(1);
+    // A repository in a checkpoint, and a checkpoint in a repository.
+    world.write("repo/step-7/model.safetensors", &fixture("model.safetensors"));
+    world.open(["backup", "--checkpoints", "repo/step-7", "--settle", "20ms"]).expect(2);
+}
+
+/// A `watch` that runs beside the test.
+struct Watch {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Watch {
+    fn start(world: &World, more: &[&str]) -> Self {
+        let fixed = ["-r", "repo", "--key-file", "seawall.key", "--json", "watch", "runs", "--settle", "50ms"];
+        let mut command = world.command(fixed.iter().chain(more));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The next line that fits; none of the lines before it may say that something is durable, unless wanted.
+    fn wait_for(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let line = self.lines.next().unwrap_or_else(|| panic!("it ended before {what}")).unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap();
+            if fits(&line) {
+                return line;
+            }
+            assert!(line["state"] != "durable", "waiting for {what}: {line}");
+        }
+    }
+
+    /// So many further scans, in which nothing became durable.
+    fn scans(&mut self, count: usize) {
+        for _ in 0..count {
+            self.wait_for("a scan", |line| line["type"] == "scan");
+        }
+    }
+
+    fn durable(&mut self, step: u64) -> Value {
+        self.wait_for("a durable step", |line| line["state"] == "durable" && line["step"] == step)
+    }
+
+    /// Ends it as an init system does; gives its summary.
+    fn terminate(mut self) -> Value {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        let summary = self.wait_for("the summary", |line| line["type"] == "summary");
+        assert!(self.child.wait().unwrap().success());
+        summary
+    }
+}
+
+impl Drop for Watch {
+    /// A test that failed leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_watch_keeps_a_slowly_written_checkpoint_only_when_it_is_finished() {
+    for more in [&["--interval", "100ms", "--no-inotify"][..], &["--interval", "1h"]] {
+        let world = repository();
+        std::fs::create_dir_all(world.path("runs/a")).unwrap();
+        let mut watch = Watch::start(&world, more);
+        watch.scans(1);
+        // Each part is there by half for at least one whole scan, then whole for another.
+        for (name, bytes) in &parts(100) {
+            world.write(name, &bytes[..bytes.len() / 2]);
+            watch.scans(2);
+            if name.ends_with("trainer_state.json") {
+                assert_eq!(snapshots(&world).len(), 0);
+            }
+            world.write(name, bytes);
+            if !name.ends_with("trainer_state.json") {
+                watch.scans(2);
+            }
+        }
+        let line = watch.durable(100);
+        assert_eq!(line["layout"], "hugging-face");
+        assert!(line["durable_seconds"].as_f64().unwrap() >= 0.0);
+        let rpo = watch.wait_for("the state of the run", |line| line["type"] == "rpo");
+        assert_eq!((rpo["durable_step"].as_u64(), rpo["steps_at_risk"].as_u64()), (Some(100), Some(0)));
+        let summary = watch.terminate();
+        assert_eq!((summary["code"].as_str(), summary["durable"].as_u64()), (Some("ok"), Some(1)));
+        let kept = snapshots(&world);
+        assert_eq!(kept.len(), 1);
+        assert_restores(&world, &kept[0], 100);
+    }
+}
+
+#[test]
+fn a_watch_that_was_killed_goes_on() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let mut watch = Watch::start(&world, &["--interval", "100ms"]);
+    watch.durable(100);
+    watch.child.kill().unwrap();
+    watch.child.wait().unwrap();
+    write_checkpoint(&world, 200);
+    let mut again = Watch::start(&world, &["--interval", "100ms", "--gpus", "8"]);
+    again.durable(200);
+    let rpo = again.wait_for("the state of the run", |line| line["type"] == "rpo");
+    assert_eq!(rpo["durable"].as_u64(), Some(2));
+    let (age, hours) = (rpo["age_seconds"].as_f64().unwrap(), rpo["gpu_hours_at_risk"].as_f64().unwrap());
+    assert!((hours - age * 8.0 / 3600.0).abs() < 1e-9, "{rpo}");
+    assert_eq!(again.terminate()["durable"].as_u64(), Some(1), "what the killed one had committed is not taken again");
+    assert_eq!(snapshots(&world).len(), 2);
+    world.open_ok(["verify", "--read-data"]);
+}
+
+#[test]
+fn a_watch_waits_for_directories_that_come_later_and_tells_metrics() {
+    let world = repository();
+    let mut watch = Watch::start(&world, &["--interval", "50ms", "--metrics", "seawall.prom"]);
+    watch.wait_for("that nothing is there", |line| line["type"] == "problem");
+    write_checkpoint(&world, 100);
+    watch.durable(100);
+    watch.wait_for("the state of the run", |line| line["type"] == "rpo" && line["durable"] == 1);
+    watch.wait_for("the state written after it", |line| line["type"] == "rpo" && line["durable"] == 1);
+    let text = std::fs::read_to_string(world.path("seawall.prom")).unwrap();
+    let run = world.path("runs/a");
+    for line in
+        ["step", "newest_step", "steps_at_risk", "age_seconds", "gpu_hours_at_risk", "durable_seconds", "durable_total"]
+    {
+        let name = format!("seawall_checkpoint_{line}{{run=\"{}\"}} ", run.display());
+        assert!(text.contains(&name), "{name} is not in\n{text}");
+    }
+    watch.terminate();
+}
+
+#[test]
+fn one_scan_for_cron() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    write_checkpoint(&world, 200);
+    std::fs::write(world.path("runs/a/checkpoint-200/optimizer.pt"), b"").unwrap();
+    let scan = || world.open(["watch", "runs", "--once", "--settle", "50ms", "--json"]);
+    let first = scan().expect(3);
+    let lines = first.json();
+    assert_eq!((of_state(&lines, "durable").len(), of_state(&lines, "writing").len()), (1, 1), "{lines:?}");
+    write_checkpoint(&world, 200);
+    let second = scan().expect(0);
+    assert_eq!(of_state(&second.json(), "durable").len(), 1);
+    assert_eq!(scan().expect(0).summary()["durable"].as_u64(), Some(0));
+    assert_eq!(snapshots(&world).len(), 2);
+}
+
+/// Longer than what is in flight, so that the reading is not over when the first pack lies there.
+const LARGE_BYTES: usize = 192 << 20;
+/// A watch that reads so slowly.
+const SLOWLY: [&str; 6] = ["--interval", "100ms", "--memory", "32MiB", "--threads", "1"];
+
+/// Writes a file that no format rules out and that does not compress into a checkpoint; gives its name and bytes.
+fn write_large(world: &World, step: u64) -> (String, Vec<u8>) {
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ step;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let bytes: Vec<u8> = (0..LARGE_BYTES / 8).flat_map(|_| random()).collect();
+    let name = format!("runs/a/checkpoint-{step}/dataloader.state");
+    world.write(&name, &bytes);
+    (name, bytes)
+}
+
+/// How many packs lie in the repository.
+fn packs(world: &World) -> usize {
+    let count = |path: PathBuf| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let sessions = std::fs::read_dir(world.path("repo/pack")).into_iter().flatten().flatten();
+    sessions.map(|session| count(session.path())).sum()
+}
+
+fn wait_for_a_pack(world: &World) {
+    let before = packs(world);
+    while packs(world) == before {
+        std::thread::yield_now();
+    }
+}
+
+fn assert_stored(world: &World, name: &str, bytes: &[u8]) {
+    let place = format!("latest:{}", world.path(name).display());
+    let stored = world.command(["-r", "repo", "--key-file", "seawall.key", "cat", &place]).output().unwrap().stdout;
+    assert!(stored == bytes, "{name}");
+}
+
+#[test]
+fn a_watch_that_is_killed_while_it_reads_goes_on() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let (name, bytes) = write_large(&world, 100);
+    let mut watch = Watch::start(&world, &SLOWLY);
+    wait_for_a_pack(&world);
+    watch.child.kill().unwrap();
+    watch.child.wait().unwrap();
+    assert_eq!(snapshots(&world).len(), 0);
+    let mut again = Watch::start(&world, &SLOWLY);
+    again.durable(100);
+    again.terminate();
+    let kept = snapshots(&world);
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0]["bytes_stored"].as_u64().unwrap() < LARGE_BYTES as u64, "it adopts what was stored: {}", kept[0]);
+    assert_stored(&world, &name, &bytes);
+}
+
+#[test]
+fn a_checkpoint_that_changes_while_it_is_read_is_discarded_and_taken_again() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let (name, mut bytes) = write_large(&world, 100);
+    let mut watch = Watch::start(&world, &SLOWLY);
+    let pid = Pid::from_raw(watch.child.id().cast_signed());
+    wait_for_a_pack(&world);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    world.write(&name, &bytes);
+    kill(pid, Signal::SIGCONT).unwrap();
+    let line = watch.wait_for("the discarded attempt", |line| line["state"] == "discarded");
+    assert!(line["reason"].as_str().unwrap().contains("checkpoint-100"), "{line}");
+    watch.durable(100);
+    let summary = watch.terminate();
+    assert_eq!((summary["durable"].as_u64(), summary["discarded"].as_u64()), (Some(1), Some(1)));
+    let kept = snapshots(&world);
+    assert_eq!(kept.len(), 1, "nothing was committed of the torn attempt");
+    // What the first attempt had stored served the second.
+    assert!(kept[0]["bytes_stored"].as_u64().unwrap() < (LARGE_BYTES - (2 << 20)) as u64, "{}", kept[0]);
+    assert_stored(&world, &name, &bytes);
+}

@@ -1,0 +1,44 @@
+//! Megatron: `iter_0000100` with `mp_rank_*/model_optim_rng.pt` (legacy), or with distributed parts, `common.pt` and
+//! `metadata.json`, which is written last. The run's tracker, `latest_checkpointed_iteration.txt`, is asked elsewhere.
+
+use super::super::json::{Found, number_in_object};
+use super::super::listing::Seen;
+use super::{Marked, Scene, distcp};
+use crate::units::MIB;
+
+const METADATA: &str = "metadata.json";
+const COMMON: &str = "common.pt";
+const METADATA_BYTES_MAX: u64 = 64 * MIB as u64;
+/// Files of the legacy layout, one of each for every rank.
+const RANK_FILES: [&str; 3] = ["model_optim_rng.pt", "distrib_optim.pt", "model_rng.pt"];
+
+fn is_rank_file(file: &Seen) -> bool {
+    file.text().contains("rank_") && RANK_FILES.contains(&file.name())
+}
+
+fn is_distributed(scene: &Scene) -> bool {
+    scene.direct(COMMON).is_some() || scene.direct(METADATA).is_some() || scene.listing.files().any(distcp::is_part)
+}
+
+/// Whether the names are Megatron's.
+pub(super) fn is_it(scene: &Scene) -> bool {
+    let digits = scene.name.strip_prefix("iter_").map(|digits| digits.bytes().take_while(u8::is_ascii_digit).count());
+    let is_iteration = digits.is_some_and(|digits| digits >= 7);
+    scene.listing.files().any(is_rank_file)
+        || (scene.direct(METADATA).is_some() && scene.listing.files().any(distcp::is_part))
+        || (is_iteration && scene.listing.files().next().is_some())
+}
+
+/// `metadata.json` of the distributed form; the legacy one has no marker of its own.
+pub(super) fn marked(scene: &Scene) -> Marked {
+    if !is_distributed(scene) {
+        let has_ranks = scene.listing.files().any(is_rank_file);
+        return if has_ranks { Ok(None) } else { Err(format!("no mp_rank_*/{} is there", RANK_FILES[0])) };
+    }
+    let metadata = scene.direct(METADATA).ok_or_else(|| format!("{METADATA} is not there"))?;
+    let bytes = scene.read(metadata, METADATA_BYTES_MAX)?;
+    match number_in_object(&bytes, "") {
+        Found::Torn => Err(format!("{METADATA} is torn")),
+        _ => Ok(Some(metadata.mtime)),
+    }
+}

@@ -1,0 +1,59 @@
+//! Orbax: items (`default/`, `params/` …) with `_METADATA` and an OCDBT store in a directory that has `.orbax-checkpoint-tmp` in
+//! its name until it is finished. `_CHECKPOINT_METADATA` then has a commit time; where a file system can't rename
+//! atomically there is `commit_success.txt` instead.
+
+use std::collections::BTreeSet;
+
+use super::super::json::{Found, number_in_object};
+use super::super::names::{self, ORBAX_TEMPORARY};
+use super::{Marked, ReadAt, Scene};
+use crate::units::MIB;
+
+const METADATA: &str = "_CHECKPOINT_METADATA";
+const SUCCESS: &str = "commit_success.txt";
+const MANIFEST: &str = "manifest.ocdbt";
+const METADATA_BYTES_MAX: u64 = 64 * MIB as u64;
+/// A manifest begins with this, and its own length as u64 (TensorStore's OCDBT format).
+const MANIFEST_MAGIC: [u8; 4] = [0x0c, 0xdb, 0x3a, 0x2a];
+const MANIFEST_HEAD_BYTES: usize = 12;
+
+/// Whether the names are Orbax's.
+pub(super) fn is_it(scene: &Scene) -> bool {
+    scene.name.contains(ORBAX_TEMPORARY)
+        || scene.listing.entries().iter().any(|entry| {
+            entry.name().contains(ORBAX_TEMPORARY)
+                || matches!(entry.name(), METADATA | SUCCESS | MANIFEST | "_METADATA")
+        })
+}
+
+/// A commit time, or the file that stands for one.
+pub(super) fn marked(scene: &Scene) -> Marked {
+    let success = scene.direct(SUCCESS).map(|file| file.mtime);
+    let Some(metadata) = scene.direct(METADATA) else {
+        return success.map(Some).ok_or_else(|| format!("neither {METADATA} nor {SUCCESS} is there"));
+    };
+    let bytes = scene.read(metadata, METADATA_BYTES_MAX)?;
+    match number_in_object(&bytes, "commit_timestamp_nsecs") {
+        Found::Torn => Err(format!("{METADATA} is torn")),
+        Found::Number(1..) => Ok(Some(metadata.mtime)),
+        _ => success.map(Some).ok_or_else(|| format!("{METADATA} has no commit time")),
+    }
+}
+
+/// A manifest that is not as long as it says.
+pub(super) fn lack(scene: &Scene) -> Option<String> {
+    let torn = scene.listing.files().filter(|file| file.name() == MANIFEST).find(|file| {
+        let mut head = [0; MANIFEST_HEAD_BYTES];
+        let read = scene.open(file).and_then(|open| open.read_at(0, &mut head).map(|()| open.length()));
+        let (magic, length) = head.split_at(MANIFEST_MAGIC.len());
+        !read.is_ok_and(|bytes| magic == MANIFEST_MAGIC && length == bytes.to_le_bytes())
+    })?;
+    Some(format!("{} is torn", torn.text()))
+}
+
+/// How many processes wrote parts.
+pub(super) fn processes(scene: &Scene) -> Option<u64> {
+    let names = scene.listing.entries().iter().filter_map(|entry| entry.name().strip_prefix("ocdbt.process_"));
+    let processes: BTreeSet<&str> = names.filter(|name| names::directory(name).is_some()).collect();
+    u64::try_from(processes.len()).ok().filter(|&count| count > 0)
+}

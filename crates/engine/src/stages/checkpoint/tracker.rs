@@ -1,0 +1,156 @@
+//! The small files of a run that name its newest finished checkpoint: `latest` (DeepSpeed),
+//! `latest_checkpointed_iteration.txt` (Megatron), `dlrover_latest.txt` (DLRover).
+//!
+//! They are written after a checkpoint is finished, but with plain writes: a crash leaves them empty, or on an older step.
+//! So a tracker is asked for one thing, whether a checkpoint was committed; that its files are there is for others to see.
+
+use std::fs;
+use std::path::Path;
+
+use super::names;
+use crate::clock::Timestamp;
+
+/// Their names, and which one a layout can't do without.
+pub(super) const DEEPSPEED: &str = "latest";
+pub(super) const MEGATRON: &str = "latest_checkpointed_iteration.txt";
+pub(super) const DLROVER: &str = "dlrover_latest.txt";
+/// Longer files are no trackers, in bytes.
+const BYTES_MAX: u64 = 4096;
+
+/// What a tracker says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Says {
+    /// The file is not there.
+    Missing,
+    /// It is there and names nothing: torn.
+    Empty,
+    /// It can't be read, or is no tracker.
+    Unreadable,
+    /// It names a checkpoint by the name of its directory.
+    Name(String),
+    /// It names a checkpoint by its step.
+    Step(u64),
+}
+
+/// One tracker as it was at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tracker {
+    pub name: &'static str,
+    pub says: Says,
+    pub mtime: Timestamp,
+}
+
+impl Tracker {
+    /// Reads the tracker of this name in a run's directory.
+    pub fn read(run: &Path, name: &'static str) -> Self {
+        let path = run.join(name);
+        let mtime = mtime(&path);
+        Self { name, says: read(&path), mtime: mtime.unwrap_or_default() }
+    }
+
+    /// Why a checkpoint is not committed as far as this tells; none where it is. `newest` is the newest step of the run on
+    /// disk, and `is_there` tells whether a directory of this name is.
+    ///
+    /// Why a tracker that says nothing counts against the newest step only: the ones before it were finished before that
+    /// was begun.
+    pub fn lack(&self, own: &Own, newest: Option<u64>, is_there: &dyn Fn(&str) -> bool) -> Option<String> {
+        let name = self.name;
+        let is_newest = own.step.is_none() || own.step >= newest;
+        let for_newest = |why: String| is_newest.then_some(why);
+        let (step, shown, lies_there) = match &self.says {
+            Says::Missing => return for_newest(format!("{name} is not there")),
+            Says::Empty => return for_newest(format!("{name} is empty: it was torn")),
+            Says::Unreadable => return for_newest(format!("{name} can't be read")),
+            Says::Name(tag) if tag == own.name => return None,
+            Says::Name(tag) => (names::directory(tag).map(|named| named.step), tag.clone(), is_there(tag)),
+            Says::Step(step) => (Some(*step), step.to_string(), own.step == Some(*step) || newest >= Some(*step)),
+        };
+        match (step, own.step) {
+            (Some(said), Some(own)) if own > said => Some(format!("{name} names {shown}: this one is not committed")),
+            _ if !lies_there => for_newest(format!("{name} names {shown}, which is not there")),
+            (Some(_), Some(_)) => None,
+            _ => for_newest(format!("{name} names {shown}, not this one")),
+        }
+    }
+
+    /// When the checkpoint was committed, if this names it.
+    pub fn committed(&self, own: &Own) -> Option<Timestamp> {
+        let names_it = match &self.says {
+            Says::Name(tag) => tag == own.name,
+            Says::Step(step) => own.step == Some(*step),
+            _ => false,
+        };
+        names_it.then_some(self.mtime)
+    }
+}
+
+/// The checkpoint that a tracker is asked of.
+pub(super) struct Own<'c> {
+    pub name: &'c str,
+    pub step: Option<u64>,
+}
+
+fn mtime(path: &Path) -> Option<Timestamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some(Timestamp { seconds: metadata.mtime(), nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0) })
+}
+
+fn read(path: &Path) -> Says {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata,
+        // Why a link counts as none: `latest` is often one, moved before what it leads to is durable.
+        Ok(_) => return Says::Missing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Says::Missing,
+        Err(_) => return Says::Unreadable,
+    };
+    if metadata.len() > BYTES_MAX {
+        return Says::Unreadable;
+    }
+    let Ok(bytes) = fs::read(path) else { return Says::Unreadable };
+    // Why zeros: what a crash leaves of a file that had grown.
+    let text = String::from_utf8_lossy(&bytes).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned();
+    match text.parse() {
+        _ if text.is_empty() => Says::Empty,
+        Ok(step) => Says::Step(step),
+        // Some trackers hold a path.
+        Err(_) => Says::Name(text.rsplit('/').next().unwrap_or(&text).to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_trackers_say_of_steps() {
+        let own = |step| Own { name: if step == 100 { "global_step100" } else { "global_step200" }, step: Some(step) };
+        let there = |name: &str| matches!(name, "global_step100" | "global_step200" | "best");
+        // The file's bytes, and what it says against steps 100 and 200, of which 200 is the newest.
+        for (bytes, against_100, against_200) in [
+            (Some("global_step200"), None, None),
+            (Some("global_step200\n"), None, None),
+            (Some("200\n"), None, None),
+            (Some("/runs/a/global_step200"), None, None),
+            (Some("global_step100"), None, Some("latest names global_step100: this one is not committed")),
+            (Some("100"), None, Some("latest names 100: this one is not committed")),
+            (Some("global_step300"), None, Some("latest names global_step300, which is not there")),
+            (Some("300"), None, Some("latest names 300, which is not there")),
+            (Some("best"), None, Some("latest names best, not this one")),
+            (Some(""), None, Some("latest is empty: it was torn")),
+            (Some("\0\0\0\0"), None, Some("latest is empty: it was torn")),
+            (None, None, Some("latest is not there")),
+        ] {
+            let run = tempfile::tempdir().unwrap();
+            if let Some(bytes) = bytes {
+                fs::write(run.path().join(DEEPSPEED), bytes).unwrap();
+            }
+            let tracker = Tracker::read(run.path(), DEEPSPEED);
+            for (step, against) in [(100, against_100), (200, against_200)] {
+                assert_eq!(tracker.lack(&own(step), Some(200), &there).as_deref(), against, "{bytes:?} of {step}");
+            }
+            let names_200 = bytes.is_some_and(|bytes| bytes.contains("200"));
+            assert_eq!(tracker.committed(&own(200)).is_some(), names_200, "{bytes:?}");
+        }
+    }
+}
