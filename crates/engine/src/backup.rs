@@ -363,8 +363,11 @@ fn perform<'scope>(
             .commit(&mut |totals| record(run, task, &options, (root, &counts, parent.as_ref()), totals, started))?;
         match outcome {
             Committed::Done(number, snapshot) => {
-                if let Some(entries) = entries {
-                    entries.commit(&snapshot.id);
+                match entries {
+                    // Why: each checkpoint is a source of its own, and none of them is backed up often.
+                    Some(entries) if run.is_strict => entries.discard(),
+                    Some(entries) => entries.commit(&snapshot.id),
+                    None => {}
                 }
                 let report = report(run, &counts, (number, *snapshot), started);
                 if report.chunks_mended > 0 {

@@ -108,10 +108,23 @@ impl EntriesWriter {
             let _ = fs::remove_file(&self.path);
             return;
         }
-        for other in files_of(&directory, &self.source) {
-            if other != finished && lock_if_free(&other).is_some() {
-                let _ = fs::remove_file(other);
-            }
+        remove_others(&directory, &self.source, Some(&finished));
+    }
+
+    /// The backup was committed, and hardly anybody will compare with it: nothing stays of this source.
+    pub fn discard(mut self) {
+        self.file = None;
+        if let Some(directory) = self.path.parent() {
+            remove_others(directory, &self.source, None);
+        }
+    }
+}
+
+/// Removes the entry files of a source that nobody is writing, but for one.
+fn remove_others(directory: &Path, source: &SourceName, stays: Option<&Path>) {
+    for other in files_of(directory, source) {
+        if Some(other.as_path()) != stays && lock_if_free(&other).is_some() {
+            let _ = fs::remove_file(other);
         }
     }
 }
