@@ -43,8 +43,8 @@ Examples:
 /// Snapshots with the label checkpoint.run are one group for each key, host and run, whatever their paths. The --run options
 /// judge them by the label checkpoint.step and by a metric that was given as a label: `seawall backup --label
 /// checkpoint.run=llama --label checkpoint.step=1000 --label loss=0.31 DIR`. Steps and metrics are what the writer says, so
-/// use --keep-within besides. Alone they touch no snapshot that is of no run. Incomplete checkpoints (label
-/// checkpoint.state=incomplete) go where the run has a complete one.
+/// use --keep-within besides. Alone they touch no snapshot that is of no run. Where the run has a complete
+/// checkpoint, they keep no incomplete one (label checkpoint.state=incomplete).
 ///
 /// --dry-run --sizes tells what would stay stored by all rules together and by each of them alone, counting what stays only
 /// because other data is encoded against it.
