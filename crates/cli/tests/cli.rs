@@ -2,7 +2,7 @@
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
 //! (shapes that scripts rest on), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
-//! `roles` (keys and what they may), `flow` (back up, look, restore), `tensors` (what files of AI hold), `protect` (the main
+//! `roles` (keys and what they may), `flow` (back up, look, restore), `tensors` (what files of AI hold), `drift` (checkpoints compared), `protect` (the main
 //! job), `kill` and `crash` (kill -9 and SIGSTOP at random instants), `full` (file systems without room). Nothing here looks inside the program; what needs
 //! that is tested beside the code.
 
@@ -10,6 +10,8 @@
 
 #[path = "cli/crash.rs"]
 mod crash;
+#[path = "cli/drift.rs"]
+mod drift;
 #[path = "cli/exits.rs"]
 mod exits;
 #[path = "cli/flow.rs"]

@@ -175,7 +175,8 @@ fn show(run: &Run, file: &FileTensors, statistics: bool) -> std::io::Result<()> 
             .try_for_each(|stored| run.output.record("tensor", tensor_line(JsonPath::from(path.as_path()), stored)));
     }
     run.output.line(run.output.path(path.as_os_str().as_bytes()))?;
-    let (rows, right) = if statistics { (statistics_rows(file), &[3, 4, 5, 6, 7][..]) } else { (rows(file), &[3, 4][..]) };
+    let (rows, right) =
+        if statistics { (statistics_rows(file), &[3, 4, 5, 6, 7][..]) } else { (rows(file), &[3, 4][..]) };
     table(&rows, right).into_iter().try_for_each(|line| run.output.line(line))?;
     run.output.line("")
 }

@@ -82,7 +82,11 @@ pub fn compare(
     monitor.phase(Phase::Opening);
     let is_single = is_file(repository, new)?;
     if is_file(repository, old)? != is_single {
-        return Err(Error::Usage(format!("{} and {}: one is a file, one a directory", shown(&old.from), shown(&new.from))));
+        return Err(Error::Usage(format!(
+            "{} and {}: one is a file, one a directory",
+            shown(&old.from),
+            shown(&new.from)
+        )));
     }
     let metadata = |side: &Side| Metadata::new(repository, &side.root);
     let (metadata, report, is_seen) = ([metadata(old), metadata(new)], DriftReport::default(), false);
@@ -237,13 +241,15 @@ impl Drifts<'_> {
         let Some(either) = new.as_ref().or(old.as_ref()) else { return Ok(()) };
         let called = stem(&either.key);
         self.monitor.current(&either.key.to_path());
-        let (Some(before), Some(now)) = (self.table(0, old.as_ref(), &called), self.table(1, new.as_ref(), &called)) else {
+        let (Some(before), Some(now)) = (self.table(0, old.as_ref(), &called), self.table(1, new.as_ref(), &called))
+        else {
             return Ok(());
         };
         match (before, now) {
             (Table::Unknown, Table::Known(now)) => {
                 let key = shown(&either.key);
-                self.monitor.note(&format!("{key}: the old file was stored without statistics: nothing to compare with"));
+                self.monitor
+                    .note(&format!("{key}: the old file was stored without statistics: nothing to compare with"));
                 self.give(old.as_ref(), new.as_ref(), rows(None, &now), each)
             }
             (Table::Known(before), Table::Known(now)) => {

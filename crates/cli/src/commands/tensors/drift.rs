@@ -126,8 +126,11 @@ fn old_path(
 
 fn last_line(report: &DriftReport) -> String {
     let odd = [(report.appeared, "new"), (report.vanished, "gone"), (report.reshaped, "of another kind or shape")];
-    let odd: String =
-        odd.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!(", {} {what}", count(*number))).collect();
+    let odd: String = odd
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, what)| format!(", {} {what}", count(*number)))
+        .collect();
     format!(
         "{}; {} of {} in {} compared{odd}",
         counted(report.warnings, "warning", "warnings"),
@@ -165,11 +168,8 @@ fn statistics<'t>(record: Option<&'t TensorRecord>) -> Option<&'t Statistics> {
 
 fn line<'t>(key: &TreeKey, old: Option<&TreeKey>, row: &Row<'t>) -> DriftLine<'t> {
     let tensor = row.new.or(row.old).map(|record| &record.tensor);
-    let finding = |what: &Break| FindingLine {
-        finding: what.code(),
-        what: what.to_string(),
-        is_warning: what.is_warning(),
-    };
+    let finding =
+        |what: &Break| FindingLine { finding: what.code(), what: what.to_string(), is_warning: what.is_warning() };
     DriftLine {
         path: JsonPath::from(key.to_path().as_path()),
         old: old.map(|old| JsonPath::from(old.to_path().as_path())),
