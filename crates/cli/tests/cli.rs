@@ -3,7 +3,7 @@
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
 //! (shapes that scripts rest on), `checkpoints` (and `watch`), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
 //! `roles` (keys and what they may), `runs` (what to keep of training runs, and what that stores), `flow` (back up, look,
-//! restore), `tensors` (what files of AI hold), `protect` (the main job), `kill` and `crash` (kill -9 and SIGSTOP at random
+//! restore), `tensors` (what files of AI hold), `drift` (checkpoints compared), `protect` (the main job), `kill` and `crash` (kill -9 and SIGSTOP at random
 //! instants), `full` (file systems without room). Nothing here looks inside the program; what needs
 //! that is tested beside the code.
 
@@ -13,6 +13,8 @@
 mod checkpoints;
 #[path = "cli/crash.rs"]
 mod crash;
+#[path = "cli/drift.rs"]
+mod drift;
 #[path = "cli/exits.rs"]
 mod exits;
 #[path = "cli/flow.rs"]

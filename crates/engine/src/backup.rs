@@ -269,7 +269,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     monitor.phase(Phase::BackingUp);
     let started = monotonic();
     let paths = source_paths(&options.source)?;
-    let name = SourceName::new(&options.host, &paths);
+    let name = SourceName::new(&options.host, &named_after(&paths, options.steady.is_some()));
     let parent = choose_parent(repository, options.parent, &options.host, &paths)?;
     if options.dry_run {
         return dry_run(repository, &options, &name, parent.as_ref(), monitor);
@@ -291,6 +291,10 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     let run = Run { is_strict, ..Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended) };
     for (root, key) in &options.bases {
         run.runs.declare(repository, root, key)?;
+    }
+    if let Some(other) = parent.as_ref().filter(|parent| parent.paths != paths) {
+        // Why before the walk: nothing of it lies where the walk comes by, or in the order of the walk.
+        Parent::open(repository, &name, Some(other)).drain(&mut |key, entry| run.runs.note(key, entry, true));
     }
     let snapshot = SnapshotId(crate::crypto::random());
     let task = Task { name, snapshot, parent, paths, parent_time: options.time };
@@ -363,11 +367,8 @@ fn perform<'scope>(
             .commit(&mut |totals| record(run, task, &options, (root, &counts, parent.as_ref()), totals, started))?;
         match outcome {
             Committed::Done(number, snapshot) => {
-                match entries {
-                    // Why: each checkpoint is a source of its own, and none of them is backed up often.
-                    Some(entries) if run.is_strict => entries.discard(),
-                    Some(entries) => entries.commit(&snapshot.id),
-                    None => {}
+                if let Some(entries) = entries {
+                    entries.commit(&snapshot.id);
                 }
                 let report = report(run, &counts, (number, *snapshot), started);
                 if report.chunks_mended > 0 {
@@ -551,6 +552,13 @@ fn dry_run(
     }
     report.duration = started.elapsed();
     Ok(report)
+}
+
+/// What the local list of a source's entries is named after: its paths; for what is worth something only as a whole, the
+/// folders that hold them. Why: checkpoints of one run follow each other there, and only the last one's list is kept.
+fn named_after(paths: &[Vec<u8>], is_steady: bool) -> Vec<Vec<u8>> {
+    let folder = |path: &Vec<u8>| path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)].to_vec();
+    if is_steady { paths.iter().map(folder).collect() } else { paths.to_vec() }
 }
 
 /// The paths that name the source in the snapshot.

@@ -95,6 +95,19 @@ impl TreeKey {
     }
 }
 
+/// The bytes with each run of digits as one `0`: what the files of a run's checkpoints have in common.
+pub(crate) fn without_digits(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        match byte {
+            b'0'..=b'9' if kept.last() == Some(&b'0') => {}
+            b'0'..=b'9' => kept.push(b'0'),
+            other => kept.push(other),
+        }
+    }
+    kept
+}
+
 /// What kind of file system object an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
 use seawall_engine::clock::{Timestamp, monotonic};
+use seawall_engine::codec::Effort;
+use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::ids::SnapshotId;
+use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::repo::Repository;
 use seawall_engine::stages::checkpoint::{Checkpoint, Look, Scanner};
 use seawall_engine::stages::exclude::Excludes;
@@ -43,6 +45,8 @@ pub struct Keeper<'r> {
     run: &'r Run,
     repository: &'r Repository,
     labels: &'r LabelArguments,
+    bases: Vec<(ChunkId, TreeKey)>,
+    effort: Option<Effort>,
     host: String,
     scanner: Scanner,
     kept: Vec<Kept>,
@@ -148,7 +152,15 @@ impl<'r> Keeper<'r> {
     /// A keeper of what the scanner finds.
     pub fn new(run: &'r Run, repository: &'r Repository, labels: &'r LabelArguments, scanner: Scanner) -> Self {
         let host = labels.host.clone().unwrap_or_else(|| run.environment.host.clone());
-        Self { run, repository, labels, host, scanner, kept: Vec::new(), log_entries: None, attempts: HashMap::new() }
+        let (kept, log_entries, attempts) = (Vec::new(), None, HashMap::new());
+        let (bases, effort) = (Vec::new(), Some(Effort::Balanced));
+        Self { run, repository, labels, bases, effort, host, scanner, kept, log_entries, attempts }
+    }
+
+    /// With files to encode against, and the time to spend on each chunk.
+    #[must_use]
+    pub fn with(self, bases: Vec<(ChunkId, TreeKey)>, effort: Option<Effort>) -> Self {
+        Self { bases, effort, ..self }
     }
 
     /// Looks at the log and at the directories.
@@ -231,6 +243,8 @@ impl<'r> Keeper<'r> {
         let options = BackupOptions {
             labels,
             parent: self.parent(checkpoint),
+            bases: self.bases.clone(),
+            effort: self.effort,
             // Why not of an incomplete one: what the user forces is kept as far as it can be read.
             steady: lack.is_none().then(|| Box::new(move || own.still_the_same()) as _),
             ..plain

@@ -123,7 +123,9 @@ pub enum EffortArgument {
 }
 
 impl EffortArgument {
-    fn chosen(self) -> Option<Effort> {
+    /// None for what follows the slower of processor and store.
+    #[must_use]
+    pub fn chosen(self) -> Option<Effort> {
         match self {
             Self::Fast => Some(Effort::Fast),
             Self::Balanced => Some(Effort::Balanced),

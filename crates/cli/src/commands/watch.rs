@@ -14,6 +14,7 @@ use seawall_engine::repo::Repository;
 use seawall_engine::stages::checkpoint::{Checkpoint, Look, Pace, Scanner, State};
 use serde::Serialize;
 
+use super::backup::EffortArgument;
 use super::backup::checkpoints::SETTLE;
 use super::sources::LabelArguments;
 use crate::checkpoints::hints::Hints;
@@ -76,6 +77,10 @@ pub struct Arguments {
     /// Only scan; do not ask the kernel for events
     #[arg(long)]
     pub no_inotify: bool,
+
+    /// Time to spend on each chunk: `auto` takes what the slower of processor and store allows
+    #[arg(long, value_enum, default_value_t = EffortArgument::Balanced)]
+    pub effort: EffortArgument,
 
     /// How the snapshots are labelled.
     #[command(flatten)]
@@ -144,7 +149,7 @@ impl<'r> Watch<'r> {
             run,
             arguments,
             location,
-            keeper: Keeper::new(run, repository, &arguments.labels, scanner),
+            keeper: Keeper::new(run, repository, &arguments.labels, scanner).with(Vec::new(), arguments.effort.chosen()),
             summary: Summary::default(),
             counts: BTreeMap::new(),
             told: HashMap::new(),

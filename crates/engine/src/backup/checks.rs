@@ -172,6 +172,7 @@ impl Parts<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges may hold one")]
 mod tests {
     use super::*;
     use crate::readers::{CheckKind, Format};

@@ -224,6 +224,7 @@ fn hint(dtype: Dtype, within: u64) -> Option<Hint> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of ranges may hold one")]
 mod tests {
     use super::*;
     use crate::readers::{Format, View};

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::entry::{Content, Entry, Kind, TableRef, TreeKey};
+use crate::entry::{Content, Entry, Kind, TableRef, TreeKey, without_digits};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::readers::{self, Layout, Tensor};
@@ -392,19 +392,6 @@ fn run_marks(key: &TreeKey) -> [Mark; 2] {
     let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
     let folders = without_digits(folders);
     [mark(b"folder", [folders.as_slice(), name]), mark(b"run", [folders.as_slice(), without_digits(name).as_slice()])]
-}
-
-/// The bytes with each run of digits as one `0`.
-fn without_digits(bytes: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(bytes.len());
-    for &byte in bytes {
-        match byte {
-            b'0'..=b'9' if kept.last() == Some(&b'0') => {}
-            b'0'..=b'9' => kept.push(b'0'),
-            other => kept.push(other),
-        }
-    }
-    kept
 }
 
 /// Names a tensor by what its next version has too: name, kind, and the length of a row. Rows may have been added.

@@ -206,7 +206,8 @@ impl<'a, 'r> Sealer<'a, 'r> {
         };
         let hint = task.hint.as_ref();
         let is_local = recent.place.as_ref().is_some_and(|place| self.read_base(&recent.id, place));
-        if !is_local && !self.bases.as_mut().is_some_and(|bases| bases.read(&recent.id, &mut self.base).is_ok()) {
+        let mut is_stored = || self.bases.as_mut().is_some_and(|bases| bases.read(&recent.id, &mut self.base).is_ok());
+        if !(is_local || is_stored()) {
             return false;
         }
         let Some(Estimate { alone, against }) = self.encoder.estimate(plain, hint, &self.base) else { return false };

@@ -108,23 +108,10 @@ impl EntriesWriter {
             let _ = fs::remove_file(&self.path);
             return;
         }
-        remove_others(&directory, &self.source, Some(&finished));
-    }
-
-    /// The backup was committed, and hardly anybody will compare with it: nothing stays of this source.
-    pub fn discard(mut self) {
-        self.file = None;
-        if let Some(directory) = self.path.parent() {
-            remove_others(directory, &self.source, None);
-        }
-    }
-}
-
-/// Removes the entry files of a source that nobody is writing, but for one.
-fn remove_others(directory: &Path, source: &SourceName, stays: Option<&Path>) {
-    for other in files_of(directory, source) {
-        if Some(other.as_path()) != stays && lock_if_free(&other).is_some() {
-            let _ = fs::remove_file(other);
+        for other in files_of(&directory, &self.source) {
+            if other != finished && lock_if_free(&other).is_some() {
+                let _ = fs::remove_file(other);
+            }
         }
     }
 }
@@ -285,6 +272,13 @@ impl<'r> Parent<'r> {
     #[must_use]
     pub fn snapshot(&self) -> Option<SnapshotId> {
         self.snapshot
+    }
+
+    /// Tells all entries of all that is known.
+    pub fn drain(self, each: &mut dyn FnMut(&TreeKey, &Entry)) {
+        for (key, entry) in self.sequences.into_iter().flat_map(|(sequence, ..)| sequence) {
+            each(&key, &entry);
+        }
     }
 
     /// What is known for `key`, the freshest first. Keys must be asked for in ascending order; what lies between, `gone` is

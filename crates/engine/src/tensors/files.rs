@@ -4,7 +4,7 @@
 //! are: the `.metadata` file beside them tells, and gives each its place in the whole tensor. A tensor without a name is
 //! called as its file, without the ending.
 
-use crate::entry::{Content, Entry, Kind, TreeKey};
+use crate::entry::{Content, Entry, Kind, TableRef, TreeKey};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::Monitor;
@@ -45,6 +45,8 @@ pub(super) struct TensorFile<'r> {
     pub(super) key: TreeKey,
     pub(super) mode: u32,
     pub(super) content: Content,
+    /// Where its numbers' statistics are, if they were stored.
+    pub(super) table: Option<TableRef>,
     pub(super) stored: StoredFile<'r>,
     pub(super) format: Format,
     pub(super) found: Vec<Found>,
@@ -84,15 +86,15 @@ pub(super) fn each_file<'r>(
     if top.is_some_and(|entry| !entry.is_file() && !entry.is_directory()) {
         return Err(Error::NotFound(format!("{} is neither a file nor a directory", shown())));
     }
-    let mut metadata = Metadata { repository, root: *root, directory: None, pieces: Vec::new() };
+    let mut metadata = Metadata::new(repository, root);
     for item in repository.tree(root).within(from) {
         let (key, entry) = item?;
         if monitor.stopped() {
             return Err(Error::Interrupted);
         }
-        let Entry { mode, kind: Kind::File(content), .. } = entry else { continue };
+        let Entry { mode, table, kind: Kind::File(content), .. } = entry else { continue };
         monitor.current(&key.to_path());
-        each(look(repository, key, mode, content, &mut metadata))?;
+        each(look(repository, key, (mode, content, table), &mut metadata))?;
     }
     Ok(())
 }
@@ -100,8 +102,7 @@ pub(super) fn each_file<'r>(
 fn look<'r>(
     repository: &'r Repository,
     key: TreeKey,
-    mode: u32,
-    content: Content,
+    (mode, content, table): (u32, Content, Option<TableRef>),
     metadata: &mut Metadata<'r>,
 ) -> Look<'r> {
     let stored = match StoredFile::open(repository, &content) {
@@ -118,17 +119,22 @@ fn look<'r>(
         return failure.map_or(Look::Unknown(key.clone()), |error| Look::Failed(key, error));
     };
     let mut found: Vec<Found> = layout.tensors.into_iter().map(|tensor| Found { tensor, place: None }).collect();
-    if key.name().ends_with(PART_ENDING)
+    if is_part(&key)
         && let Err(error) = metadata.explain(&key, &mut found)
     {
         failure.get_or_insert(error);
     }
     found.iter_mut().filter(|found| found.tensor.name.is_empty()).for_each(|found| found.tensor.name = stem(&key));
-    Look::File(Box::new(TensorFile { key, mode, content, stored, format: layout.format, found, failure }))
+    Look::File(Box::new(TensorFile { key, mode, content, table, stored, format: layout.format, found, failure }))
+}
+
+/// True for a part of a distributed checkpoint, by its name.
+pub(super) fn is_part(key: &TreeKey) -> bool {
+    key.name().ends_with(PART_ENDING)
 }
 
 /// A file's name without its ending.
-fn stem(key: &TreeKey) -> String {
+pub(super) fn stem(key: &TreeKey) -> String {
     let name = String::from_utf8_lossy(key.name()).into_owned();
     match name.rsplit_once('.') {
         Some((stem, _)) if !stem.is_empty() => stem.to_owned(),
@@ -137,7 +143,7 @@ fn stem(key: &TreeKey) -> String {
 }
 
 /// What `.metadata` of one directory says; kept while files of that directory are looked at.
-struct Metadata<'r> {
+pub(super) struct Metadata<'r> {
     repository: &'r Repository,
     root: ChunkId,
     directory: Option<TreeKey>,
@@ -167,10 +173,15 @@ impl Piece {
     }
 }
 
-impl Metadata<'_> {
+impl<'r> Metadata<'r> {
+    /// Of a tree; nothing is read yet.
+    pub(super) fn new(repository: &'r Repository, root: &ChunkId) -> Self {
+        Self { repository, root: *root, directory: None, pieces: Vec::new() }
+    }
+
     /// Gives the tensors of a file their names and places. Where there is no `.metadata`, or it can't be understood,
     /// they stay as they are.
-    fn explain(&mut self, file: &TreeKey, found: &mut [Found]) -> Result<()> {
+    pub(super) fn explain(&mut self, file: &TreeKey, found: &mut [Found]) -> Result<()> {
         let directory = file.parent().unwrap_or_default();
         if self.directory.as_ref() != Some(&directory) {
             self.pieces = self.read(&directory)?;

@@ -1,6 +1,6 @@
 //! Listing: the tensors of files, and what each takes in the repository.
 //!
-//! Headers are read; of the numbers only the index is asked. A chunk that reaches over several tensors counts for each by
+//! Headers are read; of the numbers only the index is asked, and what their statistics were when they were stored. A chunk that reaches over several tensors counts for each by
 //! its share of bytes, and one that the file has at several places counts at each.
 
 use std::collections::HashSet;
@@ -15,6 +15,8 @@ use crate::ids::ChunkId;
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::readers::{Format, Tensor};
 use crate::repo::{Repository, StoredFile};
+use crate::statistics::Statistics;
+use crate::statistics::table::{TensorRecord, TensorTable};
 
 /// What to list.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +28,7 @@ pub struct ListOptions {
 }
 
 /// A tensor, or a part of one, and what it takes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
     /// What the file says of it.
     pub tensor: Tensor,
@@ -44,10 +46,12 @@ pub struct Stored {
     pub with_base: u64,
     /// The bases, each once, in order of first use.
     pub bases: Vec<ChunkId>,
+    /// What its numbers were like when they were stored; none where that is not known.
+    pub statistics: Option<Statistics>,
 }
 
 /// A file with its tensors.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FileTensors {
     /// Its path.
     pub key: TreeKey,
@@ -112,12 +116,17 @@ pub fn list(
         if let Some(error) = &file.failure {
             problem(&file.key, code(error), format!("tensors may be missing, its header can't be read whole: {error}"));
         }
-        let (tensors, lost) = tensors(repository, &file, &names);
+        let (mut tensors, lost) = tensors(repository, &file, &names);
         if lost > 0 {
             problem(&file.key, "missing", format!("no index segment lists {lost} of its chunks"));
         }
         if tensors.is_empty() {
             return Ok(());
+        }
+        match file.table.as_ref().map(|table| repository.read_table(table)).transpose() {
+            Ok(Some(table)) => add_statistics(&mut tensors, table),
+            Ok(None) => {}
+            Err(error) => problem(&file.key, code(&error), format!("its statistics can't be read: {error}")),
         }
         report.files += 1;
         report.tensors += tensors.len() as u64;
@@ -128,7 +137,7 @@ pub fn list(
     Ok(report)
 }
 
-fn code(error: &Error) -> &'static str {
+pub(super) fn code(error: &Error) -> &'static str {
     if error.is_damage() { "damaged" } else { "unreadable" }
 }
 
@@ -146,10 +155,23 @@ fn tensors(repository: &Repository, file: &TensorFile<'_>, names: &Names) -> (Ve
     (tensors.collect(), lost)
 }
 
+/// Gives tensors what the table of their file knows of them. Why not by name: `.metadata` may have renamed them.
+fn add_statistics(tensors: &mut [Stored], table: TensorTable) {
+    let mut records = table.tensors;
+    for stored in tensors {
+        let place = records.binary_search_by_key(&stored.tensor.range.start, |record| record.tensor.range.start);
+        let record = place.ok().map(|place| &mut records[place]);
+        let same = |record: &&mut TensorRecord| {
+            (&record.tensor.range, record.tensor.dtype) == (&stored.tensor.range, stored.tensor.dtype)
+        };
+        stored.statistics = record.filter(same).and_then(|record| record.statistics.take());
+    }
+}
+
 fn inline(tensor: Tensor, place: Option<Place>) -> Stored {
     let stored_bytes = tensor.range.end - tensor.range.start;
     let encodings = vec!["inline"];
-    Stored { tensor, place, stored_bytes, chunks: 0, encodings, with_base: 0, bases: Vec::new() }
+    Stored { tensor, place, stored_bytes, chunks: 0, encodings, with_base: 0, bases: Vec::new(), statistics: None }
 }
 
 fn stored(
@@ -181,7 +203,7 @@ fn stored(
     if covered < tensor.range.end - tensor.range.start {
         encodings.push("hole");
     }
-    Stored { tensor, place, stored_bytes, chunks, encodings, with_base, bases }
+    Stored { tensor, place, stored_bytes, chunks, encodings, with_base, bases, statistics: None }
 }
 
 fn overlap(left: &Range<u64>, right: &Range<u64>) -> u64 {

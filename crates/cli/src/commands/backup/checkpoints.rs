@@ -89,7 +89,8 @@ pub fn run(run: &Run, arguments: &Arguments, location: &Path, repository: &Repos
     let options = &arguments.checkpoints;
     let pace = Pace { settle: options.settle.unwrap_or(SETTLE), patience: options.wait.unwrap_or(PATIENCE) };
     let scanner = Scanner::new(&absolute(&arguments.paths)?, pace)?;
-    let keeper = Keeper::new(run, repository, &arguments.labels, scanner);
+    let bases = arguments.bases(run, repository)?;
+    let keeper = Keeper::new(run, repository, &arguments.labels, scanner).with(bases, arguments.effort.chosen());
     let (summary, discarded) = (Summary::default(), BTreeMap::new());
     let mut round = Round { run, arguments, keeper, location, summary, discarded };
     let last = round.until_done(options.wait.map(|wait| (monotonic(), wait)), pace.settle)?;
