@@ -149,7 +149,8 @@ impl<'r> Watch<'r> {
             run,
             arguments,
             location,
-            keeper: Keeper::new(run, repository, &arguments.labels, scanner).with(Vec::new(), arguments.effort.chosen()),
+            keeper: Keeper::new(run, repository, &arguments.labels, scanner)
+                .with(Vec::new(), arguments.effort.chosen()),
             summary: Summary::default(),
             counts: BTreeMap::new(),
             told: HashMap::new(),
