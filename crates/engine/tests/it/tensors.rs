@@ -265,11 +265,15 @@ fn fixtures_come_back_or_are_refused_by_name() {
         "aligned.gguf: blk.1.q8",
         "model.gguf: blk.1.q4k",
         "model.gguf: blk.1.q8",
-        // Big-endian, and a record.
+        // Big-endian, a kind that numpy has no name for, and a record.
         "big.npy: big",
         "big.pt: a",
+        "brain.npy: brain",
         "record.npy: record",
+        // Two that have no name.
+        "model.onnx: model",
         // Turned round.
+        "arrays.npz: indexes",
         "fortran.npy: fortran",
         "model.pt: model.transposed",
         "protocol4.pt: model.transposed",
