@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::cursor::{self, Entered, Level, Pass};
 use super::finish;
@@ -81,7 +82,11 @@ pub(super) fn late_parts(run: &Run<'_>, file: &TargetFile, content: &Content, he
 pub(super) fn finish(run: &Run<'_>, target: &Arc<Directory>, written: Written) -> Result<Written> {
     rustix::fs::syncfs(target.handle()).map_err(|error| Error::file(&run.options.target, "cannot sync", error))?;
     let time = *run.weights.get_or_init(|| run.started.elapsed());
-    run.note(&format!("weights complete after {:.2} s", time.as_secs_f64()));
+    let remark = match run.tally.problems.load(Ordering::Relaxed) {
+        0 => "",
+        _ => ", but for what the problems so far name",
+    };
+    run.note(&format!("weights complete after {:.2} s{remark}", time.as_secs_f64()));
     if !written.passed_over && written.held.is_empty() {
         return Ok(written);
     }

@@ -210,6 +210,25 @@ mod tests {
         }
     }
 
+    /// A tensor whose numbers torch conjugates before it shows them, and the same without.
+    #[test]
+    fn numbers_that_torch_changes_are_not_its_own() {
+        for (changes, shown) in [(&b"}X\x04\0\0\0conj\x88s"[..], Shown::Span), (b"}", Shown::Own), (b"N", Shown::Own)] {
+            let call = [
+                &b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("[..],
+                b"(X\x07\0\0\0storagectorch\nComplexFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ",
+                b"K\0K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)R",
+                changes,
+                b"tR.",
+            ];
+            let bytes = &call.concat()[..];
+            let allowance = Cell::new(1 << 20);
+            let stream = Input::new(&bytes, &allowance).stream(0..bytes.len() as u64).unwrap();
+            let views = Views::of(&Pickle::read(stream).unwrap()).take("0").views;
+            assert_eq!((views.len(), views[0].shown, &views[0].shape[..]), (1, shown, &[2][..]), "{changes:?}");
+        }
+    }
+
     #[test]
     fn shapes_as_they_lie() {
         for (shape, strides, lies) in [

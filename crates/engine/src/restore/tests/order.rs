@@ -186,3 +186,13 @@ fn weights_of_a_mixed_file_are_written_first() {
     let (_, at_the_note) = heard.0.into_inner().unwrap();
     assert_eq!(at_the_note, Some(early as u64 + 9));
 }
+
+#[test]
+fn weights_that_are_lost_are_not_called_complete() {
+    let mut made = checkpoint();
+    made.missing.push(ChunkId(*blake3::hash(b"second").as_bytes()));
+    let options = RestoreOptions { weights_first: true, ..RestoreOptions::default() };
+    let (report, heard) = Place::new().run(&made, options);
+    let notes = heard.notes.lock().unwrap();
+    assert!(report.unwrap().problems == 1 && notes[0].contains("but for what the problems"), "{notes:?}");
+}
