@@ -151,6 +151,22 @@ struct Piece {
     parts: usize,
 }
 
+impl Piece {
+    /// Gives a tensor in the piece its name and place. A piece that is no tensor itself, but an object with tensors in it,
+    /// lends them its name only.
+    fn explain(&self, found: &mut Found) {
+        let (stored, own) = (&self.stored, &found.tensor.name);
+        if !own.is_empty() && *own != stored.name {
+            found.tensor.name = format!("{}.{own}", stored.name);
+            return;
+        }
+        found.tensor.name.clone_from(&stored.name);
+        if stored.offset.len() == found.tensor.shape.len() {
+            found.place = Some(Place { offset: stored.offset.clone(), parts: self.parts });
+        }
+    }
+}
+
 impl Metadata<'_> {
     /// Gives the tensors of a file their names and places. Where there is no `.metadata`, or it can't be understood,
     /// they stay as they are.
@@ -162,10 +178,7 @@ impl Metadata<'_> {
         }
         for found in found.iter_mut().filter(|found| found.is_named()) {
             let Some(piece) = self.piece(file.name(), &found.tensor) else { continue };
-            found.tensor.name.clone_from(&piece.stored.name);
-            if piece.stored.offset.len() == found.tensor.shape.len() {
-                found.place = Some(Place { offset: piece.stored.offset.clone(), parts: piece.parts });
-            }
+            piece.explain(found);
         }
         Ok(())
     }
@@ -200,5 +213,42 @@ pub(super) fn dtype_text(dtype: Dtype) -> String {
         Dtype::Width(bytes) => format!("numbers of {bytes} bytes, big-endian or of no known kind"),
         Dtype::Unknown => "bytes of no known kind".to_owned(),
         known => known.name().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_name_what_is_in_them() {
+        let place = |offset: &[u64]| Some(Place { offset: offset.to_vec(), parts: 3 });
+        // The name in the file, its shape, the piece's offset, and what becomes of them.
+        for (own, shape, offset, name, expected) in [
+            ("", &[4, 8][..], &[4, 0][..], "layer.w", place(&[4, 0])),
+            ("layer.w", &[4, 8], &[4, 0], "layer.w", place(&[4, 0])),
+            ("", &[], &[], "layer.w", place(&[])),
+            ("", &[4], &[], "layer.w", None),
+            ("state.0", &[4], &[], "layer.w.state.0", None),
+        ] {
+            let stored = readers::Stored {
+                file: "part".to_owned(),
+                range: 0..1000,
+                name: "layer.w".to_owned(),
+                offset: offset.to_vec(),
+            };
+            let (dtype, view, shape) = (Dtype::U8, View::Own, shape.to_vec());
+            let tensor = Tensor { name: own.to_owned(), dtype, shape, view, range: 10..20 };
+            let mut found = Found { tensor, place: None };
+            Piece { stored, parts: 3 }.explain(&mut found);
+            assert_eq!((found.tensor.name.as_str(), found.place), (name, expected), "{own:?}");
+        }
+    }
+
+    #[test]
+    fn files_without_an_ending_are_their_own_stem() {
+        for (name, expected) in [("w.npy", "w"), ("a.b.npy", "a.b"), ("plain", "plain"), (".npy", ".npy"), ("", "")] {
+            assert_eq!(stem(&TreeKey(name.into())), expected);
+        }
     }
 }
