@@ -137,7 +137,10 @@ fn hint(code: &str) -> Option<&'static str> {
         }
         "store-denied" => "check who owns the repository's directory and whether it is mounted read-only",
         "store-io" => "check the disk or mount that holds the repository; running this again continues",
-        "not-found" => "`seawall snapshots` lists what there is; `seawall ls SNAPSHOT:/PATH` shows what is inside",
+        "not-found" => {
+            "`seawall snapshots` lists what there is; `seawall ls SNAPSHOT:/PATH` shows what is inside, \
+             `seawall tensors SNAPSHOT:/PATH` what is in files of models"
+        }
         "interrupted" => "run the same command again: it continues from what is stored already",
         "command" => "nothing was committed; mend the command and run this again",
         "usage" => "`seawall COMMAND --help` shows the options with examples",
