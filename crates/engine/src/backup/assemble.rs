@@ -185,6 +185,9 @@ impl<'a, 'r> Assembler<'a, 'r> {
         }
         self.met(link, &job.found.stat, true);
         self.pending.push_back(Pending::Reading { key: job.found.key.clone(), known: is_known });
+        if job.has_turn() {
+            self.run.runs.announce(&job.found.key, job.number);
+        }
         self.send(job)
     }
 

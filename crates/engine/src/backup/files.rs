@@ -51,6 +51,11 @@ pub(crate) struct FileJob {
 }
 
 impl FileJob {
+    /// True if later files of its run wait for it.
+    pub(crate) fn has_turn(&self) -> bool {
+        self.found.stat.size >= SPREAD_BYTES_MIN
+    }
+
     /// True if the entry's content is the old one.
     pub(crate) fn has_content_of(&self, entry: Option<&Entry>) -> bool {
         matches!((entry.map(|entry| &entry.kind), &self.old), (Some(Kind::File(now)), Some(old)) if *now == old.content)
@@ -172,6 +177,9 @@ impl<'a, 'r> Worker<'a, 'r> {
                 recv(files) -> job => match job {
                     Ok(job) => {
                         let entry = self.file(&job);
+                        if job.has_turn() {
+                            self.run.runs.end_turn(&job.found.key, job.number);
+                        }
                         let same = entry.as_ref().is_ok_and(|entry| job.has_content_of(entry.as_deref()));
                         let outcome = FileOutcome { number: job.number, entry, same };
                         if queues.outcomes.0.send(outcome).is_err() { return }
@@ -282,7 +290,7 @@ impl<'a, 'r> Worker<'a, 'r> {
         };
         let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));
         if let Some(marks) = &marks {
-            self.begin_of_run(marks)?;
+            self.begin_of_run(marks, job.number)?;
         }
         let stored = self.tensors(job, file, stat, layout, &plan);
         marks.iter().for_each(|marks| self.run.runs.end(marks));
@@ -300,8 +308,8 @@ impl<'a, 'r> Worker<'a, 'r> {
     }
 
     /// Waits until no file is being read that would be this one's base; seals chunks meanwhile.
-    fn begin_of_run(&mut self, marks: &[Mark; 2]) -> Result<()> {
-        while !self.run.runs.begin(marks) {
+    fn begin_of_run(&mut self, marks: &[Mark; 2], number: u64) -> Result<()> {
+        while !self.run.runs.begin(marks, number) {
             self.run.check()?;
             while let Ok(job) = self.run.queues.seals.1.try_recv() {
                 self.seal_job(job);

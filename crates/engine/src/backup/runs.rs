@@ -8,17 +8,19 @@
 //! All of it is a hint: what is found is read, compared with its id, and used only where that pays. Bytes come from the
 //! local file where it still holds them, which also serves members who may not read data, else from the repository.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
+use crate::chunker::{Chunker, SizeClass};
 use crate::entry::{Content, Entry, Kind, TableRef, TreeKey, without_digits};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::readers::{self, Layout, Tensor};
 use crate::repo::{Repository, Session, StoredFile};
-use crate::stages::read::{OpenFile, open_again};
+use crate::stages::read::{OpenFile, open_again, read_at};
 use crate::statistics::table::TensorTable;
 use crate::units::{KIB, MIB};
 
@@ -32,6 +34,8 @@ const READ_BYTES_MAX: usize = 32 * MIB;
 const DECLARED_MAX: usize = 1024;
 /// What a tensor's statistics take about, in bytes: most of it is the histogram.
 const TABLE_TENSOR_BYTES: usize = 1200;
+/// So many chunks of a file that is cut again are looked at.
+const CHUNKS_MAX: usize = 1 << 18;
 /// How long a file waits at once for the one before it in its run.
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -102,8 +106,10 @@ impl OldFile {
     /// A file of an older snapshot. None where nothing of it can be read, or nothing of use. Where it was stored with a table,
     /// its header need not be read, which for an archive means a chunk for each member.
     fn open(repository: &Repository, stored: &Stored) -> Option<Self> {
-        let file = StoredFile::open(repository, &stored.content).ok()??;
         let path = stored.is_here.then(|| Arc::<Path>::from(stored.key.to_path()));
+        let Some(file) = StoredFile::open(repository, &stored.content).ok().flatten() else {
+            return Self::cut_again(repository, &path?, stored);
+        };
         let chunks = file.chunks().iter().map(|&(offset, length, id)| OldChunk { offset, length, id, base: None });
         let table = stored.table.filter(|_| repository.can_read_data());
         let table = table.and_then(|table| repository.read_table(&table).ok());
@@ -118,6 +124,34 @@ impl OldFile {
         let remote = || repository.can_read_data().then(|| readers::read(&file, stored.key.name())).flatten();
         let layout = local.or_else(remote)?;
         Some(Self::new(layout.tensors.iter(), chunks.collect(), path).with_table(table))
+    }
+
+    /// A file whose list of chunks this key may not read, but that the local disk still holds: it is cut once more. What comes
+    /// out is compared by id.
+    fn cut_again(repository: &Repository, path: &Arc<Path>, stored: &Stored) -> Option<Self> {
+        let file = open_again(path).ok()?;
+        let layout = readers::read(&OpenFile { file: &file, length: stored.size }, stored.key.name())?;
+        let plan = CutPlan::new(&layout, stored.size)?;
+        let class = SizeClass::for_length(Some(stored.size));
+        let chunker = Chunker::new(&repository.keys().chunker_key);
+        let mut window = vec![0; PIECE_BYTES_MAX.max(class.max)];
+        let (mut offset, mut chunks) = (0, Vec::new());
+        while offset < stored.size && chunks.len() < CHUNKS_MAX {
+            let read = read_at(&file, offset, &mut window).ok()?;
+            let up_to = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(read);
+            let length = match plan.piece(offset) {
+                Piece::Free(end) => chunker.cut(&class, &window[..up_to(end)]),
+                Piece::Whole { end, .. } => up_to(end),
+            };
+            if length == 0 {
+                break;
+            }
+            let id = repository.id_key().chunk_id(&window[..length]);
+            let short = u32::try_from(length).expect("a window is short");
+            chunks.push(OldChunk { offset, length: short, id, base: None });
+            offset += u64::from(short);
+        }
+        Some(Self::new(layout.tensors.iter(), chunks, Some(Arc::clone(path))))
     }
 
     /// The chunk that covers most of these bytes.
@@ -215,6 +249,8 @@ struct State {
     /// What the user named.
     declared: Vec<Arc<OldFile>>,
     reading: HashSet<Mark>,
+    /// Numbers of the files of each run that are to be read.
+    announced: HashMap<Mark, BTreeSet<u64>>,
 }
 
 /// The files that a backup has passed, shared by all workers.
@@ -240,10 +276,35 @@ impl Runs {
         }
     }
 
-    /// True if no other file is being read that would be this one's base: of the same run, or with the same tensors. False
-    /// while there is: the caller does something else meanwhile, and asks again. Whoever got true says [`Self::end`].
-    pub(crate) fn begin(&self, marks: &[Mark; 2]) -> bool {
-        let is_read = |state: &State| marks.iter().any(|mark| state.reading.contains(mark));
+    /// A file that will be read, the `number`-th: others of its run wait for it. Whoever reads it says [`Self::end_turn`].
+    pub(crate) fn announce(&self, key: &TreeKey, number: u64) {
+        let [_, run] = run_marks(key);
+        self.lock().announced.entry(run).or_default().insert(number);
+    }
+
+    /// The file that was announced is read, or given up.
+    pub(crate) fn end_turn(&self, key: &TreeKey, number: u64) {
+        let [_, run] = run_marks(key);
+        let mut state = self.lock();
+        if let Some(numbers) = state.announced.get_mut(&run) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                state.announced.remove(&run);
+            }
+        }
+        drop(state);
+        self.finished.notify_all();
+    }
+
+    /// True if no other file has to be read, or is being read, before the `number`-th: one of the same run, or with the same
+    /// tensors. False while there is: the caller does something else meanwhile, and asks again. Whoever got true says
+    /// [`Self::end`].
+    pub(crate) fn begin(&self, marks: &[Mark; 2], number: u64) -> bool {
+        let is_read = |state: &State| {
+            let is_later =
+                state.announced.get(&marks[0]).and_then(BTreeSet::first).is_some_and(|first| *first < number);
+            is_later || marks.iter().any(|mark| state.reading.contains(mark))
+        };
         let mut state = self.lock();
         if is_read(&state) {
             state = self.finished.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
@@ -450,11 +511,28 @@ mod tests {
         let runs = Runs::default();
         let [first, second, third, other] =
             [(1, 1), (1, 2), (2, 1), (3, 3)].map(|(run, tensors)| [[run; 16], [tensors + 9; 16]]);
-        assert!(runs.begin(&first));
-        assert!(!runs.begin(&second) && !runs.begin(&third));
-        assert!(runs.begin(&other));
+        assert!(runs.begin(&first, 1));
+        assert!(!runs.begin(&second, 2) && !runs.begin(&third, 3));
+        assert!(runs.begin(&other, 4));
         runs.end(&first);
-        assert!(runs.begin(&second) && runs.begin(&third));
+        assert!(runs.begin(&second, 2) && runs.begin(&third, 3));
+    }
+
+    #[test]
+    fn what_was_announced_first_is_read_first() {
+        let runs = Runs::default();
+        let [first, second] = ["/r/step-1.pt", "/r/step-2.pt"].map(key);
+        runs.announce(&first, 7);
+        runs.announce(&second, 8);
+        let marks = |key| [run_marks(key)[1], [0; 16]];
+        assert!(!runs.begin(&marks(&second), 8));
+        assert!(runs.begin(&marks(&first), 7));
+        runs.end(&marks(&first));
+        assert!(!runs.begin(&marks(&second), 8));
+        runs.end_turn(&first, 7);
+        assert!(runs.begin(&marks(&second), 8));
+        runs.end_turn(&second, 8);
+        assert!(runs.lock().announced.is_empty());
     }
 
     fn file_of(size: u64) -> Entry {

@@ -29,7 +29,7 @@ const DRIFT_MAX: usize = 8;
 const DRIFT_NONE: usize = 64;
 
 /// A chunk of numbers stands alone again, and is the base of later ones, where that is cheaper once so many have followed.
-const STALE_AFTER: f32 = 3.0;
+const STALE_AFTER: f32 = 2.0;
 /// So many casts are remembered at most: 64 GiB of FP32 numbers in pieces of 1 MiB.
 const CASTS_MAX: usize = 1 << 16;
 
