@@ -162,7 +162,7 @@ fn show(run: &Run, file: &FileDrift<'_>) -> std::io::Result<()> {
     run.output.line("")
 }
 
-fn statistics<'t>(record: Option<&'t TensorRecord>) -> Option<&'t Statistics> {
+fn statistics(record: Option<&TensorRecord>) -> Option<&Statistics> {
     record.and_then(|record| record.statistics.as_ref())
 }
 
