@@ -36,6 +36,8 @@ const DECLARED_MAX: usize = 1024;
 const TABLE_TENSOR_BYTES: usize = 1200;
 /// So many chunks of a file that is cut again are looked at.
 const CHUNKS_MAX: usize = 1 << 18;
+/// Words before the number of a step in a name.
+const STEP_WORDS: [&[u8]; 6] = [b"step", b"iter", b"iteration", b"checkpoint", b"ckpt", b"epoch"];
 /// How long a file waits at once for the one before it in its run.
 const WAIT: Duration = Duration::from_millis(2);
 
@@ -137,11 +139,12 @@ impl OldFile {
         let mut window = vec![0; PIECE_BYTES_MAX.max(class.max)];
         let (mut offset, mut chunks) = (0, Vec::new());
         while offset < stored.size && chunks.len() < CHUNKS_MAX {
-            let read = read_at(&file, offset, &mut window).ok()?;
-            let up_to = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(read);
+            let (Piece::Free(end) | Piece::Whole { end, .. }) = plan.piece(offset);
+            let wanted = usize::try_from(end - offset).unwrap_or(usize::MAX).min(window.len());
+            let read = read_at(&file, offset, &mut window[..wanted]).ok()?;
             let length = match plan.piece(offset) {
-                Piece::Free(end) => chunker.cut(&class, &window[..up_to(end)]),
-                Piece::Whole { end, .. } => up_to(end),
+                Piece::Free(_) => chunker.cut(&class, &window[..read]),
+                Piece::Whole { .. } => read,
             };
             if length == 0 {
                 break;
@@ -271,20 +274,19 @@ impl Runs {
         let (content, size, table) = (content.clone(), entry.size, entry.table);
         let stored = Arc::new(Stored { key: key.clone(), content, size, table, is_here });
         let mut state = self.lock();
-        for mark in run_marks(key) {
+        for mark in RunMarks::of(key).all() {
             state.remember(mark, Older::Stored(Arc::clone(&stored)));
         }
     }
 
     /// A file that will be read, the `number`-th: others of its run wait for it. Whoever reads it says [`Self::end_turn`].
     pub(crate) fn announce(&self, key: &TreeKey, number: u64) {
-        let [_, run] = run_marks(key);
-        self.lock().announced.entry(run).or_default().insert(number);
+        self.lock().announced.entry(RunMarks::of(key).run).or_default().insert(number);
     }
 
     /// The file that was announced is read, or given up.
     pub(crate) fn end_turn(&self, key: &TreeKey, number: u64) {
-        let [_, run] = run_marks(key);
+        let RunMarks { run, .. } = RunMarks::of(key);
         let mut state = self.lock();
         if let Some(numbers) = state.announced.get_mut(&run) {
             numbers.remove(&number);
@@ -328,8 +330,7 @@ impl Runs {
 
     /// Remembers a file that this backup has read.
     pub(crate) fn remember(&self, key: &TreeKey, file: OldFile) {
-        let [folder, run] = run_marks(key);
-        let marks = vec![folder, run, file.signature];
+        let marks = [&RunMarks::of(key).all()[..], &[file.signature]].concat();
         let file = Arc::new(file);
         let mut state = self.lock();
         state.read_bytes += file.bytes();
@@ -380,13 +381,12 @@ impl Runs {
             let stored = Stored { key: key.clone(), content, size: 0, table, is_here: false };
             found.push((Older::Stored(Arc::new(stored)), true));
         }
-        let [folder, all] = run_marks(key);
+        let marks = RunMarks::of(key).likeliest_first(key);
         let same = signature(layout.tensors.iter().map(tensor_mark).collect());
         let state = self.lock();
         found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
-        let known = [(folder, true), (all, true), (same, false)];
-        found
-            .extend(known.iter().filter_map(|(mark, is_version)| Some((state.stored.get(mark)?.clone(), *is_version))));
+        let known = marks.iter().map(|mark| (mark, true)).chain([(&same, false)]);
+        found.extend(known.filter_map(|(mark, is_version)| Some((state.stored.get(mark)?.clone(), is_version))));
         drop(state);
         let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
         for (older, is_version) in found {
@@ -444,15 +444,48 @@ impl State {
 
 /// What no two files that are read at a time have in common: the run, and the tensors.
 pub(crate) fn reading_marks(key: &TreeKey, layout: &Layout) -> [Mark; 2] {
-    let [_, run] = run_marks(key);
-    [run, signature(layout.tensors.iter().map(tensor_mark).collect())]
+    [RunMarks::of(key).run, signature(layout.tensors.iter().map(tensor_mark).collect())]
 }
 
-/// The marks of a run: all folders without their digits, and the name as it is; the name without its digits too.
-fn run_marks(key: &TreeKey) -> [Mark; 2] {
-    let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
-    let folders = without_digits(folders);
-    [mark(b"folder", [folders.as_slice(), name]), mark(b"run", [folders.as_slice(), without_digits(name).as_slice()])]
+/// What the files of a run have in common.
+struct RunMarks {
+    /// The folder as it is, and the name without its digits.
+    place: Mark,
+    /// All folders without their digits, and the name as it is.
+    folder: Mark,
+    /// Folders and name without their digits.
+    run: Mark,
+}
+
+impl RunMarks {
+    fn of(key: &TreeKey) -> Self {
+        let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
+        let (bare_folders, bare_name) = (without_digits(folders), without_digits(name));
+        Self {
+            place: mark(b"place", [folders, bare_name.as_slice()]),
+            folder: mark(b"folder", [bare_folders.as_slice(), name]),
+            run: mark(b"run", [bare_folders.as_slice(), bare_name.as_slice()]),
+        }
+    }
+
+    fn all(&self) -> [Mark; 3] {
+        [self.place, self.folder, self.run]
+    }
+
+    /// Where a name tells a step, the file before it lies beside it; else numbers in names are those of shards and ranks,
+    /// and the file before it has the same name in another folder.
+    fn likeliest_first(&self, key: &TreeKey) -> [Mark; 3] {
+        let name = key.name().to_ascii_lowercase();
+        let tells_step = STEP_WORDS.iter().any(|word| {
+            name.windows(word.len()).enumerate().any(|(at, found)| {
+                let rest = &name[at + word.len()..];
+                let number = rest.iter().find(|byte| !matches!(byte, b'-' | b'_' | b'.' | b'='));
+                found == *word && number.is_some_and(u8::is_ascii_digit)
+            })
+        });
+        let Self { place, folder, run } = *self;
+        if tells_step { [place, folder, run] } else { [folder, place, run] }
+    }
 }
 
 /// Names a tensor by what its next version has too: name, kind, and the length of a row. Rows may have been added.
@@ -492,17 +525,35 @@ mod tests {
 
     #[test]
     fn digits_tell_no_run_apart_but_letters_do() {
-        for (left, right, folder, all) in [
-            ("/r/step-0100/w.pt", "/r/step-120/w.pt", true, true),
-            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-1-of-2.pt", true, true),
-            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-2-of-2.pt", false, true),
-            ("/r/step-100.pt", "/r/step-200.pt", false, true),
-            ("/r/step-100/a.pt", "/r/step-100/b.pt", false, false),
-            ("/r/a/w.pt", "/r/b/w.pt", false, false),
-            ("/r/1/w.pt", "/r/1w.pt", false, false),
+        for (left, right, place, folder, run) in [
+            ("/r/step-0100/w.pt", "/r/step-120/w.pt", false, true, true),
+            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-1-of-2.pt", false, true, true),
+            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-2-of-2.pt", false, false, true),
+            ("/r/step-100.pt", "/r/step-200.pt", true, false, true),
+            ("/r1/step-100.pt", "/r2/step-200.pt", false, false, true),
+            ("/r/step-100/a.pt", "/r/step-100/b.pt", false, false, false),
+            ("/r/a/w.pt", "/r/b/w.pt", false, false, false),
+            ("/r/1/w.pt", "/r/1w.pt", false, false, false),
         ] {
-            let (left, right) = (run_marks(&key(left)), run_marks(&key(right)));
-            assert_eq!((left[0] == right[0], left[1] == right[1]), (folder, all));
+            let (one, two) = (RunMarks::of(&key(left)), RunMarks::of(&key(right)));
+            let equal = (one.place == two.place, one.folder == two.folder, one.run == two.run);
+            assert_eq!(equal, (place, folder, run), "{left}, {right}");
+        }
+    }
+
+    #[test]
+    fn a_step_in_a_name_is_told_from_the_number_of_a_shard() {
+        for (path, is_beside) in [
+            ("/run-2/step-000100.safetensors", true),
+            ("/run-2/model_epoch=3.ckpt", true),
+            ("/run/Checkpoint_40.pt", true),
+            ("/run/iter0000100.pt", true),
+            ("/checkpoint-120/model-00001-of-00002.safetensors", false),
+            ("/step-100/__0_0.distcp", false),
+            ("/step-100/steps.pt", false),
+        ] {
+            let marks = RunMarks::of(&key(path));
+            assert_eq!(marks.likeliest_first(&key(path))[0] == marks.place, is_beside, "{path}");
         }
     }
 
@@ -524,7 +575,7 @@ mod tests {
         let [first, second] = ["/r/step-1.pt", "/r/step-2.pt"].map(key);
         runs.announce(&first, 7);
         runs.announce(&second, 8);
-        let marks = |key| [run_marks(key)[1], [0; 16]];
+        let marks = |key| [RunMarks::of(key).run, [0; 16]];
         assert!(!runs.begin(&marks(&second), 8));
         assert!(runs.begin(&marks(&first), 7));
         runs.end(&marks(&first));
