@@ -9,6 +9,7 @@ use seawall_engine::backup::{BackupOptions, BackupReport, backup};
 use seawall_engine::codec::Cast;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::TreeKey;
+use seawall_engine::forget::forget;
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::keys;
 use seawall_engine::monitor::{Monitor, Problem, Silent};
@@ -18,6 +19,7 @@ use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::KIB;
 
 use crate::place::{Place, assert_whole, noise, options, paths, stored_files};
+use crate::prune::{run as prune_with, thorough};
 
 /// A tensor: name, kind as safetensors writes it, dimensions, bytes.
 type Tensor<'a> = (&'a str, &'a str, Vec<u64>, &'a [u8]);
@@ -125,6 +127,26 @@ fn the_next_checkpoint_of_a_run_is_stored_against_the_last_under_whatever_name()
             assert!((stored as f64) < limit, "{what}: {stored} of {} after {before}", version.len());
             assert_kept(&repository, &report, &place.source());
         }
+    }
+}
+
+/// Base and dependant of one session: the base stays as long as the dependant does, whatever is forgotten and pruned.
+#[test]
+fn a_base_of_the_same_backup_outlives_its_own_snapshot() {
+    let (place, _) = Place::new();
+    let old = weights(1, 1_500_000);
+    let [first, second] = ["step-1.safetensors", "step-2.safetensors"].map(|name| place.source().join(name));
+    put(&first, &model(&old, &[1; 400], ""));
+    put(&second, &model(&stepped(&old, 2), &[1; 400], ""));
+    let both = run(&place.open(true), &place.source());
+    assert!((both.bytes_stored as f64) < 6e6 * (0.85 + 0.60), "{}", both.bytes_stored);
+    fs::remove_file(&first).unwrap();
+    let later = run(&place.open(true), &place.source());
+    let owner = place.open(false);
+    forget(&owner, &[both.snapshot.unwrap().id], "test").unwrap();
+    for _ in 0..2 {
+        prune_with(&owner, &thorough()).unwrap();
+        assert_kept(&place.open(false), &later, &place.source());
     }
 }
 
