@@ -10,19 +10,16 @@ use seawall_engine::clock::Timestamp;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_engine::stages::checkpoint::Checkpoint;
+use seawall_plan::retention::{INCOMPLETE, RUN, STATE, STEP};
 
 use super::status::seconds;
 
-const RUN: &str = "checkpoint.run";
-const STEP: &str = "checkpoint.step";
 const LAYOUT: &str = "checkpoint.layout";
 const WORLD_SIZE: &str = "checkpoint.world-size";
-const STATE: &str = "checkpoint.state";
 const REASON: &str = "checkpoint.reason";
 const FINGERPRINT: &str = "checkpoint.fingerprint";
 const FINISHED: &str = "checkpoint.finished";
 const COMPLETE: &str = "complete";
-const INCOMPLETE: &str = "incomplete";
 
 /// A checkpoint in the repository.
 #[derive(Debug, Clone, PartialEq)]
