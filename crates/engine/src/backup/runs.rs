@@ -384,9 +384,9 @@ impl Runs {
         let marks = RunMarks::of(key).likeliest_first(key);
         let same = signature(layout.tensors.iter().map(tensor_mark).collect());
         let state = self.lock();
+        found.extend(marks.iter().filter_map(|mark| Some((state.stored.get(mark)?.clone(), true))));
         found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
-        let known = marks.iter().map(|mark| (mark, true)).chain([(&same, false)]);
-        found.extend(known.filter_map(|(mark, is_version)| Some((state.stored.get(mark)?.clone(), is_version))));
+        found.extend(state.stored.get(&same).map(|file| (file.clone(), false)));
         drop(state);
         let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
         for (older, is_version) in found {

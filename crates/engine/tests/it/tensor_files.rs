@@ -238,6 +238,23 @@ fn a_declared_base_is_used_where_no_name_leads_to_it() {
 }
 
 #[test]
+fn the_checkpoint_before_goes_before_a_declared_base() {
+    let (place, repository) = Place::new();
+    let (declared, first) = (weights(7, 1_000_000), weights(2, 1_000_000));
+    put(&place.source().join("models/base.safetensors"), &model(&declared, &[1; 400], ""));
+    let root = run(&repository, &place.source()).snapshot.unwrap().root;
+    let elsewhere = place.directory.path().join("run");
+    put(&elsewhere.join("step-1.safetensors"), &model(&first, &[1; 400], ""));
+    run(&place.open(true), &elsewhere);
+    put(&elsewhere.join("step-2.safetensors"), &model(&stepped(&first, 3), &[1; 400], ""));
+    let key = TreeKey::from_path(&place.source().join("models")).unwrap();
+    let options = BackupOptions { bases: vec![(root, key)], ..options(paths(&elsewhere)) };
+    let report = run_with(&place.open(true), options);
+    assert!((report.bytes_stored as f64) < 0.60 * 4e6, "{}", report.bytes_stored);
+    assert_kept(&place.open(true), &report, &elsewhere);
+}
+
+#[test]
 fn a_fine_tune_in_the_same_backup_finds_its_base_by_its_tensors() {
     let (place, repository) = Place::new();
     let base = weights(1, 1_200_000);
