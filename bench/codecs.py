@@ -4,7 +4,8 @@ Usage: codecs.py TENSOR_RATIO OLD.safetensors NEW.safetensors
 
 TENSOR_RATIO is the example of that name (cargo build --release --example tensor_ratio). It prints Seawall's and zstd's rows, alone and against
 the same stretch of the older file. ZipNN has no bases in this form, so it is measured alone, tensor by tensor as it is meant to
-be used, in one thread, by the thread's processor time; what it gives back is compared.
+be used, in one thread, by the thread's processor time; what it gives back is compared. Its decoder seems to work in threads of its own, whose time
+is not counted: its GB/s out is not to be compared.
 """
 
 import json
