@@ -18,6 +18,7 @@ mod findings;
 mod mended;
 mod reach;
 mod record;
+mod sieve;
 mod structure;
 mod trees;
 

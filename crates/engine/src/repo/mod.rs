@@ -6,6 +6,7 @@
 
 mod admit;
 pub mod adopt;
+mod bases;
 pub mod cache;
 pub(crate) mod data_keys;
 pub mod directory;
@@ -32,6 +33,7 @@ pub mod tree;
 pub(crate) mod tree_diff;
 
 pub(crate) use admit::Candidate;
+pub use bases::Bases;
 pub use mend::{MendedPacks, tell_mended};
 pub use reader::{BlobReader, Fetched};
 pub use repository::{Repository, Snapshot};

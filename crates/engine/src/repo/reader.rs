@@ -2,10 +2,9 @@
 //!
 //! A blob that can't be read as it is, nor any other copy of its chunk, is tried with what its pack's parity gives back.
 //!
-//! One reader per thread: it owns the decoder and a small cache of decoded bases. A base is never encoded with a base
-//! itself, so a read touches at most two blobs.
+//! One reader per thread: it owns the decoder. Decoded bases are kept, a few by each reader or more by all of one operation
+//! together ([`Bases`]). A base is never encoded with a base itself, so a read touches at most two blobs.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,21 +15,21 @@ use crate::format::names::PackName;
 use crate::format::pack::open_blob;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
+use crate::repo::bases::Bases;
 use crate::repo::repository::Repository;
 use crate::units::MIB;
 
 /// Length of a blob's header in bytes.
 pub const BLOB_HEADER_BYTES: u64 = 48;
-/// Decoded bases that one reader keeps, in bytes.
-const BASE_CACHE_BYTES: usize = 8 * MIB;
+/// Decoded bases that a reader keeps for itself, in bytes.
+const OWN_BASES_BYTES: usize = 8 * MIB;
 
 /// Decodes blobs of one repository.
 pub struct BlobReader<'r> {
     repository: &'r Repository,
     decoder: Decoder,
     cipher: Option<(PackName, Arc<PackCipher>)>,
-    bases: VecDeque<(ChunkId, Arc<Vec<u8>>)>,
-    bases_bytes: usize,
+    bases: Arc<Bases>,
     fetched: Fetched,
 }
 
@@ -52,12 +51,15 @@ impl std::ops::AddAssign for Fetched {
 
 impl<'r> BlobReader<'r> {
     pub(crate) fn new(repository: &'r Repository) -> Self {
+        Self::sharing(repository, &Arc::new(Bases::new(OWN_BASES_BYTES)))
+    }
+
+    pub(crate) fn sharing(repository: &'r Repository, bases: &Arc<Bases>) -> Self {
         Self {
             repository,
             decoder: Decoder::new(),
             cipher: None,
-            bases: VecDeque::new(),
-            bases_bytes: 0,
+            bases: Arc::clone(bases),
             fetched: Fetched::default(),
         }
     }
@@ -205,17 +207,11 @@ impl<'r> BlobReader<'r> {
 
     /// The plain bytes of a chunk that has no base itself, kept for the next question.
     pub(crate) fn base(&mut self, id: &ChunkId) -> Result<Arc<Vec<u8>>> {
-        if let Some((_, bytes)) = self.bases.iter().find(|(known, _)| known == id) {
-            return Ok(Arc::clone(bytes));
+        if let Some(plain) = self.bases.get(id) {
+            return Ok(plain);
         }
-        let plain = self.read_alone(id)?;
-        let plain = Arc::new(plain);
-        self.bases_bytes += plain.len();
-        self.bases.push_back((*id, Arc::clone(&plain)));
-        while self.bases_bytes > BASE_CACHE_BYTES {
-            let Some((_, dropped)) = self.bases.pop_front() else { break };
-            self.bases_bytes -= dropped.len();
-        }
+        let plain = Arc::new(self.read_alone(id)?);
+        self.bases.add(id, Arc::clone(&plain));
         Ok(plain)
     }
 

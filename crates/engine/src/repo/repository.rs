@@ -24,6 +24,7 @@ use crate::repo::index::Index;
 use crate::repo::log::{self, Log};
 use crate::repo::mend::Mends;
 use crate::repo::place::Place;
+use crate::repo::bases::Bases;
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
 use crate::repo::rings::{Rings, read_marker, stranger};
 use crate::repo::tree::TreeReader;
@@ -430,6 +431,12 @@ impl Repository {
     #[must_use]
     pub fn blob_reader(&self) -> BlobReader<'_> {
         BlobReader::new(self)
+    }
+
+    /// As [`Self::blob_reader`], with bases that the readers of one operation share.
+    #[must_use]
+    pub fn blob_reader_sharing(&self, bases: &Arc<Bases>) -> BlobReader<'_> {
+        BlobReader::sharing(self, bases)
     }
 
     /// Reads one chunk.

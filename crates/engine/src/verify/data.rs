@@ -1,14 +1,15 @@
 //! Reads packs back: every byte hashed, every blob opened, decoded and its chunk id computed again.
 //!
 //! Packs are spread over threads. A pack is read from front to back in pieces that end between blobs; each blob is
-//! hashed and at once decoded where it lies, while it is in the processor's cache. What is encoded against a base waits,
-//! still sealed, until there is a batch of it: sorted by base, so that each base is read and decoded once.
+//! hashed and at once decoded where it lies, while it is in the processor's cache. Packs with bases come right before those
+//! with what is encoded against them, and bases are kept for a while for all threads, so that each is decoded about once.
+//! What comes before its base all the same waits, still sealed, until there is a batch of it.
 //!
-//! Memory: a quarter of the budget for pieces, a quarter for what waits; the rest for decoded chunks.
+//! Memory: a quarter of the budget each for pieces, for bases, and for what waits; the rest for decoded chunks.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::structure::{PackFacts, Structure, fits};
 use super::{Check, count, spread};
@@ -18,7 +19,7 @@ use crate::format::names::PackName;
 use crate::format::pack::{BlobRecord, HEADER_BYTES, Trailer, decode_footer, decode_header, decode_trailer};
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
-use crate::repo::BlobReader;
+use crate::repo::{Bases, BlobReader};
 use crate::units::{KIB, MIB};
 
 /// A piece has at most this many bytes, unless a single blob is longer.
@@ -36,6 +37,7 @@ pub(super) struct Data<'a, 'r> {
     piece_bytes: u64,
     waiting_bytes_max: usize,
     waiting: Mutex<Waiting>,
+    bases: Arc<Bases>,
     sessions_told: AtomicBool,
 }
 
@@ -85,8 +87,10 @@ impl<'a, 'r> Data<'a, 'r> {
             check,
             structure,
             piece_bytes: count((share / workers(check)).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)),
-            waiting_bytes_max: share,
+            // Why not all of it: each thread may have taken a batch, while the next one grows.
+            waiting_bytes_max: share / (workers(check) + 1),
             waiting: Mutex::default(),
+            bases: Arc::new(Bases::new(share)),
             sessions_told: AtomicBool::new(false),
         }
     }
@@ -95,8 +99,9 @@ impl<'a, 'r> Data<'a, 'r> {
     pub(super) fn check(&self, chosen: &[(PackName, PackFacts)]) -> Result<()> {
         let known = chosen.iter().filter_map(|(_, facts)| facts.length).sum();
         self.check.bytes_known.store(known, Ordering::Relaxed);
-        let start = || Worker { reader: self.check.repository.blob_reader(), plain: Vec::new() };
-        spread(workers(self.check), chosen, start, |worker, (name, facts)| {
+        let repository = self.check.repository;
+        let start = || Worker { reader: repository.blob_reader_sharing(&self.bases), plain: Vec::new() };
+        spread(workers(self.check), &self.structure.by_bases(chosen), start, |worker, (name, facts)| {
             self.check.go_on()?;
             self.pack(worker, name, facts)
         })?;
@@ -223,15 +228,20 @@ impl<'a, 'r> Data<'a, 'r> {
         let location = pack.location(record);
         match record.base {
             // The structure's check has told, where it matters.
-            Some(base) if !self.structure.has_alone(&base) => Ok(()),
-            Some(base) => self.wait(worker, Dependant { base, id: record.id, location, blob: blob.to_vec() }),
-            None => {
-                if let Err(error) = worker.reader.decode(&record.id, &location, blob, &mut worker.plain) {
-                    self.check.unreadable(&pack.object, &error, record.id);
-                }
-                Ok(())
+            Some(base) if !self.structure.has_alone(&base) => return Ok(()),
+            Some(base) if self.bases.get(&base).is_none() => {
+                return self.wait(worker, Dependant { base, id: record.id, location, blob: blob.to_vec() });
             }
+            _ => {}
         }
+        match worker.reader.decode(&record.id, &location, blob, &mut worker.plain) {
+            Ok(()) if record.base.is_none() && self.structure.may_be_base(&record.id) => {
+                self.bases.add(&record.id, Arc::new(worker.plain.clone()));
+            }
+            Ok(()) => {}
+            Err(error) => self.check.unreadable(&pack.object, &error, record.id),
+        }
+        Ok(())
     }
 
     /// Puts a blob aside until there is a batch; whoever fills the batch decodes it.

@@ -3,10 +3,11 @@
 //! Everything comes from the store, whatever local caches hold. What later stages need is kept: of each pack where its
 //! highest blob ends, about 100 bytes a pack; of the index nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::findings::{describe, tells_damage};
+use super::sieve::Sieve;
 use super::{Check, Read, count, spread};
 use crate::crypto::{envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
@@ -55,6 +56,10 @@ pub(super) struct Structure {
     /// Chunks of which every copy is encoded against a chunk that is no longer there. Damage only where a snapshot
     /// reaches one: a prune may take the base of a chunk that nobody needs before the chunk.
     unbased: HashSet<ChunkId>,
+    /// For each pack with chunks that are encoded against others: the last pack that has one of these others.
+    leans: HashMap<PackName, PackName>,
+    /// The chunks that others are encoded against.
+    bases: Sieve,
     /// The published segments that the store has: what a client without a local cache would know.
     pub(super) index: Index,
     /// Segments that can't be read: chunks that no other segment lists were in these.
@@ -148,6 +153,8 @@ impl Structure {
             condemned: (0, 0),
             state: check.repository.state(),
             unbased: HashSet::new(),
+            leans: HashMap::new(),
+            bases: Sieve::new(0),
             index: Index::default(),
             lost_segments: Vec::new(),
             unread_segments: Vec::new(),
@@ -252,7 +259,44 @@ impl Structure {
 
     /// True if a copy without a base is there of this chunk.
     pub(super) fn has_alone(&self, base: &ChunkId) -> bool {
-        self.index.copies(base).any(|copy| copy.location.base.is_none() && self.stays(&copy.location))
+        self.pack_alone(base).is_some()
+    }
+
+    /// The pack that has a copy of this chunk without a base.
+    fn pack_alone(&self, base: &ChunkId) -> Option<PackName> {
+        let mut copies = self.index.copies(base).map(|copy| copy.location);
+        copies.find(|location| location.base.is_none() && self.stays(location)).map(|location| location.pack)
+    }
+
+    /// True if a chunk is encoded against this one; seldom true where none is.
+    pub(super) fn may_be_base(&self, id: &ChunkId) -> bool {
+        self.bases.may_have(id)
+    }
+
+    /// The same packs in an order in which what is encoded against a base comes soon after it: each pack is followed by
+    /// those that lean on it, each of these by those that lean on that one, and so on.
+    pub(super) fn by_bases(&self, packs: &[(PackName, PackFacts)]) -> Vec<(PackName, PackFacts)> {
+        let names: HashMap<PackName, usize> = packs.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
+        // None where a pack has its place already.
+        let mut followers = vec![Some(Vec::new()); packs.len()];
+        let mut firsts = Vec::new();
+        for (at, (name, _)) in packs.iter().enumerate() {
+            match self.leans.get(name).and_then(|lead| names.get(lead)) {
+                Some(&lead) if lead != at => followers[lead].get_or_insert_default().push(at),
+                _ => firsts.push(at),
+            }
+        }
+        let mut order = Vec::with_capacity(packs.len());
+        // Why all of them at the end: packs may lean on one another in a ring, which nothing leads to.
+        for first in firsts.into_iter().chain(0..packs.len()) {
+            let mut next = vec![first];
+            while let Some(at) = next.pop() {
+                let Some(followers) = followers[at].take() else { continue };
+                order.push(packs[at]);
+                next.extend(followers.into_iter().rev());
+            }
+        }
+        order
     }
 
     /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one.
@@ -265,22 +309,28 @@ impl Structure {
 
     /// Of every base a copy must be there that has no base itself.
     fn check_bases(&mut self, check: &Check<'_>) -> Result<()> {
-        let whole = |structure: &Self, location: &Location| {
-            structure.stays(location) && location.base.is_none_or(|base| structure.has_alone(&base))
+        let whole = |location: &Location| {
+            self.stays(location) && location.base.is_none_or(|base| self.has_alone(&base))
         };
-        let mut unbased = HashSet::new();
+        let (mut unbased, mut leans, mut bases) = (HashSet::new(), HashMap::new(), Sieve::new(self.chunks));
         for segment in self.index.segments() {
             check.go_on()?;
             for (_, id, location) in segment.records() {
-                if location.base.is_some()
-                    && !whole(self, &location)
-                    && !self.index.copies(&id).any(|copy| whole(self, &copy.location))
+                let Some(base) = location.base else { continue };
+                bases.add(&base);
+                let lead = self.pack_alone(&base);
+                if let Some(lead) = lead {
+                    let last = leans.entry(location.pack).or_insert(lead);
+                    *last = lead.max(*last);
+                }
+                if (lead.is_none() || !self.stays(&location))
+                    && !self.index.copies(&id).any(|copy| whole(&copy.location))
                 {
                     unbased.insert(id);
                 }
             }
         }
-        self.unbased = unbased;
+        (self.unbased, self.leans, self.bases) = (unbased, leans, bases);
         Ok(())
     }
 
