@@ -168,7 +168,8 @@ pub fn restore(
     options: &RestoreOptions,
     monitor: &dyn Monitor,
 ) -> Result<RestoreReport> {
-    let mut report = restore_from(&FromRepository::new(repository, root), options, monitor)?;
+    let origin = FromRepository::new(repository, root, options.budget_bytes / 4);
+    let mut report = restore_from(&origin, options, monitor)?;
     report.problems += tell_mended(&repository.mended_packs(), &mut |problem| monitor.problem(problem));
     Ok(report)
 }

@@ -33,7 +33,7 @@ pub mod tree;
 pub(crate) mod tree_diff;
 
 pub(crate) use admit::Candidate;
-pub use bases::Bases;
+pub use bases::{Bases, Leanings};
 pub use mend::{MendedPacks, tell_mended};
 pub use reader::{BlobReader, Fetched};
 pub use repository::{Repository, Snapshot};

@@ -215,6 +215,12 @@ impl<'r> BlobReader<'r> {
         Ok(plain)
     }
 
+    /// Keeps the plain bytes of a chunk that came from [`Self::decode`] or [`Self::read`], for those that are encoded against
+    /// it.
+    pub(crate) fn keep(&self, id: &ChunkId, plain: &[u8]) {
+        self.bases.add(id, Arc::new(plain.to_vec()));
+    }
+
     /// The plain bytes of a chunk from a copy without a base.
     fn read_alone(&mut self, id: &ChunkId) -> Result<Vec<u8>> {
         let first = self.repository.locate_or_refresh(id)?;

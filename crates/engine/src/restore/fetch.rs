@@ -1,12 +1,12 @@
 //! Content on its way from packs into files.
 //!
 //! The planner collects what files need in a [`Batch`]: each chunk once, however many files and places want it. A full
-//! batch is sorted by place in the packs and cut into [`Job`]s: long ranges that one thread fetches, decodes blob by blob and
-//! writes. Memory: a worker holds one range and one chunk; a batch is bounded in chunks and in directories whose handles it keeps
-//! open. A blob that can't be had or decoded from where it was expected is read again by its id, which also
+//! batch is sorted by place in the packs, these by what they are encoded against, and cut into [`Job`]s: long ranges that one thread
+//! fetches, decodes blob by blob and writes. Memory: a worker holds one range and one chunk, all together keep bases for a
+//! while; a batch is bounded in chunks and in directories whose handles it keeps open. A blob that can't be had or decoded from where it was expected is read again by its id, which also
 //! looks for it anew; if that fails too, its files fail and are reported, and nothing of them stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::mem;
 use std::ops::Range;
@@ -20,6 +20,7 @@ use crate::error::{Damaged, Error, Result};
 use crate::format::names::PackName;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
+use crate::repo::Leanings;
 use crate::stages::target::{Identity, Scratch, TargetFile};
 use crate::store::StoreError;
 use crate::units::{KIB, MIB};
@@ -51,6 +52,8 @@ struct Use {
 struct Want {
     id: ChunkId,
     location: Option<Location>,
+    /// Others of the batch are encoded against it.
+    is_base: bool,
     length: u32,
     first: Use,
     more: Vec<Use>,
@@ -119,7 +122,7 @@ impl Batch {
             None => {
                 self.by_id.insert(id, self.wants.len());
                 let location = run.origin.locate(&id);
-                self.wants.push(Want { id, location, length, first: place, more: Vec::new() });
+                self.wants.push(Want { id, location, is_base: false, length, first: place, more: Vec::new() });
             }
         }
     }
@@ -153,7 +156,7 @@ impl Batch {
             submit(run, jobs, Job::Inline(mem::replace(&mut inline, rest)))?;
         }
         let mut wants = batch.wants;
-        wants.sort_by_key(|want| want.location.map(|location| (location.pack, location.offset)));
+        sort_by_bases(run, &mut wants);
         let mut range: Option<(PackName, Range<u64>, Vec<Wanted>)> = None;
         for want in wants {
             let Some(location) = want.location else {
@@ -178,6 +181,26 @@ impl Batch {
             None => Ok(()),
         }
     }
+}
+
+/// Sorts by place, and the packs by what they lean on; marks what others are encoded against.
+fn sort_by_bases(run: &Run<'_>, wants: &mut [Want]) {
+    let (mut leanings, mut bases) = (Leanings::default(), HashSet::new());
+    for location in wants.iter().filter_map(|want| want.location) {
+        let Some(base) = location.base else { continue };
+        bases.insert(base);
+        if let Some(lead) = run.origin.locate(&base) {
+            leanings.add(location.pack, lead.pack);
+        }
+    }
+    let packs: BTreeSet<PackName> = wants.iter().filter_map(|want| want.location).map(|place| place.pack).collect();
+    let packs: Vec<PackName> = packs.into_iter().collect();
+    let mut ranks = HashMap::new();
+    for (rank, at) in leanings.order(&packs).into_iter().enumerate() {
+        ranks.insert(packs[at], rank);
+    }
+    wants.sort_by_cached_key(|want| want.location.map(|location| (ranks.get(&location.pack), location.offset)));
+    wants.iter_mut().for_each(|want| want.is_base = bases.contains(&want.id));
 }
 
 fn place_of(location: &Location) -> Range<u64> {
@@ -255,6 +278,9 @@ impl Worker<'_> {
                 None => Err(StoreError::Missing(pack.object()).into()),
             };
             let result = decoded.or_else(|_| self.blobs.read(&want.id, &mut plain));
+            if want.is_base && result.is_ok() {
+                self.blobs.keep(&want.id, &plain);
+            }
             self.deliver(want, result.map(|()| plain.as_slice()));
             self.plain = plain;
         }

@@ -2,6 +2,7 @@
 //! no decoder would ever let through.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::entry::{Content, Entry, Extent, TreeKey};
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::format::names::PackName;
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
 use crate::readers::{self, Layout};
-use crate::repo::{BlobReader, Repository, StoredFile};
+use crate::repo::{Bases, BlobReader, Repository, StoredFile};
 
 /// Entries in ascending order of keys.
 pub(super) type Entries<'a> = Box<dyn Iterator<Item = Result<(TreeKey, Entry)>> + 'a>;
@@ -41,17 +42,21 @@ pub(super) trait Blobs {
     fn decode(&mut self, id: &ChunkId, location: &Location, blob: &mut [u8], plain: &mut Vec<u8>) -> Result<()>;
     /// Reads a chunk from wherever it is now.
     fn read(&mut self, id: &ChunkId, plain: &mut Vec<u8>) -> Result<()>;
+    /// Keeps what was decoded or read for a while, as others are encoded against it.
+    fn keep(&mut self, id: &ChunkId, plain: &[u8]);
 }
 
 /// A tree in a repository.
 pub(super) struct FromRepository<'r> {
     repository: &'r Repository,
     root: ChunkId,
+    bases: Arc<Bases>,
 }
 
 impl<'r> FromRepository<'r> {
-    pub(super) fn new(repository: &'r Repository, root: &ChunkId) -> Self {
-        Self { repository, root: *root }
+    /// `bases_bytes` are for chunks that others are encoded against.
+    pub(super) fn new(repository: &'r Repository, root: &ChunkId, bases_bytes: usize) -> Self {
+        Self { repository, root: *root, bases: Arc::new(Bases::new(bases_bytes)) }
     }
 }
 
@@ -73,7 +78,7 @@ impl Origin for FromRepository<'_> {
     }
 
     fn reader<'a>(&'a self) -> Box<dyn Blobs + 'a> {
-        Box::new(self.repository.blob_reader())
+        Box::new(self.repository.blob_reader_sharing(&self.bases))
     }
 
     fn sources(&self) -> Vec<Vec<TreeKey>> {
@@ -106,5 +111,9 @@ impl Blobs for BlobReader<'_> {
 
     fn read(&mut self, id: &ChunkId, plain: &mut Vec<u8>) -> Result<()> {
         BlobReader::read(self, id, plain)
+    }
+
+    fn keep(&mut self, id: &ChunkId, plain: &[u8]) {
+        BlobReader::keep(self, id, plain);
     }
 }

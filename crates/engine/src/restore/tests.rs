@@ -103,6 +103,9 @@ impl Blobs for Plain<'_> {
         let mut blob = self.0.pack[start..start + BLOB_HEADER_BYTES + location.sealed_len as usize].to_vec();
         self.decode(id, location, &mut blob, plain)
     }
+
+    // Nothing here is encoded against others.
+    fn keep(&mut self, _: &ChunkId, _: &[u8]) {}
 }
 
 impl Origin for Made {

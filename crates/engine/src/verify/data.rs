@@ -236,7 +236,7 @@ impl<'a, 'r> Data<'a, 'r> {
         }
         match worker.reader.decode(&record.id, &location, blob, &mut worker.plain) {
             Ok(()) if record.base.is_none() && self.structure.may_be_base(&record.id) => {
-                self.bases.add(&record.id, Arc::new(worker.plain.clone()));
+                worker.reader.keep(&record.id, &worker.plain);
             }
             Ok(()) => {}
             Err(error) => self.check.unreadable(&pack.object, &error, record.id),

@@ -3,7 +3,7 @@
 //! Everything comes from the store, whatever local caches hold. What later stages need is kept: of each pack where its
 //! highest blob ends, about 100 bytes a pack; of the index nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::findings::{describe, tells_damage};
@@ -20,7 +20,7 @@ use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
 use crate::format::slot;
 use crate::ids::{ChunkId, SessionId};
-use crate::repo::Snapshot;
+use crate::repo::{Leanings, Snapshot};
 use crate::repo::cache::Cache;
 use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
@@ -56,8 +56,8 @@ pub(super) struct Structure {
     /// Chunks of which every copy is encoded against a chunk that is no longer there. Damage only where a snapshot
     /// reaches one: a prune may take the base of a chunk that nobody needs before the chunk.
     unbased: HashSet<ChunkId>,
-    /// For each pack with chunks that are encoded against others: the last pack that has one of these others.
-    leans: HashMap<PackName, PackName>,
+    /// Which packs have chunks that are encoded against chunks of others.
+    leanings: Leanings,
     /// The chunks that others are encoded against.
     bases: Sieve,
     /// The published segments that the store has: what a client without a local cache would know.
@@ -153,7 +153,7 @@ impl Structure {
             condemned: (0, 0),
             state: check.repository.state(),
             unbased: HashSet::new(),
-            leans: HashMap::new(),
+            leanings: Leanings::default(),
             bases: Sieve::new(0),
             index: Index::default(),
             lost_segments: Vec::new(),
@@ -273,30 +273,10 @@ impl Structure {
         self.bases.may_have(id)
     }
 
-    /// The same packs in an order in which what is encoded against a base comes soon after it: each pack is followed by
-    /// those that lean on it, each of these by those that lean on that one, and so on.
+    /// The same packs in the order of their bases.
     pub(super) fn by_bases(&self, packs: &[(PackName, PackFacts)]) -> Vec<(PackName, PackFacts)> {
-        let names: HashMap<PackName, usize> = packs.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
-        // None where a pack has its place already.
-        let mut followers = vec![Some(Vec::new()); packs.len()];
-        let mut firsts = Vec::new();
-        for (at, (name, _)) in packs.iter().enumerate() {
-            match self.leans.get(name).and_then(|lead| names.get(lead)) {
-                Some(&lead) if lead != at => followers[lead].get_or_insert_default().push(at),
-                _ => firsts.push(at),
-            }
-        }
-        let mut order = Vec::with_capacity(packs.len());
-        // Why all of them at the end: packs may lean on one another in a ring, which nothing leads to.
-        for first in firsts.into_iter().chain(0..packs.len()) {
-            let mut next = vec![first];
-            while let Some(at) = next.pop() {
-                let Some(followers) = followers[at].take() else { continue };
-                order.push(packs[at]);
-                next.extend(followers.into_iter().rev());
-            }
-        }
-        order
+        let names: Vec<PackName> = packs.iter().map(|(name, _)| *name).collect();
+        self.leanings.order(&names).into_iter().map(|at| packs[at]).collect()
     }
 
     /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one.
@@ -312,7 +292,7 @@ impl Structure {
         let whole = |location: &Location| {
             self.stays(location) && location.base.is_none_or(|base| self.has_alone(&base))
         };
-        let (mut unbased, mut leans, mut bases) = (HashSet::new(), HashMap::new(), Sieve::new(self.chunks));
+        let (mut unbased, mut leanings, mut bases) = (HashSet::new(), Leanings::default(), Sieve::new(self.chunks));
         for segment in self.index.segments() {
             check.go_on()?;
             for (_, id, location) in segment.records() {
@@ -320,8 +300,7 @@ impl Structure {
                 bases.add(&base);
                 let lead = self.pack_alone(&base);
                 if let Some(lead) = lead {
-                    let last = leans.entry(location.pack).or_insert(lead);
-                    *last = lead.max(*last);
+                    leanings.add(location.pack, lead);
                 }
                 if (lead.is_none() || !self.stays(&location))
                     && !self.index.copies(&id).any(|copy| whole(&copy.location))
@@ -330,7 +309,7 @@ impl Structure {
                 }
             }
         }
-        (self.unbased, self.leans, self.bases) = (unbased, leans, bases);
+        (self.unbased, self.leanings, self.bases) = (unbased, leanings, bases);
         Ok(())
     }
 
