@@ -128,8 +128,8 @@ mod tests {
         assert_eq!(kept(&bases), [1, 2, 4]);
         bases.add(&id(5), Arc::new(vec![5; 1]));
         assert_eq!(kept(&bases), [2, 4, 5]);
-        bases.add(&id(6), Arc::new(vec![6; 90]));
+        bases.add(&id(6), Arc::new(vec![6; 100]));
         assert_eq!(kept(&bases), [6]);
-        assert_eq!(*bases.get(&id(6)).unwrap(), vec![6; 90]);
+        assert_eq!(*bases.get(&id(6)).unwrap(), vec![6; 100]);
     }
 }

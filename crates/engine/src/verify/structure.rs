@@ -20,12 +20,12 @@ use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
 use crate::format::slot;
 use crate::ids::{ChunkId, SessionId};
-use crate::repo::{Leanings, Snapshot};
 use crate::repo::cache::Cache;
 use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
 use crate::repo::log::Log;
 use crate::repo::reader::BLOB_HEADER_BYTES;
+use crate::repo::{Leanings, Snapshot};
 use crate::rules::{Standing, State};
 use crate::store::StoreError;
 
@@ -289,9 +289,8 @@ impl Structure {
 
     /// Of every base a copy must be there that has no base itself.
     fn check_bases(&mut self, check: &Check<'_>) -> Result<()> {
-        let whole = |location: &Location| {
-            self.stays(location) && location.base.is_none_or(|base| self.has_alone(&base))
-        };
+        let whole =
+            |location: &Location| self.stays(location) && location.base.is_none_or(|base| self.has_alone(&base));
         let (mut unbased, mut leanings, mut bases) = (HashSet::new(), Leanings::default(), Sieve::new(self.chunks));
         for segment in self.index.segments() {
             check.go_on()?;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod bases;
 mod beside;
 mod browse;
 mod checkpoints;

@@ -40,7 +40,7 @@ fn file(tensors: &[Tensor<'_>], note: &str) -> Vec<u8> {
 }
 
 /// FP32 numbers as weights are: nearly normal, with every bit of the mantissa in use.
-fn weights(seed: u64, count: usize) -> Vec<u8> {
+pub fn weights(seed: u64, count: usize) -> Vec<u8> {
     let random = noise(seed, count * 12);
     let number = |bytes: &[u8; 12]| {
         let (sum, rest) = bytes.split_at(8);
@@ -51,7 +51,7 @@ fn weights(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// The same numbers, each a little further.
-fn stepped(old: &[u8], seed: u64) -> Vec<u8> {
+pub fn stepped(old: &[u8], seed: u64) -> Vec<u8> {
     let random = noise(seed, old.len() / 4);
     let steps = old.as_chunks().0.iter().zip(random);
     steps.flat_map(|(old, step)| (f32::from_le_bytes(*old) * (1.0 + f32::from(step) * 1e-8)).to_le_bytes()).collect()
@@ -65,7 +65,7 @@ fn bf16(fp32: &[u8]) -> Vec<u8> {
 
 const ROW: usize = 1000;
 
-fn model(weights: &[u8], bias: &[u8], note: &str) -> Vec<u8> {
+pub fn model(weights: &[u8], bias: &[u8], note: &str) -> Vec<u8> {
     let rows = (weights.len() / 4 / ROW) as u64;
     let bias_shape = vec![(bias.len() / 4) as u64];
     file(&[("w", "F32", vec![rows, ROW as u64], weights), ("b", "F32", bias_shape, bias)], note)
@@ -75,7 +75,7 @@ fn run(repository: &Repository, source: &Path) -> BackupReport {
     run_with(repository, options(paths(source)))
 }
 
-fn run_with(repository: &Repository, options: BackupOptions) -> BackupReport {
+pub fn run_with(repository: &Repository, options: BackupOptions) -> BackupReport {
     let report = backup(repository, options, &Silent).unwrap();
     assert_eq!(report.problems, 0);
     report

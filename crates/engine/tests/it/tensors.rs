@@ -31,7 +31,7 @@ use crate::place::{noise, options, paths};
 
 /// A store in memory that counts what is got of packs.
 #[derive(Default)]
-struct Counting {
+pub struct Counting {
     store: MemoryStore,
     gets: AtomicU64,
     bytes: AtomicU64,
@@ -39,7 +39,7 @@ struct Counting {
 
 impl Counting {
     /// What was got since the last time.
-    fn taken(&self) -> (u64, u64) {
+    pub fn taken(&self) -> (u64, u64) {
         (self.gets.swap(0, Ordering::SeqCst), self.bytes.swap(0, Ordering::SeqCst))
     }
 }
@@ -77,14 +77,14 @@ impl Store for Counting {
 }
 
 /// A source directory and a repository in memory.
-struct Scene {
+pub struct Scene {
     directory: tempfile::TempDir,
-    store: Arc<Counting>,
-    repository: Repository,
+    pub store: Arc<Counting>,
+    pub repository: Repository,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("source")).unwrap();
         let store = Arc::new(Counting::default());
@@ -93,11 +93,11 @@ impl Scene {
         Self { directory, store, repository }
     }
 
-    fn source(&self, name: &str) -> PathBuf {
+    pub fn source(&self, name: &str) -> PathBuf {
         self.directory.path().join("source").join(name)
     }
 
-    fn write(&self, name: &str, content: &[u8]) {
+    pub fn write(&self, name: &str, content: &[u8]) {
         fs::create_dir_all(self.source(name).parent().unwrap()).unwrap();
         fs::write(self.source(name), content).unwrap();
     }
