@@ -3,8 +3,7 @@
 Usage: dtypes.py ROOT
 
 ROOT is the benchmark's data directory. Writes ROOT/codecs/{old,new}.safetensors and ROOT/codecs/{old,new}.gguf: `new` is
-what `old` was 20 steps before. The name of a tensor begins with its row in the table: "int8 of
-    encoder.layer.0...".
+what `old` was 20 steps before. The name of a tensor begins with its row in the table, as in `int8 of encoder.layer.0`.
 
     cast of the FP32 run    weights of the last two checkpoints that lie 20 steps apart, without the word embeddings: as F16 and
                             F64; as FP8 E4M3 and E5M2, scaled by a power of two to the type's range; as INT8 with a scale for

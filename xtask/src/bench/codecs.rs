@@ -2,7 +2,7 @@
 //!
 //! The engine's example `tensor_ratio` measures Seawall and zstd, bench/codecs.py ZipNN on the same tensors. Tensors are those of
 //! the trained checkpoints, of published models, and what bench/dtypes.py makes of them; bench/xet.py stores the runs and the
-//! models with hf-xet. Only printed: docs/benchmarks.md has a run of it.
+//! models with hf-xet. Only printed: docs/tensors.md has a run of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
