@@ -1,14 +1,14 @@
-"""The codec table: bytes stored / raw and GB/s by one thread, for Seawall's encodings, zstd level 3 and ZipNN.
+"""The codec table: bytes stored / raw and GB/s by one core, for Seawall's encodings, zstd level 3 and ZipNN.
 
-Usage: codecs.py TENSOR_RATIO OLD.safetensors NEW.safetensors
+Usage: codecs.py TENSOR_RATIO [OLD] NEW
 
-TENSOR_RATIO is the example of that name (cargo build --release --example tensor_ratio). It prints Seawall's and zstd's rows, alone and against
+TENSOR_RATIO is the example of that name (cargo build --release --example tensor_ratio). It measures Seawall and zstd, alone and against
 the same stretch of the older file. ZipNN has no bases in this form, so it is measured alone, tensor by tensor as it is meant to
-be used, in one thread, by the thread's processor time; what it gives back is compared. Its decoder seems to work in threads of its own, whose time
-is not counted: its GB/s out is not to be compared.
+be used, told to work in one thread, by the processor time of the whole process, the best of three; what it gives back is
+compared. It is asked for the types that it knows; a row in which it refuses a tensor has none.
 """
 
-import json
+import pathlib
 import subprocess
 import sys
 import time
@@ -20,49 +20,70 @@ for name in ("torch", "torch.nn", "torch.nn.functional"):
 
 from zipnn import ZipNN  # noqa: E402
 
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "f8_e4m3": "float8_e4m3fn", "f8_e5m2": "float8_e5m2"}
+WAYS = ("zstd-3", "zipnn", "alone", "fast", "balanced", "dense")
+PASSES = 3
 
 
-def tensors(path):
-    """Name, kind and bytes of each tensor of a safetensors file."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        data = file.read()
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            start, end = tensor["data_offsets"]
-            yield name, tensor["dtype"], data[start:end]
-
-
-def zipnn_rows(path):
-    """By class of tensor: raw bytes, stored bytes, seconds in, seconds out."""
+def tool_rows(program, files):
+    """By class and way: MB, stored / raw, GB/s in, GB/s out."""
+    printed = subprocess.run([program, *files], check=True, capture_output=True, text=True).stdout
     rows = {}
-    for name, dtype, plain in tensors(path):
-        if dtype not in DTYPES:
-            continue
-        codec = ZipNN(input_format="byte", bytearray_dtype=DTYPES[dtype], threads=1)
-        begun = time.thread_time()
-        packed = codec.compress(bytearray(plain))
-        encoded = time.thread_time()
-        back = codec.decompress(packed)
-        decoded = time.thread_time()
-        if bytes(back) != plain:
-            sys.exit(f"zipnn gave {name} back changed")
-        group = name.split(".")[0] if "adam_" in name else "weights"
-        for key in (group, "all"):
-            row = rows.setdefault(key, [0, 0, 0.0, 0.0])
-            for place, value in enumerate((len(plain), len(packed), encoded - begun, decoded - encoded)):
-                row[place] += value
+    for line in printed.splitlines()[1:]:
+        group, way, *figures = line.split()
+        rows.setdefault(group, {})[way] = tuple(map(float, figures))
     return rows
 
 
+def zipnn_rows(program, path):
+    """The same of ZipNN, for classes of which it knows all tensors."""
+    listed = subprocess.run([program, "--list", path], check=True, capture_output=True, text=True).stdout
+    body, sums, refused = pathlib.Path(path).read_bytes(), {}, {}
+    for line in listed.splitlines():
+        group, dtype, start, end = line.split("\t")
+        plain = body[int(start) : int(end)]
+        try:
+            measured = zipnn_tensor(DTYPES[dtype], plain)
+        except Exception as why:
+            refused[group] = refused["all"] = f"{dtype}: {why!r}"
+            continue
+        for key in (group, "all"):
+            sums[key] = [sum(pair) for pair in zip(sums.get(key, (0, 0, 0, 0)), measured)]
+    for group, why in refused.items():
+        sums.pop(group, None)
+        if not why.endswith(f"KeyError('{why.split(':')[0]}')"):
+            print(f"zipnn refuses {group}: {why}", file=sys.stderr)
+    return {group: (raw / 1e6, stored / raw, raw / 1e9 / into, raw / 1e9 / out)
+            for group, (raw, stored, into, out) in sums.items()}
+
+
+def zipnn_tensor(dtype, plain):
+    """Raw bytes, stored bytes, seconds in, seconds out."""
+    codec = ZipNN(input_format="byte", bytearray_dtype=dtype, threads=1)
+    into = out = float("inf")
+    for _ in range(PASSES):
+        given = bytearray(plain)
+        begun = time.process_time()
+        packed = codec.compress(given)
+        encoded = time.process_time()
+        back = codec.decompress(packed)
+        into, out = min(into, encoded - begun), min(out, time.process_time() - encoded)
+    if bytes(back) != plain:
+        raise ValueError("given back changed")
+    return len(plain), len(packed), max(into, 1e-9), max(out, 1e-9)
+
+
 def main():
-    program, old, new = sys.argv[1:]
-    print(subprocess.run([program, old, new], check=True, capture_output=True, text=True).stdout, end="")
-    for group, (raw, stored, into, out) in sorted(zipnn_rows(new).items()):
-        rates = [raw / 1e9 / max(seconds, 1e-9) for seconds in (into, out)]
-        print(f"{group:<10} {'zipnn':<9} {raw / 1e6:>8.1f} {stored / raw:>11.4f} {rates[0]:>8.3f} {rates[1]:>9.3f}")
+    program, *files = sys.argv[1:]
+    rows = tool_rows(program, files)
+    for group, row in zipnn_rows(program, files[-1]).items():
+        rows[group]["zipnn"] = row
+    ways = [way for way in WAYS if any(way in row for row in rows.values())]
+    print("| numbers | MB | " + " | ".join(ways) + " |")
+    print("|---|---|" + "---|" * len(ways))
+    for group, row in rows.items():
+        cells = ("{1:.4f}, {2:.2f} / {3:.2f}".format(*row[way]) if way in row else "" for way in ways)
+        print(f"| {group} | {row['zstd-3'][0]:.1f} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ cargo xtask COMMAND
       --without TOOL      leave a tool out: seawall, restic, rustic or borg (may be repeated)
       --prepare           only make the data and install the rivals
       --resume            go on where an interrupted run of the same build ended: workloads with all rounds are kept
-      --codecs            only the table of encodings, beside zstd and ZipNN
+      --codecs            only the tables of encodings by kind of number, beside zstd and ZipNN, and hf-xet's path
       --publish           write the tables and raw rows to docs/benchmarks.md and docs/benchmarks.json
 ";
 

@@ -7,6 +7,7 @@
 //! a slow round does not favour anybody. Nothing outside the data directory is written, but Debian packages that the
 //! rivals are built with are installed.
 
+mod codecs;
 mod goals;
 mod limit;
 mod report;
@@ -131,6 +132,9 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
     let place = Place { root: root.to_owned(), target, data, tools, quick: options.quick };
     fs::create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
     let (workloads, tools) = (options.workloads(), options.tools());
+    if options.codecs {
+        return codecs::run(&place).map(|()| true);
+    }
     for workload in &workloads {
         workload.make(&place)?;
     }
@@ -138,9 +142,6 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
     for tool in &tools {
         tool.install(&place)?;
         versions.push(tool.version(&place)?);
-    }
-    if options.codecs {
-        return codecs(&place);
     }
     if options.prepare {
         println!("ready: {}", versions.join(", "));
@@ -168,34 +169,6 @@ pub fn run(root: &Path, options: &Options) -> Result<bool> {
     Ok(rows.iter().all(|row| row.exit == 0))
 }
 
-/// Prints the table of encodings, on the checkpoints that lie 20 steps and one step apart.
-fn codecs(place: &Place) -> Result<bool> {
-    let build =
-        ["build", "--quiet", "--release", "--locked", "--package", "seawall-engine", "--example", "tensor_ratio"];
-    process::run(std::process::Command::new("cargo").current_dir(&place.root).args(build))?;
-    let python = python(place, "codecs", &["numpy", "zstandard", "safetensors"], &["zipnn"])?;
-    for run in ["full", "bf16"] {
-        let source = place.data.join("pristine/checkpoints").join(run);
-        let mut steps: Vec<PathBuf> = fs::read_dir(&source)
-            .with_context(|| format!("cannot list {}", source.display()))?
-            .map(|item| Ok(item?.path()))
-            .collect::<Result<_>>()?;
-        steps.sort();
-        let [.., before, last, next] = &steps[..] else { bail!("too few checkpoints in {}", source.display()) };
-        for (old, new) in [(before, last), (last, next)] {
-            println!("\n{run}: {} after {}", name_of(new), name_of(old));
-            let script = place.root.join("bench/codecs.py");
-            let program = place.target.join("release/examples/tensor_ratio");
-            process::run(std::process::Command::new(&python).arg(script).arg(program).args([old, new]))?;
-        }
-    }
-    Ok(true)
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
 /// The rows that an interrupted run of the same build left of workloads of which it finished all rounds.
 fn measured(place: &Place, rounds: usize, tools: usize) -> Result<Vec<rows::Row>> {
     let text = fs::read_to_string(place.data.join("rows.json")).context("no rows of an interrupted run")?;
@@ -215,12 +188,13 @@ fn publish(root: &Path, page: &str, rows: &[rows::Row]) -> Result<()> {
     fs::write(root.join("docs/benchmarks.json"), text).context("cannot write docs/benchmarks.json")
 }
 
-/// A Python environment below the tools with these packages, made once.
+/// A Python environment below the tools with these packages, made once, and again when they are others.
 fn python(place: &Place, name: &str, packages: &[&str], no_dependencies: &[&str]) -> Result<PathBuf> {
     let directory = place.tools.join(name);
     let python = directory.join("bin/python");
     let done = directory.join("complete");
-    if !done.exists() {
+    let wanted = [packages, no_dependencies].concat().join("\n");
+    if !fs::read_to_string(&done).is_ok_and(|made| made == wanted) {
         process::run(std::process::Command::new("python3").args(["-m", "venv", "--clear"]).arg(&directory))?;
         let pip = |extra: &[&str], packages: &[&str]| {
             let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
@@ -230,7 +204,7 @@ fn python(place: &Place, name: &str, packages: &[&str], no_dependencies: &[&str]
         if !no_dependencies.is_empty() {
             pip(&["--no-deps"], no_dependencies)?;
         }
-        fs::write(&done, "")?;
+        fs::write(&done, wanted)?;
     }
     Ok(python)
 }

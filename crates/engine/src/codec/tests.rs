@@ -112,6 +112,23 @@ fn kinds_of_data_get_their_codecs() {
 }
 
 #[test]
+fn eight_bit_floats_are_no_larger_than_zstd_makes_them() {
+    // Sign, exponent and the mantissa's first two bits, with the bias of a wider type: the same statistics.
+    let e5m2 = |x: &f64| (x.to_bits() >> 56) as u8 & 0x80 | (x.to_bits() >> 50) as u8 & 0x7f;
+    let plain: Vec<u8> = normals(3, 256 * KIB, 0.02).iter().map(e5m2).collect();
+    let hint = Hint { width: 1, head: 0, kind: NumberKind::F8E5m2 };
+    let mut frame = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
+    zstd_safe::compress(&mut frame, &plain, 3).unwrap();
+    let mut body = Vec::new();
+    Encoder::new(Effort::Balanced).encode(&plain, Some(&hint), None, &mut body);
+    assert!(body[0] == id::PLANES && body.len() < frame.len() + 64, "{}, by zstd {}", body.len(), frame.len());
+    // Stretches that come again are found all the same.
+    let again = plain[..4 * KIB].repeat(64);
+    Encoder::new(Effort::Balanced).encode(&again, Some(&hint), None, &mut body);
+    assert!(body.len() < 8 * KIB && body[0] == id::ZSTD, "{} in codec {}", body.len(), body[0]);
+}
+
+#[test]
 fn bf16_is_found_at_either_phase() {
     let numbers = bf16(7, 100_000);
     for skip in 0..2 {
