@@ -7,21 +7,25 @@
 //! Invariant: bucket lengths sum up to the number of elements, so every element has one place in the permuted order.
 
 use super::element::Element;
-use super::planes::BLOCK;
 
 /// A partition has no more buckets than this.
 pub(super) const BUCKETS_MAX: usize = 32;
 /// Stretches of the elements that are sorted side by side. Why: neighbours mostly go to the same bucket, and would wait for
 /// one another's place in it.
 const STREAMS: usize = 4;
+/// Tables in which the keys of one stretch are counted by turns, for the same reason.
+const TABLES: usize = 4;
+/// Elements of one stream a turn.
+const BLOCK: usize = 128;
 
-/// A number for each bucket.
-type PerBucket = [usize; BUCKETS_MAX];
+/// A number for each bucket, and room up to what a byte can name: an index that needs no check.
+type PerBucket = [u32; 256];
 
-/// Which key belongs to which bucket, and where its elements go.
+/// Which key belongs to which bucket, and where its elements go. A function of the base, shift and buckets alone.
+#[derive(Clone)]
 pub(super) struct Partition {
     bucket_of: [u8; 256],
-    lengths: PerBucket,
+    lengths: [usize; BUCKETS_MAX],
     buckets: usize,
     shift: u32,
     /// Where in the permuted order each stream's first element of a bucket goes.
@@ -32,15 +36,16 @@ impl Partition {
     /// The partition of `base` into `buckets` (1 to [`BUCKETS_MAX`]): a bucket for each of the most frequent keys, in order
     /// of frequency and then of key, and the last for all other keys.
     pub(super) fn new<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32, buckets: usize) -> Self {
+        let mut lengths = [0; BUCKETS_MAX];
+        let mut starts = [[0; 256]; STREAMS];
         if buckets == 1 {
-            let mut lengths = [0; BUCKETS_MAX];
             lengths[0] = base.len();
-            return Self { bucket_of: [0; 256], lengths, buckets, shift, starts: [[0; BUCKETS_MAX]; STREAMS] };
+            return Self { bucket_of: [0; 256], lengths, buckets, shift, starts };
         }
-        let counts = count_keys::<E, W>(base, shift);
+        let counts = streams(base).map(|stream| count_keys::<E, W>(stream, shift));
         let totals: [u32; 256] = std::array::from_fn(|key| counts.iter().map(|counts| counts[key]).sum());
         let mut keys: [u8; 256] = std::array::from_fn(|key| key as u8);
-        keys.sort_by_key(|&key| (std::cmp::Reverse(totals[usize::from(key)]), key));
+        keys.sort_unstable_by_key(|&key| (std::cmp::Reverse(totals[usize::from(key)]), key));
         let mut bucket_of = [(buckets - 1) as u8; 256];
         for (bucket, &key) in keys[..buckets - 1].iter().enumerate() {
             bucket_of[usize::from(key)] = bucket as u8;
@@ -48,11 +53,25 @@ impl Partition {
         let mut in_stream = [[0; BUCKETS_MAX]; STREAMS];
         for (in_stream, counts) in in_stream.iter_mut().zip(&counts) {
             for (&bucket, &count) in bucket_of.iter().zip(counts) {
-                in_stream[usize::from(bucket)] += count as usize;
+                in_stream[usize::from(bucket)] += count;
             }
         }
-        let lengths = std::array::from_fn(|bucket| in_stream.iter().map(|lengths| lengths[bucket]).sum());
-        Self { bucket_of, lengths, buckets, shift, starts: starts(&in_stream) }
+        // Bucket after bucket, and in each stream after stream.
+        let mut next = 0;
+        for (bucket, length) in lengths.iter_mut().enumerate() {
+            let start = next;
+            for (starts, lengths) in starts.iter_mut().zip(&in_stream) {
+                starts[bucket] = next;
+                next += lengths[bucket];
+            }
+            *length = (next - start) as usize;
+        }
+        Self { bucket_of, lengths, buckets, shift, starts }
+    }
+
+    /// True if it has that shape, and as many elements.
+    pub(super) fn fits(&self, count: usize, shift: u32, buckets: usize) -> bool {
+        (self.shift, self.buckets) == (shift, buckets) && self.lengths().iter().sum::<usize>() == count
     }
 
     /// Elements in each bucket.
@@ -64,46 +83,6 @@ impl Partition {
     #[inline(always)]
     pub(super) fn bucket<E: Element<W>, const W: usize>(&self, base: [u8; W]) -> usize {
         usize::from(self.bucket_of[usize::from(E::load(base).key(self.shift))]) % BUCKETS_MAX
-    }
-
-    /// Calls `visit` with stream, number in its block and permuted place of each element; and, around each block, `before` and
-    /// `after` with its stream, place and length.
-    #[inline(always)]
-    fn for_each<E: Element<W>, const W: usize, S>(
-        &self,
-        base: &[[u8; W]],
-        state: &mut S,
-        before: impl Fn(&mut S, usize, usize, usize),
-        visit: impl Fn(&mut S, usize, usize, usize),
-        after: impl Fn(&mut S, usize, usize, usize),
-    ) {
-        let mut next = self.starts;
-        let stretch = stretch(base.len());
-        for block in (0..stretch).step_by(BLOCK) {
-            for stream in 0..STREAMS {
-                before(state, stream, stream * stretch + block, BLOCK);
-            }
-            for at in 0..BLOCK {
-                for (stream, next) in next.iter_mut().enumerate() {
-                    let place = &mut next[self.bucket::<E, W>(base[stream * stretch + block + at])];
-                    visit(state, stream, at, *place);
-                    *place += 1;
-                }
-            }
-            for stream in 0..STREAMS {
-                after(state, stream, stream * stretch + block, BLOCK);
-            }
-        }
-        for block in (STREAMS * stretch..base.len()).step_by(BLOCK) {
-            let length = BLOCK.min(base.len() - block);
-            before(state, 0, block, length);
-            for at in 0..length {
-                let place = &mut next[STREAMS - 1][self.bucket::<E, W>(base[block + at])];
-                visit(state, 0, at, *place);
-                *place += 1;
-            }
-            after(state, 0, block, length);
-        }
     }
 
     /// Puts the elements that `fill` gives, from a place on, into the order of buckets.
@@ -141,6 +120,57 @@ impl Partition {
             |(values, drain), stream, place, length| drain(place, &values[stream][..length]),
         );
     }
+
+    /// Calls `visit` with stream, number in its block and permuted place of each element; and, around each block, `before` and
+    /// `after` with its stream, place and length.
+    #[inline(always)]
+    fn for_each<E: Element<W>, const W: usize, S>(
+        &self,
+        base: &[[u8; W]],
+        state: &mut S,
+        before: impl Fn(&mut S, usize, usize, usize),
+        visit: impl Fn(&mut S, usize, usize, usize),
+        after: impl Fn(&mut S, usize, usize, usize),
+    ) {
+        let mut next = self.starts;
+        let mut keys = [[0; BLOCK]; STREAMS];
+        let stretch = stretch(base.len());
+        for block in (0..stretch).step_by(BLOCK) {
+            for (stream, keys) in keys.iter_mut().enumerate() {
+                let place = stream * stretch + block;
+                before(state, stream, place, BLOCK);
+                self.keys::<E, W>(&base[place..place + BLOCK], keys);
+            }
+            for at in 0..BLOCK {
+                for (stream, next) in next.iter_mut().enumerate() {
+                    let place = &mut next[usize::from(self.bucket_of[usize::from(keys[stream][at])])];
+                    visit(state, stream, at, *place as usize);
+                    *place += 1;
+                }
+            }
+            for stream in 0..STREAMS {
+                after(state, stream, stream * stretch + block, BLOCK);
+            }
+        }
+        for block in (STREAMS * stretch..base.len()).step_by(BLOCK) {
+            let length = BLOCK.min(base.len() - block);
+            before(state, 0, block, length);
+            self.keys::<E, W>(&base[block..block + length], &mut keys[0]);
+            for (at, &key) in keys[0][..length].iter().enumerate() {
+                let place = &mut next[STREAMS - 1][usize::from(self.bucket_of[usize::from(key)])];
+                visit(state, 0, at, *place as usize);
+                *place += 1;
+            }
+            after(state, 0, block, length);
+        }
+    }
+
+    #[inline(always)]
+    fn keys<E: Element<W>, const W: usize>(&self, base: &[[u8; W]], keys: &mut [u8; BLOCK]) {
+        for (key, bytes) in keys.iter_mut().zip(base) {
+            *key = E::load(*bytes).key(self.shift);
+        }
+    }
 }
 
 /// Elements in each stream; what remains belongs to the last.
@@ -148,35 +178,32 @@ fn stretch(count: usize) -> usize {
     count / STREAMS / BLOCK * BLOCK
 }
 
-/// Bucket after bucket, and in each stream after stream.
-fn starts(in_stream: &[PerBucket; STREAMS]) -> [PerBucket; STREAMS] {
-    let mut starts = [[0; BUCKETS_MAX]; STREAMS];
-    let mut next = 0;
-    for bucket in 0..BUCKETS_MAX {
-        for (starts, lengths) in starts.iter_mut().zip(in_stream) {
-            starts[bucket] = next;
-            next += lengths[bucket];
-        }
-    }
-    starts
+fn streams<T>(base: &[T]) -> [&[T]; STREAMS] {
+    let stretch = stretch(base.len());
+    std::array::from_fn(|stream| match stream + 1 < STREAMS {
+        true => &base[stream * stretch..][..stretch],
+        false => &base[stream * stretch..],
+    })
 }
 
-/// How often each key occurs in each stream.
-fn count_keys<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> [[u32; 256]; STREAMS] {
-    let mut tables = [[0u32; 256]; STREAMS];
-    let stretch = stretch(base.len());
-    let (first, rest) = base.split_at(stretch);
-    let (second, rest) = rest.split_at(stretch);
-    let (third, fourth) = rest.split_at(stretch);
-    let key = |bytes: &[u8; W]| usize::from(E::load(*bytes).key(shift));
-    for (((first, second), third), fourth) in first.iter().zip(second).zip(third).zip(fourth) {
-        tables[0][key(first)] += 1;
-        tables[1][key(second)] += 1;
-        tables[2][key(third)] += 1;
-        tables[3][key(fourth)] += 1;
+/// How often each key occurs.
+fn count_keys<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> [u32; 256] {
+    let mut tables = [[0u32; 256]; TABLES];
+    let mut keys = [0; BLOCK];
+    for block in base.chunks(BLOCK) {
+        let keys = &mut keys[..block.len()];
+        for (key, bytes) in keys.iter_mut().zip(block) {
+            *key = E::load(*bytes).key(shift);
+        }
+        let (groups, rest) = keys.as_chunks::<TABLES>();
+        for group in groups {
+            for (table, &key) in tables.iter_mut().zip(group) {
+                table[usize::from(key)] += 1;
+            }
+        }
+        rest.iter().for_each(|&key| tables[0][usize::from(key)] += 1);
     }
-    fourth[stretch..].iter().for_each(|bytes| tables[3][key(bytes)] += 1);
-    tables
+    std::array::from_fn(|key| tables.iter().map(|counts| counts[key]).sum())
 }
 
 #[cfg(test)]

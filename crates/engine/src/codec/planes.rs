@@ -15,7 +15,7 @@ use super::pieces::{PiecePacker, PieceUnpacker};
 use super::{BodyHeader, Effort};
 
 /// Elements a turn in the split and merge loops.
-pub(super) const BLOCK: usize = 64;
+const BLOCK: usize = 64;
 
 /// Splits and packs planes; owns the scratch memory.
 #[derive(Default)]
