@@ -85,7 +85,8 @@ impl Partition {
         usize::from(self.bucket_of[usize::from(E::load(base).key(self.shift))]) % BUCKETS_MAX
     }
 
-    /// Puts the elements that `fill` gives, from a place on, into the order of buckets.
+    /// Puts the elements that `fill` gives, from a place on, into the order of buckets. Why not into planes at once: a store for
+    /// each byte takes longer than splitting afterwards.
     #[inline(always)]
     pub(super) fn scatter<E: Element<W>, const W: usize>(
         &self,
@@ -103,20 +104,26 @@ impl Partition {
         );
     }
 
-    /// The inverse of [`Self::scatter`]: `drain` takes the elements from a place on.
+    /// The inverse of [`Self::scatter`], of `W` planes in the order of buckets: `drain` takes the elements from a place on.
     #[inline(always)]
     pub(super) fn gather<E: Element<W>, const W: usize>(
         &self,
         base: &[[u8; W]],
-        permuted: &[[u8; W]],
+        planes: &[&[u8]; 8],
         drain: impl FnMut(usize, &[E]),
     ) {
         let mut state = ([[E::default(); BLOCK]; STREAMS], drain);
+        // Why cut: that they are of one length saves all checks but one.
+        let planes: [&[u8]; W] = std::array::from_fn(|number| &planes[number][..base.len()]);
         self.for_each::<E, W, _>(
             base,
             &mut state,
             |_, _, _, _| {},
-            |(values, _), stream, at, place| values[stream][at] = E::load(permuted[place]),
+            |(values, _), stream, at, place| {
+                let planes = planes.iter().enumerate();
+                values[stream][at] =
+                    planes.fold(E::default(), |value, (number, plane)| value.with(number, plane[place]));
+            },
             |(values, drain), stream, place, length| drain(place, &values[stream][..length]),
         );
     }

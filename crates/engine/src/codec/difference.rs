@@ -210,7 +210,6 @@ impl DifferenceEncoder {
 pub(super) struct DifferenceDecoder {
     cast: Vec<u8>,
     planes: Vec<u8>,
-    permuted: Vec<u8>,
     outside: Vec<u8>,
     unpacker: PieceUnpacker,
 }
@@ -320,14 +319,7 @@ impl DifferenceDecoder {
             planes::merge::<E, W>(base.len(), &planes, drain);
             return Ok(());
         }
-        self.permuted.resize(base.len() * W, 0);
-        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
-        planes::merge::<E, W>(base.len(), &planes, |place, values| {
-            for (bytes, value) in permuted[place..].iter_mut().zip(values) {
-                *bytes = value.bytes();
-            }
-        });
-        partition.gather::<E, W>(base, permuted, drain);
+        partition.gather::<E, W>(base, &planes, drain);
         Ok(())
     }
 }
