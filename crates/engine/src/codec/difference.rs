@@ -217,7 +217,6 @@ pub(super) struct DifferenceDecoder {
 impl DifferenceDecoder {
     /// Fills `out` (of the announced length) from the payload. `alone` reads what has no counterpart. `known` is the partition
     /// of the base, where somebody made it.
-    #[expect(clippy::too_many_arguments, reason = "they are one blob's parts, and what unpacks them")]
     pub(super) fn decode(
         &mut self,
         frames: &mut Decompressor,
