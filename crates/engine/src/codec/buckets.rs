@@ -14,14 +14,16 @@ pub(super) const BUCKETS_MAX: usize = 32;
 /// Stretches of the elements that are sorted side by side. Why: neighbours mostly go to the same bucket, and would wait for
 /// one another's place in it.
 const STREAMS: usize = 4;
+/// Tables in which the keys of one stretch are counted by turns, for the same reason.
+const TABLES: usize = 4;
 
-/// A number for each bucket.
-type PerBucket = [usize; BUCKETS_MAX];
+/// A number for each bucket, and room up to what a byte can name: an index that needs no check.
+type PerBucket = [u32; 256];
 
-/// Which key belongs to which bucket, and where its elements go.
+/// Which key belongs to which bucket, and where its elements go. A function of the base, shift and buckets alone.
 pub(super) struct Partition {
     bucket_of: [u8; 256],
-    lengths: PerBucket,
+    lengths: [usize; BUCKETS_MAX],
     buckets: usize,
     shift: u32,
     /// Where in the permuted order each stream's first element of a bucket goes.
@@ -32,27 +34,37 @@ impl Partition {
     /// The partition of `base` into `buckets` (1 to [`BUCKETS_MAX`]): a bucket for each of the most frequent keys, in order
     /// of frequency and then of key, and the last for all other keys.
     pub(super) fn new<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32, buckets: usize) -> Self {
+        let mut lengths = [0; BUCKETS_MAX];
+        let mut starts = [[0; 256]; STREAMS];
         if buckets == 1 {
-            let mut lengths = [0; BUCKETS_MAX];
             lengths[0] = base.len();
-            return Self { bucket_of: [0; 256], lengths, buckets, shift, starts: [[0; BUCKETS_MAX]; STREAMS] };
+            return Self { bucket_of: [0; 256], lengths, buckets, shift, starts };
         }
-        let counts = count_keys::<E, W>(base, shift);
-        let totals: [u32; 256] = std::array::from_fn(|key| counts.iter().map(|counts| counts[key]).sum());
-        let mut keys: [u8; 256] = std::array::from_fn(|key| key as u8);
-        keys.sort_by_key(|&key| (std::cmp::Reverse(totals[usize::from(key)]), key));
-        let mut bucket_of = [(buckets - 1) as u8; 256];
-        for (bucket, &key) in keys[..buckets - 1].iter().enumerate() {
-            bucket_of[usize::from(key)] = bucket as u8;
-        }
+        let counts = streams(base).map(|stream| count_keys::<E, W>(stream, shift));
+        let totals = std::array::from_fn(|key| counts.iter().map(|counts| counts[key]).sum());
+        let bucket_of = ranked(&totals, buckets);
         let mut in_stream = [[0; BUCKETS_MAX]; STREAMS];
         for (in_stream, counts) in in_stream.iter_mut().zip(&counts) {
             for (&bucket, &count) in bucket_of.iter().zip(counts) {
-                in_stream[usize::from(bucket)] += count as usize;
+                in_stream[usize::from(bucket)] += count;
             }
         }
-        let lengths = std::array::from_fn(|bucket| in_stream.iter().map(|lengths| lengths[bucket]).sum());
-        Self { bucket_of, lengths, buckets, shift, starts: starts(&in_stream) }
+        // Bucket after bucket, and in each stream after stream.
+        let mut next = 0;
+        for (bucket, length) in lengths.iter_mut().enumerate() {
+            let start = next;
+            for (starts, lengths) in starts.iter_mut().zip(&in_stream) {
+                starts[bucket] = next;
+                next += lengths[bucket];
+            }
+            *length = (next - start) as usize;
+        }
+        Self { bucket_of, lengths, buckets, shift, starts }
+    }
+
+    /// True if it has that shape, and as many elements.
+    pub(super) fn fits(&self, count: usize, shift: u32, buckets: usize) -> bool {
+        (self.shift, self.buckets) == (shift, buckets) && self.lengths().iter().sum::<usize>() == count
     }
 
     /// Elements in each bucket.
@@ -66,47 +78,8 @@ impl Partition {
         usize::from(self.bucket_of[usize::from(E::load(base).key(self.shift))]) % BUCKETS_MAX
     }
 
-    /// Calls `visit` with stream, number in its block and permuted place of each element; and, around each block, `before` and
-    /// `after` with its stream, place and length.
-    #[inline(always)]
-    fn for_each<E: Element<W>, const W: usize, S>(
-        &self,
-        base: &[[u8; W]],
-        state: &mut S,
-        before: impl Fn(&mut S, usize, usize, usize),
-        visit: impl Fn(&mut S, usize, usize, usize),
-        after: impl Fn(&mut S, usize, usize, usize),
-    ) {
-        let mut next = self.starts;
-        let stretch = stretch(base.len());
-        for block in (0..stretch).step_by(BLOCK) {
-            for stream in 0..STREAMS {
-                before(state, stream, stream * stretch + block, BLOCK);
-            }
-            for at in 0..BLOCK {
-                for (stream, next) in next.iter_mut().enumerate() {
-                    let place = &mut next[self.bucket::<E, W>(base[stream * stretch + block + at])];
-                    visit(state, stream, at, *place);
-                    *place += 1;
-                }
-            }
-            for stream in 0..STREAMS {
-                after(state, stream, stream * stretch + block, BLOCK);
-            }
-        }
-        for block in (STREAMS * stretch..base.len()).step_by(BLOCK) {
-            let length = BLOCK.min(base.len() - block);
-            before(state, 0, block, length);
-            for at in 0..length {
-                let place = &mut next[STREAMS - 1][self.bucket::<E, W>(base[block + at])];
-                visit(state, 0, at, *place);
-                *place += 1;
-            }
-            after(state, 0, block, length);
-        }
-    }
-
-    /// Puts the elements that `fill` gives, from a place on, into the order of buckets.
+    /// Puts the elements that `fill` gives, from a place on, into the order of buckets. Why not into planes at once: a store for
+    /// each byte takes longer than splitting afterwards.
     #[inline(always)]
     pub(super) fn scatter<E: Element<W>, const W: usize>(
         &self,
@@ -124,23 +97,92 @@ impl Partition {
         );
     }
 
-    /// The inverse of [`Self::scatter`]: `drain` takes the elements from a place on.
+    /// The inverse of [`Self::scatter`], of `W` planes in the order of buckets: `drain` takes the elements from a place on.
     #[inline(always)]
     pub(super) fn gather<E: Element<W>, const W: usize>(
         &self,
         base: &[[u8; W]],
-        permuted: &[[u8; W]],
+        planes: &[&[u8]; 8],
         drain: impl FnMut(usize, &[E]),
     ) {
         let mut state = ([[E::default(); BLOCK]; STREAMS], drain);
+        // Why cut: that they are of one length saves all checks but one.
+        let planes: [&[u8]; W] = std::array::from_fn(|number| &planes[number][..base.len()]);
         self.for_each::<E, W, _>(
             base,
             &mut state,
             |_, _, _, _| {},
-            |(values, _), stream, at, place| values[stream][at] = E::load(permuted[place]),
+            |(values, _), stream, at, place| {
+                let planes = planes.iter().enumerate();
+                values[stream][at] =
+                    planes.fold(E::default(), |value, (number, plane)| value.with(number, plane[place]));
+            },
             |(values, drain), stream, place, length| drain(place, &values[stream][..length]),
         );
     }
+
+    /// Calls `visit` with stream, number in its block and permuted place of each element; and, around each block, `before` and
+    /// `after` with its stream, place and length.
+    #[inline(always)]
+    fn for_each<E: Element<W>, const W: usize, S>(
+        &self,
+        base: &[[u8; W]],
+        state: &mut S,
+        before: impl Fn(&mut S, usize, usize, usize),
+        visit: impl Fn(&mut S, usize, usize, usize),
+        after: impl Fn(&mut S, usize, usize, usize),
+    ) {
+        let mut next = self.starts;
+        let mut keys = [[0; BLOCK]; STREAMS];
+        let stretch = stretch(base.len());
+        for block in (0..stretch).step_by(BLOCK) {
+            for (stream, keys) in keys.iter_mut().enumerate() {
+                let place = stream * stretch + block;
+                before(state, stream, place, BLOCK);
+                self.keys::<E, W>(&base[place..place + BLOCK], keys);
+            }
+            for at in 0..BLOCK {
+                for (stream, next) in next.iter_mut().enumerate() {
+                    let place = &mut next[usize::from(self.bucket_of[usize::from(keys[stream][at])])];
+                    visit(state, stream, at, *place as usize);
+                    *place += 1;
+                }
+            }
+            for stream in 0..STREAMS {
+                after(state, stream, stream * stretch + block, BLOCK);
+            }
+        }
+        for block in (STREAMS * stretch..base.len()).step_by(BLOCK) {
+            let length = BLOCK.min(base.len() - block);
+            before(state, 0, block, length);
+            self.keys::<E, W>(&base[block..block + length], &mut keys[0]);
+            for (at, &key) in keys[0][..length].iter().enumerate() {
+                let place = &mut next[STREAMS - 1][usize::from(self.bucket_of[usize::from(key)])];
+                visit(state, 0, at, *place as usize);
+                *place += 1;
+            }
+            after(state, 0, block, length);
+        }
+    }
+
+    /// The keys of a block. Why by themselves: the compiler vectorises this.
+    #[inline(always)]
+    fn keys<E: Element<W>, const W: usize>(&self, base: &[[u8; W]], keys: &mut [u8; BLOCK]) {
+        for (key, bytes) in keys.iter_mut().zip(base) {
+            *key = E::load(*bytes).key(self.shift);
+        }
+    }
+}
+
+/// The bucket of each key: the most frequent ones have one each.
+fn ranked(totals: &[u32; 256], buckets: usize) -> [u8; 256] {
+    let mut keys: [u8; 256] = std::array::from_fn(|key| key as u8);
+    keys.sort_unstable_by_key(|&key| (std::cmp::Reverse(totals[usize::from(key)]), key));
+    let mut bucket_of = [(buckets - 1) as u8; 256];
+    for (bucket, &key) in keys[..buckets - 1].iter().enumerate() {
+        bucket_of[usize::from(key)] = bucket as u8;
+    }
+    bucket_of
 }
 
 /// Elements in each stream; what remains belongs to the last.
@@ -148,35 +190,33 @@ fn stretch(count: usize) -> usize {
     count / STREAMS / BLOCK * BLOCK
 }
 
-/// Bucket after bucket, and in each stream after stream.
-fn starts(in_stream: &[PerBucket; STREAMS]) -> [PerBucket; STREAMS] {
-    let mut starts = [[0; BUCKETS_MAX]; STREAMS];
-    let mut next = 0;
-    for bucket in 0..BUCKETS_MAX {
-        for (starts, lengths) in starts.iter_mut().zip(in_stream) {
-            starts[bucket] = next;
-            next += lengths[bucket];
-        }
-    }
-    starts
+/// The elements of each stream.
+fn streams<T>(base: &[T]) -> [&[T]; STREAMS] {
+    let stretch = stretch(base.len());
+    std::array::from_fn(|stream| match stream + 1 < STREAMS {
+        true => &base[stream * stretch..][..stretch],
+        false => &base[stream * stretch..],
+    })
 }
 
-/// How often each key occurs in each stream.
-fn count_keys<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> [[u32; 256]; STREAMS] {
-    let mut tables = [[0u32; 256]; STREAMS];
-    let stretch = stretch(base.len());
-    let (first, rest) = base.split_at(stretch);
-    let (second, rest) = rest.split_at(stretch);
-    let (third, fourth) = rest.split_at(stretch);
-    let key = |bytes: &[u8; W]| usize::from(E::load(*bytes).key(shift));
-    for (((first, second), third), fourth) in first.iter().zip(second).zip(third).zip(fourth) {
-        tables[0][key(first)] += 1;
-        tables[1][key(second)] += 1;
-        tables[2][key(third)] += 1;
-        tables[3][key(fourth)] += 1;
+/// How often each key occurs.
+fn count_keys<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> [u32; 256] {
+    let mut tables = [[0u32; 256]; TABLES];
+    let mut keys = [0; BLOCK];
+    for block in base.chunks(BLOCK) {
+        let keys = &mut keys[..block.len()];
+        for (key, bytes) in keys.iter_mut().zip(block) {
+            *key = E::load(*bytes).key(shift);
+        }
+        let (groups, rest) = keys.as_chunks::<TABLES>();
+        for group in groups {
+            for (table, &key) in tables.iter_mut().zip(group) {
+                table[usize::from(key)] += 1;
+            }
+        }
+        rest.iter().for_each(|&key| tables[0][usize::from(key)] += 1);
     }
-    fourth[stretch..].iter().for_each(|bytes| tables[3][key(bytes)] += 1);
-    tables
+    std::array::from_fn(|key| tables.iter().map(|counts| counts[key]).sum())
 }
 
 #[cfg(test)]
@@ -197,6 +237,17 @@ mod tests {
             .collect()
     }
 
+    /// The elements in their own order again.
+    fn gathered(partition: &Partition, base: &[[u8; 2]], permuted: &[[u8; 2]]) -> Vec<u16> {
+        let planes = [0, 1].map(|number| permuted.iter().map(|bytes| bytes[number]).collect::<Vec<u8>>());
+        let planes = std::array::from_fn(|number| planes.get(number).map_or(&[][..], |plane| plane));
+        let mut back = vec![0; base.len()];
+        partition.gather::<u16, 2>(base, &planes, |place, values| {
+            back[place..place + values.len()].copy_from_slice(values);
+        });
+        back
+    }
+
     #[test]
     fn buckets_go_by_frequency_then_by_key() {
         let base = base(&[9, 3, 9, 5, 3, 7, 5, 9, 1]);
@@ -211,16 +262,14 @@ mod tests {
             let mut permuted = vec![[0; 2]; 9];
             partition.scatter(&base, &mut permuted, number);
             assert_eq!(permuted.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect::<Vec<_>>(), order);
-            let mut back = Vec::new();
-            partition.gather::<u16, 2>(&base, &permuted, |_, values: &[u16]| back.extend_from_slice(values));
-            assert_eq!(back, (0..9).collect::<Vec<u16>>());
+            assert_eq!(gathered(&partition, &base, &permuted), (0..9).collect::<Vec<u16>>());
         }
     }
 
     /// Long enough for all streams: the order is that of a stable sort by bucket, whatever the length.
     #[test]
     fn partitions_are_stable() {
-        for count in [255, 256, 257, 320, 1000, 4096, 4100] {
+        for count in [255, 511, 512, 513, 640, 1000, 4096, 4100] {
             let exponents: Vec<u8> = (0..count).map(|at: usize| (at * at / 7 % 11) as u8).collect();
             let base = base(&exponents);
             let partition = Partition::new::<u16, 2>(&base, 8, 5);
@@ -229,11 +278,7 @@ mod tests {
             let mut expected: Vec<u16> = (0..count as u16).collect();
             expected.sort_by_key(|&at| partition.bucket::<u16, 2>(base[usize::from(at)]));
             assert_eq!(permuted.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect::<Vec<_>>(), expected);
-            let mut back = vec![0; count];
-            partition.gather::<u16, 2>(&base, &permuted, |place, values| {
-                back[place..place + values.len()].copy_from_slice(values);
-            });
-            assert_eq!(back, (0..count as u16).collect::<Vec<_>>());
+            assert_eq!(gathered(&partition, &base, &permuted), (0..count as u16).collect::<Vec<_>>());
         }
     }
 }

@@ -74,12 +74,18 @@ impl Estimator {
         let covered = &question.plain[elements][numbers.start * width..numbers.end * width];
         self.take_sample(width, covered, &question.base[counterparts]);
         let outside = 1.0 - covered.len() as f32 / question.plain.len() as f32;
-        let mut best = Candidate { shape: fast, bits: self.bits(&fast, width, numbers.len()) };
-        let mut limit = best.bits * if question.effort == Effort::Balanced { 1.0 - BUCKETS_GAIN_MIN } else { 1.0 };
         let shifts = if question.effort == Effort::Fast { &[] } else { key_shifts(width, question.kind) };
-        for &shift in shifts {
-            let shape = Shape { buckets: BUCKETS, shift, ..fast };
-            let bits = self.bits(&shape, width, numbers.len());
+        let bucketed = |&shift: &u8| Shape { buckets: BUCKETS, shift, ..fast };
+        // Why once: the sum of the buckets is the fast form's count.
+        let first = shifts.first().map(bucketed).unwrap_or(fast);
+        for_width!(width, self.count(&first));
+        let mut best = Candidate { shape: fast, bits: self.bits_together(width, numbers.len()) };
+        let mut limit = best.bits * if question.effort == Effort::Balanced { 1.0 - BUCKETS_GAIN_MIN } else { 1.0 };
+        for shape in shifts.iter().map(bucketed) {
+            if shape != first {
+                for_width!(width, self.count(&shape));
+            }
+            let bits = self.bits(width, numbers.len());
             if bits < limit {
                 best = Candidate { shape, bits };
                 limit = bits;
@@ -100,10 +106,22 @@ impl Estimator {
     }
 
     /// Bits for each byte of `count` elements, of which the sample was taken.
-    fn bits(&mut self, shape: &Shape, width: usize, count: usize) -> f32 {
-        for_width!(width, self.count(shape));
+    fn bits(&self, width: usize, count: usize) -> f32 {
         let scale = count as f32 * width as f32 / self.plain.len() as f32;
         self.counts.iter().map(|counts| piece_bits(counts, scale)).sum::<f32>() / (count * width) as f32
+    }
+
+    /// As [`Self::bits`], with all buckets in one.
+    fn bits_together(&self, width: usize, count: usize) -> f32 {
+        let scale = count as f32 * width as f32 / self.plain.len() as f32;
+        let plane_bits = |plane: usize| {
+            let mut sum = [0; 256];
+            for counts in self.counts.iter().skip(plane).step_by(width) {
+                sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            }
+            piece_bits(&sum, scale)
+        };
+        (0..width).map(plane_bits).sum::<f32>() / (count * width) as f32
     }
 
     /// Counts the bytes of each plane in each bucket.

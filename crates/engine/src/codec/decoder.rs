@@ -4,6 +4,7 @@
 //! [`CHUNK_BYTES_MAX`](crate::units::CHUNK_BYTES_MAX) is allocated, and the result has exactly the announced length or
 //! is [`Damaged`]. Whether the bytes are the right ones is for the caller to say, who knows the chunk's id.
 
+use super::buckets::Partition;
 use super::derived::Cast;
 use super::difference::DifferenceDecoder;
 use super::frames::{self, Decompressor};
@@ -37,14 +38,31 @@ impl Decoder {
     /// # Errors
     /// [`Damaged`] when anything in the body does not fit, or its base is missing. `out` is then empty.
     pub fn decode(&mut self, body: &[u8], base: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Damaged> {
-        let result = self.fill(body, base, out);
+        self.decode_knowing(body, base, None, out)
+    }
+
+    /// As [`Self::decode`], with the partition that a difference to the base has, where the caller made it just now.
+    pub(super) fn decode_knowing(
+        &mut self,
+        body: &[u8],
+        base: Option<&[u8]>,
+        known: Option<&Partition>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Damaged> {
+        let result = self.fill(body, base, known, out);
         if result.is_err() {
             out.clear();
         }
         result
     }
 
-    fn fill(&mut self, body: &[u8], base: Option<&[u8]>, out: &mut Vec<u8>) -> Result<(), Damaged> {
+    fn fill(
+        &mut self,
+        body: &[u8],
+        base: Option<&[u8]>,
+        known: Option<&Partition>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Damaged> {
         let (header, start) = BodyHeader::parse(body)?;
         let payload = &body[start..];
         let in_frame = |why| damaged(start, why);
@@ -65,7 +83,7 @@ impl Decoder {
             id::PLANES => self.planes.decode(&mut self.frames, &header, payload, out).map_err(in_frame)?,
             id::PLANES_DIFFERENCE => {
                 let (frames, alone) = (&mut self.frames, &mut self.planes);
-                self.difference.decode(frames, alone, &header, payload, base()?, out).map_err(in_frame)?;
+                self.difference.decode(frames, alone, &header, payload, (base()?, known), out).map_err(in_frame)?;
             }
             // Why the rest: the header knows no other codec.
             _ => derive(payload, base()?, out).map_err(in_frame)?,

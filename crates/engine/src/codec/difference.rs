@@ -110,6 +110,7 @@ impl Shape {
 /// Makes payloads; owns the scratch memory.
 #[derive(Default)]
 pub(super) struct DifferenceEncoder {
+    partition: Option<Partition>,
     planes: Vec<u8>,
     permuted: Vec<u8>,
     outside: Vec<u8>,
@@ -117,6 +118,11 @@ pub(super) struct DifferenceEncoder {
 }
 
 impl DifferenceEncoder {
+    /// The partition of the last payload's base, if one was made.
+    pub(super) fn partition(&self) -> Option<&Partition> {
+        self.partition.as_ref()
+    }
+
     /// Appends the payload of the plain bytes, against those of the base, as `header` and `shape` describe it; where the shape
     /// has a cast, the base is given cast. `alone` stores what has no counterpart.
     #[expect(clippy::too_many_arguments, reason = "they are one blob's parts, and what packs them")]
@@ -142,6 +148,7 @@ impl DifferenceEncoder {
             rest = after;
             self.packer.pack(compressor, effort, piece, out);
         }
+        self.partition = Some(partition);
         self.outside.clear();
         self.outside.extend_from_slice(&bytes[..numbers.start * width]);
         self.outside.extend_from_slice(&bytes[numbers.end * width..]);
@@ -203,29 +210,29 @@ impl DifferenceEncoder {
 pub(super) struct DifferenceDecoder {
     cast: Vec<u8>,
     planes: Vec<u8>,
-    permuted: Vec<u8>,
     outside: Vec<u8>,
     unpacker: PieceUnpacker,
 }
 
 impl DifferenceDecoder {
-    /// Fills `out` (of the announced length) from the payload. `alone` reads what has no counterpart.
+    /// Fills `out` (of the announced length) from the payload. `alone` reads what has no counterpart. `known` is the partition
+    /// of the base, where somebody made it.
     pub(super) fn decode(
         &mut self,
         frames: &mut Decompressor,
         alone: &mut PlaneDecoder,
         header: &BodyHeader,
         payload: &[u8],
-        base: &[u8],
+        (base, known): (&[u8], Option<&Partition>),
         out: &mut [u8],
     ) -> Result<(), &'static str> {
         let (shape, rest) = Shape::parse(payload, header.width)?;
         let Some(cast) = shape.cast else {
-            return self.decode_against(frames, alone, header, &shape, (rest, base), out);
+            return self.decode_against(frames, alone, header, &shape, (rest, base, known), out);
         };
         let mut bytes = std::mem::take(&mut self.cast);
         let decoded = match cast.apply(base, &mut bytes) {
-            true => self.decode_against(frames, alone, header, &shape, (rest, &bytes), out),
+            true => self.decode_against(frames, alone, header, &shape, (rest, &bytes, known), out),
             false => Err("a base that can't be cast"),
         };
         self.cast = bytes;
@@ -238,14 +245,14 @@ impl DifferenceDecoder {
         alone: &mut PlaneDecoder,
         header: &BodyHeader,
         shape: &Shape,
-        (mut rest, base): (&[u8], &[u8]),
+        (mut rest, base, known): (&[u8], &[u8], Option<&Partition>),
         out: &mut [u8],
     ) -> Result<(), &'static str> {
         let (numbers, place) = shape.covered(header, base.len());
         let (elements, width) = (header.elements(), usize::from(header.width));
         let bytes = &mut out[elements.clone()];
         let covered = &mut bytes[numbers.start * width..numbers.end * width];
-        for_width!(header.width, self.covered(frames, shape, &mut rest, &base[place], covered))?;
+        for_width!(header.width, self.covered(frames, shape, &mut rest, (&base[place], known), covered))?;
         if numbers.len() * width < bytes.len() {
             self.outside.resize(bytes.len() - numbers.len() * width, 0);
             alone.decode_elements(frames, header.width, &mut rest, &mut self.outside)?;
@@ -261,16 +268,24 @@ impl DifferenceDecoder {
         frames: &mut Decompressor,
         shape: &Shape,
         rest: &mut &[u8],
-        base: &[u8],
+        (base, known): (&[u8], Option<&Partition>),
         out: &mut [u8],
     ) -> Result<(), &'static str> {
         let (base, _) = base.as_chunks::<W>();
         let (out, _) = out.as_chunks_mut::<W>();
+        let made;
+        let partition = match known {
+            Some(known) if known.fits(base.len(), u32::from(shape.shift), usize::from(shape.buckets)) => known,
+            _ => {
+                made = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
+                &made
+            }
+        };
         match shape.operation {
-            Operation::Float => self.covered_by(frames, shape, rest, base, out, |stored, old| {
+            Operation::Float => self.covered_by(frames, partition, rest, base, out, |stored, old| {
                 Operation::Float.restore::<E, W>(stored, old)
             }),
-            Operation::Integer => self.covered_by(frames, shape, rest, base, out, |stored, old| {
+            Operation::Integer => self.covered_by(frames, partition, rest, base, out, |stored, old| {
                 Operation::Integer.restore::<E, W>(stored, old)
             }),
         }
@@ -280,13 +295,12 @@ impl DifferenceDecoder {
     fn covered_by<E: Element<W>, const W: usize>(
         &mut self,
         frames: &mut Decompressor,
-        shape: &Shape,
+        partition: &Partition,
         rest: &mut &[u8],
         base: &[[u8; W]],
         out: &mut [[u8; W]],
         restore: impl Fn(E, E) -> E,
     ) -> Result<(), &'static str> {
-        let partition = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
         self.planes.resize(base.len() * W, 0);
         let mut planes: [&[u8]; 8] = [&[]; 8];
         let mut scratch = &mut self.planes[..];
@@ -300,18 +314,11 @@ impl DifferenceDecoder {
                 *new = restore(*value, E::load(*old)).bytes();
             }
         };
-        if shape.buckets == 1 {
+        if partition.lengths().len() == 1 {
             planes::merge::<E, W>(base.len(), &planes, drain);
             return Ok(());
         }
-        self.permuted.resize(base.len() * W, 0);
-        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
-        planes::merge::<E, W>(base.len(), &planes, |place, values| {
-            for (bytes, value) in permuted[place..].iter_mut().zip(values) {
-                *bytes = value.bytes();
-            }
-        });
-        partition.gather::<E, W>(base, permuted, drain);
+        partition.gather::<E, W>(base, &planes, drain);
         Ok(())
     }
 }

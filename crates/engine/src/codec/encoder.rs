@@ -41,6 +41,8 @@ pub struct Encoder {
     estimator: Estimator,
     places: PlaceFinder,
     decoder: Decoder,
+    /// Of the chunk that was encoded last, if it was looked at with a base, and its length.
+    last: Option<(usize, Findings)>,
     other: Vec<u8>,
     cast: Vec<u8>,
     based: Vec<u8>,
@@ -77,6 +79,7 @@ impl Encoder {
             estimator: Estimator::default(),
             places: PlaceFinder::default(),
             decoder: Decoder::new(),
+            last: None,
             other: Vec::new(),
             cast: Vec::new(),
             based: Vec::new(),
@@ -98,6 +101,7 @@ impl Encoder {
     pub fn encode(&mut self, plain: &[u8], hint: Option<&Hint>, base: Option<(&ChunkId, &[u8])>, out: &mut Vec<u8>) {
         assert!(plain.len() <= CHUNK_BYTES_MAX, "chunks are cut before they are encoded");
         let hint = hint.filter(|hint| hint.is_sound());
+        self.last = None;
         match (plain.first(), base) {
             (Some(&byte), _) if sample::is_constant(plain) => {
                 start(id::CONSTANT, plain, out);

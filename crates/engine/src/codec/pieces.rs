@@ -64,19 +64,18 @@ impl PiecePacker {
     ) {
         self.map.clear();
         self.others.clear();
-        let (groups, rest) = bytes.as_chunks::<8>();
-        for group in groups {
-            let mut flags = differing(u64::from_le_bytes(*group), common);
-            self.map.push(flags);
-            while flags != 0 {
-                self.others.push(group[flags.trailing_zeros() as usize]);
-                flags &= flags - 1;
-            }
+        // Why by 64: the end of a loop over few others is mispredicted as often as that of one over many.
+        let (blocks, rest) = bytes.as_chunks::<64>();
+        for block in blocks {
+            let (groups, _) = block.as_chunks::<8>();
+            let flags = std::array::from_fn(|group| differing(u64::from_le_bytes(groups[group]), common));
+            self.map.extend_from_slice(&flags);
+            self.others.extend(places(u64::from_le_bytes(flags)).map(|place| block[place]));
         }
-        if !rest.is_empty() {
-            let flags = rest.iter().enumerate().fold(0, |flags, (bit, &byte)| flags | u8::from(byte != common) << bit);
-            self.map.push(flags);
-            self.others.extend(rest.iter().filter(|&&byte| byte != common));
+        for group in rest.chunks(8) {
+            let flag = |(bit, &byte): (usize, &u8)| u8::from(byte != common) << bit;
+            self.map.push(group.iter().enumerate().map(flag).sum());
+            self.others.extend(group.iter().filter(|&&byte| byte != common));
         }
         let start = begin(out);
         out.push(common);
@@ -95,6 +94,15 @@ fn differing(group: u64, common: u8) -> u8 {
     // The top bit of each byte says that it is not zero; the product gathers them in the top byte.
     let flags = (((difference & LOW) + LOW) | difference) & !LOW;
     ((flags >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+}
+
+/// The numbers of the bits that are set.
+fn places(mut flags: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = (flags != 0).then(|| flags.trailing_zeros() as usize)?;
+        flags &= flags - 1;
+        Some(place)
+    })
 }
 
 /// Bytes that follow their like more often than their frequencies explain.
@@ -218,7 +226,10 @@ impl PieceUnpacker {
         if self.map.last().is_some_and(|last| u32::from(*last) >> (8 - spare) != 0) {
             return Err("a map of more places than there are");
         }
-        let count = self.map.iter().map(|flags| flags.count_ones() as usize).sum();
+        let (words, rest) = self.map.as_chunks::<8>();
+        let count = words.iter().map(|flags| u64::from_le_bytes(*flags).count_ones()).sum::<u32>()
+            + rest.iter().map(|flags| flags.count_ones()).sum::<u32>();
+        let count = count as usize;
         self.others.resize(count, 0);
         let (kind, content) = take(&mut parts)?;
         fill(frames, kind, content, &mut self.others)?;
@@ -234,15 +245,18 @@ impl PieceUnpacker {
 fn spread(common: u8, map: &[u8], others: &[u8], space: &mut [u8]) {
     space.fill(common);
     let mut others = others.iter();
-    for (group, &flags) in space.chunks_mut(8).zip(map) {
-        let mut flags = flags;
-        while flags != 0 {
-            let bit = flags.trailing_zeros() as usize;
-            if let (Some(place), Some(&byte)) = (group.get_mut(bit), others.next()) {
-                *place = byte;
-            }
-            flags &= flags - 1;
+    let mut put = |place: Option<&mut u8>| {
+        if let (Some(place), Some(&byte)) = (place, others.next()) {
+            *place = byte;
         }
+    };
+    let (words, rest) = map.as_chunks::<8>();
+    let (blocks, last) = space.split_at_mut((words.len() * 64).min(space.len()));
+    for (block, flags) in blocks.chunks_mut(64).zip(words) {
+        places(u64::from_le_bytes(*flags)).for_each(|place| put(block.get_mut(place)));
+    }
+    for (group, &flags) in last.chunks_mut(8).zip(rest) {
+        places(u64::from(flags)).for_each(|place| put(group.get_mut(place)));
     }
 }
 

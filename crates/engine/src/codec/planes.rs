@@ -15,7 +15,7 @@ use super::pieces::{PiecePacker, PieceUnpacker};
 use super::{BodyHeader, Effort};
 
 /// Elements a turn in the split and merge loops.
-pub(super) const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 128;
 
 /// Splits and packs planes; owns the scratch memory.
 #[derive(Default)]
@@ -203,7 +203,7 @@ mod tests {
     fn split_and_merge_agree_with_the_definition() {
         let mut noise = vec![0; 8 * 517];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
-        for count in [0, 1, 2, 63, 64, 65, 128, 500, 517] {
+        for count in [0, 1, 2, 127, 128, 129, 256, 500, 517] {
             check::<u8, 1>(&noise[..count]);
             check::<u16, 2>(&noise[..count * 2]);
             check::<u32, 4>(&noise[..count * 4]);

@@ -1,5 +1,6 @@
 //! Differences to a base and casts of one: round trips in every shape, what is chosen, golden and hostile bodies.
 
+use super::super::buckets::Partition;
 use super::super::difference::{DifferenceEncoder, Operation, Shape};
 use super::*;
 
@@ -149,6 +150,42 @@ fn steps_of_training_are_stored_as_differences() {
         assert!(decode(&body, base).unwrap() == plain, "{what}");
         assert!((body.len() as f64) < share * plain.len() as f64, "{what}: {} of {}", body.len(), plain.len());
         assert!(codec != id::PLANES_DIFFERENCE || body[41] == buckets, "{what}: {} buckets", body[41]);
+    }
+}
+
+/// The check is given the partition that the encoder made; one of another shape or length does no harm.
+#[test]
+fn a_known_partition_is_used_only_where_it_fits() {
+    let old = bf16(1, 20_000);
+    let new = stepped(&old, 2, 0.01);
+    let elements = old.as_chunks().0;
+    let shape = Shape { operation: Operation::Float, buckets: 16, shift: 8, place: 0, cast: None };
+    let body = difference_body(&new, &old, (2, 0), &shape);
+    for (count, shift, buckets, what) in [
+        (20_000, 8, 16, "the right one"),
+        (20_000, 8, 5, "of fewer buckets"),
+        (20_000, 7, 16, "of another key"),
+        (19_000, 8, 16, "of a part of the base"),
+    ] {
+        let known = Partition::new::<u16, 2>(&elements[..count], shift, buckets);
+        let mut out = Vec::new();
+        Decoder::new().decode_knowing(&body, Some(&old), Some(&known), &mut out).unwrap();
+        assert!(out == new, "{what}");
+    }
+}
+
+/// What was found out while a chunk was encoded is used for its estimate, and for no other's.
+#[test]
+fn an_estimate_after_encoding_is_that_of_a_new_encoder() {
+    let hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16 };
+    let old = bf16(1, 20_000);
+    let (recent, other) = (stepped(&old, 2, 0.01), noise(3, 40_000));
+    let mut encoder = Encoder::new(Effort::Balanced);
+    for (plain, base) in [(stepped(&recent, 4, 0.01), Some((&BASE_ID, &old[..]))), (other, None)] {
+        encoder.encode(&plain, Some(&hint), base, &mut Vec::new());
+        let estimate = encoder.estimate(&plain, Some(&hint), &recent);
+        assert!(estimate.is_some());
+        assert_eq!(estimate, Encoder::new(Effort::Balanced).estimate(&plain, Some(&hint), &recent));
     }
 }
 
