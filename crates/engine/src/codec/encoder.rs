@@ -27,6 +27,11 @@ use crate::units::CHUNK_BYTES_MAX;
 
 /// A body must be smaller than this share of the plain bytes to be kept, or the chunk is stored raw.
 const WORTH: f32 = 0.995;
+/// From this entropy on, in bits a byte, a trial says whether there is anything to find but frequent and rare bytes. In
+/// weights of eight bits there is not: without a search they take two thirds of the time, and no more room.
+const NOISE_BITS: f32 = 7.0;
+/// There is not where the trial takes more than this share of the entropy. Why not all of it: its two pieces have codes of their own.
+const NOISE_SHARE: f32 = 0.95;
 /// Length of each of the two pieces that are compressed on trial.
 const TRIAL_PIECE_BYTES: usize = 16 << 10;
 
@@ -58,6 +63,12 @@ struct Findings {
 }
 
 impl Findings {
+    /// True for bytes that are nearly noise, in which a fast zstd finds hardly more than their frequencies say.
+    fn is_noise(&self) -> bool {
+        let bits = self.profile.byte_bits;
+        bits >= NOISE_BITS && self.trial_bits.is_some_and(|trial| trial > NOISE_SHARE * bits)
+    }
+
     /// What the chunk takes alone, in bits a byte.
     fn alone_bits(&self) -> f32 {
         let numbers = self.profile.numbers.map_or(8.0, |numbers| numbers.bits);
@@ -118,7 +129,7 @@ impl Encoder {
 
     fn examine(&mut self, plain: &[u8], hint: Option<&Hint>) -> Findings {
         let profile = self.sampler.profile(plain, hint);
-        let is_clear = profile.numbers.is_none() && profile.byte_bits < 7.9;
+        let is_clear = profile.numbers.is_none() && profile.byte_bits < NOISE_BITS;
         Findings { profile, trial_bits: (!is_clear).then(|| self.trial_bits(plain)) }
     }
 
@@ -130,7 +141,7 @@ impl Encoder {
                 // Why: planes know no matches. Where the trial found some, zstd over the whole chunk may find more.
                 if trial < 0.95 * profile.byte_bits && numbers.bits > 0.8 * trial {
                     let mut framed = std::mem::take(&mut self.other);
-                    self.encode_frame(plain, profile.text, &mut framed);
+                    self.encode_frame(plain, findings, &mut framed);
                     if framed.len() < out.len() {
                         std::mem::swap(out, &mut framed);
                     }
@@ -138,7 +149,7 @@ impl Encoder {
                 }
             }
             (_, Some(trial)) if trial > 8.0 * WORTH => start(id::RAW, plain, out),
-            _ => self.encode_frame(plain, profile.text, out),
+            _ => self.encode_frame(plain, findings, out),
         }
         if out.len() as f32 > plain.len() as f32 * WORTH {
             start(id::RAW, plain, out);
@@ -161,9 +172,13 @@ impl Encoder {
         self.planes.encode(&mut self.compressor, self.effort, &header, plain, out);
     }
 
-    fn encode_frame(&mut self, plain: &[u8], text: bool, out: &mut Vec<u8>) {
+    fn encode_frame(&mut self, plain: &[u8], findings: &Findings, out: &mut Vec<u8>) {
         start(id::ZSTD, plain, out);
-        if self.compressor.compress(&frame_settings(self.effort, text), plain, out).is_none() {
+        let settings = match findings.is_noise() && self.effort != Effort::Dense {
+            true => Settings::HUFFMAN,
+            false => frame_settings(self.effort, findings.profile.text),
+        };
+        if self.compressor.compress(&settings, plain, out).is_none() {
             start(id::RAW, plain, out);
         }
     }
