@@ -52,8 +52,7 @@ use seal::{Casts, Sealer};
 
 /// Events that the walk hands over at once.
 const BATCH_EVENTS: usize = 64;
-/// Length of data packs where the budget allows: one buffer stays under the 32 MiB above which the C library's
-/// allocator gives memory back to the system each time.
+/// Length of data packs where the budget allows.
 const PACK_BYTES: usize = 24 * MIB;
 /// What a worker's own buffers may take: a window of a large file, an encoder's tables, bases.
 const WORKER_BYTES: usize = 32 * MIB;

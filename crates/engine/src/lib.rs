@@ -33,6 +33,7 @@ pub mod stages;
 pub mod store;
 
 // Pure: no file system, no threads, no clock.
+pub mod buffer;
 pub mod chunker;
 pub mod clock;
 pub mod codec;

@@ -1,6 +1,6 @@
 //! Prune: frees what no snapshot needs, while others go on writing and reading.
 //!
-//! mark -> plan -> rewrite and condemn, batch by batch -> delete what waited long enough -> compact the index -> orphans
+//! mark -> plan -> rewrite and condemn, group by group -> delete what waited long enough -> compact the index -> orphans
 //!
 //! Nothing here needs a lock, a clock or a LIST to be safe: each step is one entry in the log, put at exactly the number
 //! for which everything before it was looked at (rules G1 to G3 of docs/concurrency.md). A run may be killed at any
@@ -71,10 +71,12 @@ pub struct PruneOptions {
     pub time: Timestamp,
     /// Length of new data packs.
     pub pack_bytes: usize,
-    /// One entry condemns at most so many packs.
+    /// At most so many packs are looked at at once to store again what is needed of them.
     pub batch_packs: usize,
-    /// And at most so many bytes are stored again for it, unless a single pack has more.
+    /// And at most so many bytes, unless a single pack has more.
     pub batch_bytes: u64,
+    /// At most so many copies are listed at once to be read because another copy of the same chunk goes; at least 1.
+    pub batch_reads: usize,
 }
 
 impl Default for PruneOptions {
@@ -90,6 +92,7 @@ impl Default for PruneOptions {
             pack_bytes: 24 * MIB,
             batch_packs: 1_000,
             batch_bytes: 1024 * MIB as u64,
+            batch_reads: 160 * 1024,
         }
     }
 }
@@ -198,8 +201,9 @@ impl Run<'_> {
             self.report.problems += 1;
             self.monitor.note(&self.missing());
         }
-        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), unread: Vec::new() };
-        let plan = plan::plan(&settled, &self.state.standing, self.options);
+        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), ..stay::Settled::default() };
+        let records = self.marks.index().segments().iter().map(|segment| segment.record().records).sum();
+        let plan = plan::plan(&settled, &self.state.standing, self.options, records);
         self.report.planned = plan.planned;
         Ok(plan)
     }
@@ -212,7 +216,7 @@ impl Run<'_> {
             for _ in 0..WRITERS {
                 scope.spawn(|| session.write_packs(&session.writer_queue(), &ended));
             }
-            let outcome = plan.batches.iter().try_for_each(|batch| condemn::condemn(self, &session, batch));
+            let outcome = plan.groups.iter().try_for_each(|group| condemn::condemn(self, &session, group));
             drop(end);
             outcome.map_err(|error| session.take_failure().unwrap_or(error))
         })?;

@@ -19,6 +19,7 @@ use crate::backup::cuts::CutPlan;
 use crate::backup::runs::{Mark, OldFile, OldVersion, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
 use crate::backup::seal::{Sealer, Task};
 use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
+use crate::buffer::Buffer;
 use crate::chunker::SizeClass;
 use crate::entry::{Content, Entry, Kind, LinkGroup, TableRef, TreeKey};
 use crate::error::{Error, Result};
@@ -159,12 +160,12 @@ impl From<io::Error> for Trouble {
 pub(crate) struct Worker<'a, 'r> {
     pub(crate) run: &'a Run<'a, 'r>,
     pub(crate) sealer: Sealer<'a, 'r>,
-    pub(crate) window: Vec<u8>,
+    pub(crate) window: Buffer,
 }
 
 impl<'a, 'r> Worker<'a, 'r> {
     pub(crate) fn new(run: &'a Run<'a, 'r>) -> Self {
-        Self { run, sealer: run.sealer(), window: Vec::new() }
+        Self { run, sealer: run.sealer(), window: Buffer::default() }
     }
 
     /// Works until the queue of files ends.

@@ -18,6 +18,7 @@ use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
 use crate::backup::files::{SealJob, Trouble, Worker};
 use crate::backup::runs::{BaseRef, OldChunk, Place, TensorBases};
 use crate::backup::seal::Task;
+use crate::buffer::Buffer;
 use crate::chunker::SizeClass;
 use crate::codec::NumberKind;
 use crate::entry::{Content, Extent, TableRef};
@@ -219,12 +220,12 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
 
     fn pump_buffer(
         &mut self,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         window: usize,
         fill: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>,
     ) -> Result<(), Trouble> {
         if buffer.len() < window {
-            buffer.resize(window, 0);
+            *buffer = Buffer::zeros(window);
         }
         let chunk_max = if self.tensors.is_some() { self.class.max.max(PIECE_BYTES_MAX) } else { self.class.max };
         let (mut start, mut end) = (0, 0);

@@ -8,7 +8,7 @@ use std::fmt;
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 
 use super::envelope::aes_key;
-use super::{Secret32, hkdf};
+use super::{Secret32, TAG_BYTES, hkdf};
 use crate::format::names::PackName;
 
 /// Length in bytes of the header in front of each blob, which the encryption authenticates.
@@ -34,13 +34,14 @@ impl PackCipher {
         Self { key: aes_key(&derived) }
     }
 
-    /// Encrypts `body[start..]` in place and appends the tag. `number` must be new in this pack.
-    pub fn seal(&self, number: u32, header: &[u8; BLOB_HEADER_BYTES], body: &mut Vec<u8>, start: usize) {
+    /// Encrypts `body` in place and gives the tag, which belongs behind it. `number` must be new in this pack.
+    #[must_use]
+    pub fn seal(&self, number: u32, header: &[u8; BLOB_HEADER_BYTES], body: &mut [u8]) -> [u8; TAG_BYTES] {
         let tag = self
             .key
-            .seal_in_place_separate_tag(nonce(number), Aad::from(header), &mut body[start..])
+            .seal_in_place_separate_tag(nonce(number), Aad::from(header), body)
             .expect("a blob is within AES-GCM's limit");
-        body.extend_from_slice(tag.as_ref());
+        tag.as_ref().try_into().expect("a tag of AES-GCM is 16 bytes long")
     }
 
     /// Decrypts in place and gives the body without its tag; `None` where it does not authenticate. The bytes of

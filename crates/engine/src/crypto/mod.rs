@@ -16,7 +16,9 @@ pub mod wrap;
 
 use std::fmt;
 
-use aws_lc_rs::{constant_time, hkdf as library, rand};
+use aws_lc_rs::{constant_time, hkdf as library};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::ids::{ChunkId, ObjectHash};
@@ -71,15 +73,30 @@ impl Eq for Secret32 {}
 
 /// `N` bytes from the system's random generator.
 ///
+/// Why not from aws-lc-rs: it seeds a generator of its own with the system's bytes and with how long instructions take,
+/// which costs every process 20 ms, most of what a backup of nothing takes.
+///
 /// # Panics
 /// When the system has no randomness to give: going on would make keys that can be guessed.
 #[must_use]
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if !simulation::fill(&mut bytes) {
-        rand::fill(&mut bytes).expect("the system's random generator works");
+        fill_from_system(&mut bytes);
     }
     bytes
+}
+
+fn fill_from_system(bytes: &mut [u8]) {
+    let mut done = 0;
+    while done < bytes.len() {
+        // Why without flags: before the system's generator is seeded, this waits.
+        match getrandom(&mut bytes[done..], GetRandomFlags::empty()) {
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(error) => panic!("the system's random generator does not work: {error}"),
+        }
+    }
 }
 
 /// HKDF-SHA-256 (RFC 5869), 32 bytes of output. The parts of `info` are concatenated: only the last one may vary in

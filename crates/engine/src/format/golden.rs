@@ -17,6 +17,7 @@ use super::parity::Parity;
 use super::segment::{SegmentBuilder, SegmentView};
 use super::session;
 use super::slot::{self, Contents, KeyRing, Role, SlotKind, Unlock};
+use crate::buffer::Buffer;
 use crate::clock::Timestamp;
 use crate::crypto::blob::PackCipher;
 use crate::crypto::passphrase::Cost;
@@ -157,12 +158,13 @@ pub(super) fn sealed_pack() -> (Vec<u8>, Vec<BlobRecord>) {
 }
 
 pub(super) fn sealed_pack_with(parity: Option<Parity>) -> (Vec<u8>, Vec<BlobRecord>) {
-    let mut writer = PackWriter::new(PACK, BlobKind::Data, REPOSITORY, pack_cipher(), 4096).with_parity(parity);
+    let writer = PackWriter::new(PACK, BlobKind::Data, REPOSITORY, pack_cipher(), Buffer::default());
+    let mut writer = writer.with_parity(parity);
     let pushed: Vec<_> = bodies().iter().map(|(id, body)| writer.push(id, body)).collect();
     assert_eq!(writer.count(), pushed.len());
     let (bytes, records) = writer.finish_with_salt(&index_key(), &SALT);
     assert_eq!(records, pushed);
-    (bytes, records)
+    (bytes.to_vec(), records)
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::ops::Range;
 use super::fixed::{bytes_at, u32_at, u64_at, zeros};
 use super::names::PackName;
 use super::parity::{self, Parity};
+use crate::buffer::Buffer;
 use crate::crypto::blob::{BLOB_HEADER_BYTES, PackCipher};
 use crate::crypto::{Secret32, TAG_BYTES, envelope, object_hash, random};
 use crate::error::Damaged;
@@ -91,22 +92,22 @@ pub struct PackWriter {
     name: PackName,
     kind: BlobKind,
     cipher: PackCipher,
-    buffer: Vec<u8>,
+    buffer: Buffer,
     records: Vec<BlobRecord>,
     parity: Option<Parity>,
 }
 
 impl PackWriter {
-    /// Begins the pack `name`, whose buffer holds `capacity_bytes` before it has to grow.
+    /// Begins the pack `name` in `buffer`, whose old content is lost.
     #[must_use]
     pub fn new(
         name: PackName,
         kind: BlobKind,
         repository: RepositoryId,
         cipher: PackCipher,
-        capacity_bytes: usize,
+        mut buffer: Buffer,
     ) -> Self {
-        let mut buffer = Vec::with_capacity(capacity_bytes.max(HEADER_BYTES));
+        buffer.clear();
         buffer.extend_from_slice(PACK_MAGIC);
         buffer.extend_from_slice(&[kind.code(), 0, 0, 0, 0, 0, 0, 0]);
         buffer.extend_from_slice(name.session.as_bytes());
@@ -155,10 +156,10 @@ impl PackWriter {
         };
         let number = length_field(self.records.len());
         let header = blob_header(&record, number, self.kind);
-        self.buffer.reserve(BLOB_HEADER_BYTES + sealed_len);
         self.buffer.extend_from_slice(&header);
         self.buffer.extend_from_slice(body);
-        self.cipher.seal(number, &header, &mut self.buffer, start + BLOB_HEADER_BYTES);
+        let tag = self.cipher.seal(number, &header, &mut self.buffer[start + BLOB_HEADER_BYTES..]);
+        self.buffer.extend_from_slice(&tag);
         self.records.push(record);
         record
     }
@@ -183,19 +184,19 @@ impl PackWriter {
 
     /// Adds footer, parity and trailer: the object's bytes and its blobs in order of place.
     #[must_use]
-    pub fn finish(self, index_key: &Secret32) -> (Vec<u8>, Vec<BlobRecord>) {
+    pub fn finish(self, index_key: &Secret32) -> (Buffer, Vec<BlobRecord>) {
         self.finish_with_salt(index_key, &random())
     }
 
-    pub(super) fn finish_with_salt(mut self, index_key: &Secret32, salt: &[u8; 32]) -> (Vec<u8>, Vec<BlobRecord>) {
+    pub(super) fn finish_with_salt(mut self, index_key: &Secret32, salt: &[u8; 32]) -> (Buffer, Vec<BlobRecord>) {
         let footer_offset = self.buffer.len();
         let plain = encode_footer(&self.records);
         let footer = envelope::seal_with_salt(index_key, &self.name.footer(), &plain, salt);
-        self.buffer.reserve_exact(footer.len() + TRAILER_BYTES);
         self.buffer.extend_from_slice(&footer);
         let place = (length_field(footer_offset), length_field(footer.len()));
-        let parity_len = self.parity.map_or(0, |parity| parity::append(&mut self.buffer, place, parity));
-        for field in [place.0, place.1, parity_len, 0] {
+        let parity = self.parity.map(|parity| parity::of(&self.buffer, place, parity)).unwrap_or_default();
+        self.buffer.extend_from_slice(&parity);
+        for field in [place.0, place.1, length_field(parity.len()), 0] {
             self.buffer.extend_from_slice(&field.to_le_bytes());
         }
         self.buffer.extend_from_slice(END_MAGIC);

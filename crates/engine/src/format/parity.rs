@@ -193,28 +193,26 @@ fn short_hash(bytes: &[u8]) -> [u8; HASH_BYTES] {
     bytes_at(object_hash(bytes).as_bytes(), 0)
 }
 
-/// Appends the parity to a pack that ends with its footer, which lies at `footer` (offset and length). Gives the
-/// parity's length.
-pub(super) fn append(pack: &mut Vec<u8>, footer: (u32, u32), parity: Parity) -> u32 {
-    let layout = Layout::choose(parity, footer);
-    append_as(&layout, pack);
-    field(layout.end() - layout.protected())
+/// The parity of a pack that ends with its footer, which lies at `footer` (offset and length).
+pub(super) fn of(pack: &[u8], footer: (u32, u32), parity: Parity) -> Vec<u8> {
+    of_layout(&Layout::choose(parity, footer), pack)
 }
 
-fn append_as(layout: &Layout, pack: &mut Vec<u8>) {
+fn of_layout(layout: &Layout, pack: &[u8]) -> Vec<u8> {
     assert_eq!(pack.len(), layout.protected(), "the footer is the last that lies before the parity");
     let shards = encode(layout, pack);
     let mut table = Vec::with_capacity(layout.table_bytes());
     (0..layout.data).for_each(|number| table.extend_from_slice(&short_hash(&pack[layout.place(number)])));
     shards.chunks_exact(layout.shard).for_each(|shard| table.extend_from_slice(&short_hash(shard)));
     let head = layout.head(&table);
-    pack.reserve_exact(layout.end() - layout.protected() + super::pack::TRAILER_BYTES);
-    pack.extend_from_slice(&head);
-    pack.extend_from_slice(&table);
-    pack.resize(layout.parity_start(), 0);
+    let mut out = Vec::with_capacity(layout.end() - layout.protected());
+    out.extend_from_slice(&head);
+    out.extend_from_slice(&table);
+    out.resize(layout.parity_start() - layout.protected(), 0);
     for part in [&shards[..], &table, &head] {
-        pack.extend_from_slice(part);
+        out.extend_from_slice(part);
     }
+    out
 }
 
 /// The parity shards, one after the other.

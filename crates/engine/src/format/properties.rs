@@ -20,6 +20,7 @@ use super::pack::{self, BlobKind, BlobRecord, PackWriter};
 use super::segment::{Location, SegmentBuilder, SegmentView};
 use super::session;
 use super::slot::{self, Lock, Role, Unlock};
+use crate::buffer::Buffer;
 use crate::clock::Timestamp;
 use crate::crypto::{envelope, object_hash};
 use crate::entry::{Content, Entry, Extent, Kind, LinkGroup, TableRef, TreeKey};
@@ -169,7 +170,7 @@ proptest! {
 
     #[test]
     fn packs_round_trip(payloads in vec((chunk_id(), option::of(chunk_id()), vec(any::<u8>(), 0..300)), 0..20)) {
-        let mut writer = PackWriter::new(PACK, BlobKind::Tree, REPOSITORY, pack_cipher(), 0);
+        let mut writer = PackWriter::new(PACK, BlobKind::Tree, REPOSITORY, pack_cipher(), Buffer::default());
         let body = |base: &Option<ChunkId>, payload: &[u8]| {
             let codec = if base.is_some() { 2 } else { 0 };
             let base: &[u8] = base.as_ref().map_or(&[], |id| id.as_bytes());

@@ -41,8 +41,15 @@ pub(super) struct Settled {
     pub(super) uses: BTreeMap<PackName, PackUse>,
     /// Condemned packs that hold the only copies of live chunks. A correct writer does not make such a snapshot.
     pub(super) only: BTreeSet<PackName>,
-    /// Copies that stay while another one of the same chunk leaves, and that this run has not read yet.
-    pub(super) unread: Vec<(ChunkId, Found)>,
+    pub(super) unread: Unread,
+}
+
+/// Copies that stay while another one of the same chunk leaves, and that this run has not read yet.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    pub(super) copies: Vec<(ChunkId, Found)>,
+    /// There may be more of them: when these are read, it has to be judged again.
+    pub(super) is_cut_short: bool,
 }
 
 /// Bytes that a blob takes in its pack.
@@ -51,19 +58,21 @@ pub(super) fn blob_bytes(location: &Location) -> u64 {
 }
 
 /// Marks the copies that stay when the packs of `list` leave; drops from `list` what must not leave. `fresh` are segments
-/// that the entry which condemns the list is going to publish.
+/// that the entry which condemns the list is going to publish. At most `unread_max` copies are listed to be read.
 pub(super) fn settle(
     marks: &mut Marks<'_>,
     standing: &Standing,
     fresh: &[Arc<Segment>],
     list: &mut BTreeSet<PackName>,
+    unread_max: usize,
 ) -> Result<Settled> {
     marks.clear(Mark::Base);
     marks.clear(Mark::Stays);
     let mut index = marks.index().clone();
     let published = index.segments().len();
     fresh.iter().for_each(|segment| index.push(Arc::clone(segment)));
-    let mut settling = Settling { marks, standing, index: &index, published, list, settled: Settled::default() };
+    let mut settling =
+        Settling { marks, standing, index: &index, published, list, unread_max, settled: Settled::default() };
     let mut merge = Merge::new(index.segments().iter().map(|segment| &**segment))?;
     let mut copies = Vec::new();
     while let Some(id) = merge.next(&mut copies)? {
@@ -85,7 +94,7 @@ pub(super) fn settle(
         }
     }
     let Settling { mut settled, list, .. } = settling;
-    settled.unread.retain(|(id, _)| index.copies(id).any(|copy| list.contains(&copy.location.pack)));
+    settled.unread.copies.retain(|(id, _)| index.copies(id).any(|copy| list.contains(&copy.location.pack)));
     Ok(settled)
 }
 
@@ -96,6 +105,7 @@ struct Settling<'a, 'r> {
     /// So many of its segments are published; the others are fresh.
     published: usize,
     list: &'a mut BTreeSet<PackName>,
+    unread_max: usize,
     settled: Settled,
 }
 
@@ -165,7 +175,13 @@ impl Settling<'_, '_> {
     /// several copies, what is stored again was read before ([`super::rewrite`]).
     fn doubt(&mut self, id: &ChunkId, chosen: &Found) {
         if chosen.segment < self.published && !self.marks.record_has(Mark::Read, chosen.segment, chosen.record) {
-            self.settled.unread.push((*id, *chosen));
+            let Unread { copies, is_cut_short } = &mut self.settled.unread;
+            // Why no more at once: memory is bounded.
+            if copies.len() < self.unread_max.max(1) {
+                copies.push((*id, *chosen));
+            } else {
+                *is_cut_short = true;
+            }
         }
     }
 

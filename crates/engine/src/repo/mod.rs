@@ -20,6 +20,7 @@ mod mend;
 pub(crate) mod merge;
 pub(crate) mod nodes;
 pub(crate) mod object;
+mod pack_buffers;
 pub mod parent;
 mod place;
 mod published;

@@ -27,6 +27,7 @@ use crate::repo::cache::SessionMark;
 use crate::repo::data_keys::{is_there, newest_public, read_session_key, read_wrapped, store_session_key};
 use crate::repo::index::{Index, Segment};
 use crate::repo::leaning::Leaning;
+use crate::repo::pack_buffers::PackBuffers;
 use crate::repo::repository::Repository;
 use crate::rules::{self, Draft, Obstacle, State};
 use crate::store::StoreError;
@@ -123,6 +124,7 @@ pub struct Session<'r> {
     next_packs: [AtomicU64; 2],
     next_segment: AtomicU64,
     open_packs: [Mutex<Option<(PackName, PackWriter)>>; 2],
+    buffers: PackBuffers,
     claimed: Mutex<HashMap<ChunkId, Claim>>,
     published: RwLock<Arc<Published>>,
     own: RwLock<Index>,
@@ -184,6 +186,7 @@ impl<'r> Session<'r> {
             next_packs: [AtomicU64::new(0), AtomicU64::new(1)],
             next_segment: AtomicU64::new(0),
             open_packs: [Mutex::new(None), Mutex::new(None)],
+            buffers: PackBuffers::default(),
             claimed: Mutex::new(HashMap::new()),
             published: RwLock::new(Published::now(repository)),
             unpublished: Mutex::new(Unpublished {
@@ -435,7 +438,7 @@ impl<'r> Session<'r> {
         let next = &self.next_packs[usize::from(kind == BlobKind::Tree)];
         let name = PackName { session: self.id, counter: next.fetch_add(2, Ordering::Relaxed) };
         let cipher = PackCipher::new(&key, &name);
-        let writer = PackWriter::new(name, kind, self.repository.id(), cipher, capacity);
+        let writer = PackWriter::new(name, kind, self.repository.id(), cipher, self.buffers.take(capacity));
         Ok((name, writer.with_parity(self.repository.parity())))
     }
 
@@ -569,7 +572,7 @@ impl<'r> Session<'r> {
         let (bytes, records) = pack.writer.finish(&self.repository.keys().index_key);
         self.repository.store().put(&pack.name.object(), &bytes)?;
         let length = u64::try_from(bytes.len()).unwrap_or(0);
-        drop(bytes);
+        self.buffers.give_back(bytes);
         self.stored_bytes.fetch_add(length, Ordering::Relaxed);
         if self.list_pack(pack.name, pack.kind, &records, length) {
             self.write_segment()?;

@@ -10,6 +10,7 @@
 
 mod readers;
 
+use seawall_engine::buffer::Buffer;
 use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::{BodyHeader, Cast, Decoder, Effort, Encoder, Hint, NumberKind};
 use seawall_engine::crypto::passphrase::Cost;
@@ -481,12 +482,13 @@ fn packed() -> (Vec<u8>, Vec<pack::BlobRecord>) {
 
 fn packed_with(parity: Option<Parity>) -> (Vec<u8>, Vec<pack::BlobRecord>) {
     let cipher = PackCipher::new(&key(), &PACK);
-    let writer = PackWriter::new(PACK, BlobKind::Data, RepositoryId([1; 16]), cipher, 1 << 16);
+    let writer = PackWriter::new(PACK, BlobKind::Data, RepositoryId([1; 16]), cipher, Buffer::default());
     let mut writer = writer.with_parity(parity);
     for (number, body) in bodies().iter().enumerate() {
         writer.push(&ChunkId([number as u8; 32]), body);
     }
-    writer.finish(&key())
+    let (bytes, records) = writer.finish(&key());
+    (bytes.to_vec(), records)
 }
 
 fn whole_pack(data: &[u8]) {

@@ -230,6 +230,16 @@ fn a_poisoned_copy_does_not_win_over_a_good_one() {
 /// What a prune finds damaged on the way is known afterwards: the next backup does not lean on it.
 #[test]
 fn a_prune_counts_and_records_what_it_reads() {
+    read_back_by(10);
+}
+
+/// However few copies it lists at once, each is read before another leaves for it.
+#[test]
+fn a_prune_that_lists_one_copy_at_a_time_reads_them_all() {
+    read_back_by(1);
+}
+
+fn read_back_by(batch_reads: usize) {
     let ground = Ground::new();
     let (plain, shared) = (noise(1, 100_000), noise(5, 80_000));
     let (early, evil) = (ground.owner(), ground.member());
@@ -244,7 +254,7 @@ fn a_prune_counts_and_records_what_it_reads() {
         single(hand, "/good", &plain)
     });
     let owner = ground.owner();
-    let options = PruneOptions { max_unused: MaxUnused::Bytes(u64::MAX), ..thorough() };
+    let options = PruneOptions { max_unused: MaxUnused::Bytes(u64::MAX), batch_reads, ..thorough() };
     let report = run(&owner, &options).unwrap();
     assert_eq!((report.read_back_chunks, report.problems), (2, 1), "the shared chunk and the poisoned one: {report:?}");
     assert!(report.read_back_bytes > 180_000, "{report:?}");

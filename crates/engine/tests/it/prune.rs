@@ -278,6 +278,7 @@ fn play(steps: &[Step]) {
                 let options = PruneOptions {
                     max_unused: MaxUnused::Bytes(*left),
                     batch_packs: *batch,
+                    batch_reads: *batch,
                     max_rewrite_bytes: *rewrite,
                     ..if *now { thorough() } else { patient() }
                 };
@@ -371,6 +372,27 @@ fn a_crash_at_any_write_of_a_prune_loses_nothing_and_the_next_one_goes_on() {
         run(&owner, &few).unwrap();
         assert_eq!(["pack/", "index/", "session/"].map(|prefix| here.objects(prefix)), [0, 0, 0]);
     });
+}
+
+/// For each entry that condemns packs the whole index is judged, so there must not be one for each batch.
+#[test]
+fn many_batches_go_with_few_entries() {
+    let (_, mut scene) = Scene::new();
+    let ids: Vec<SnapshotId> = (0..40)
+        .map(|number| {
+            scene.write(&format!("kept {number}"), &noise(number, 20_000));
+            scene.write("changing", &noise(1_000 + number, 20_000));
+            scene.backup()
+        })
+        .collect();
+    let owner = scene.open();
+    forget(&owner, &ids[..39], "test").unwrap();
+    let before = owner.state().next;
+    let report = run(&owner, &PruneOptions { batch_packs: 1, ..thorough() }).unwrap();
+    assert!(report.condemned_packs > 70 && report.rewritten_chunks >= 40, "the scene: {report:?}");
+    let entries = owner.state().next - before;
+    assert!(entries < 30, "{entries} entries for {} packs", report.condemned_packs);
+    scene.check();
 }
 
 #[test]

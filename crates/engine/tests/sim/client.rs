@@ -263,6 +263,7 @@ impl Person {
                     orphans: Duration::from_secs(*orphans),
                     max_unused: MaxUnused::Bytes(*left),
                     batch_packs: *batch,
+                    batch_reads: *batch,
                     time: *time,
                     pack_bytes: 40_000,
                     ..PruneOptions::default()

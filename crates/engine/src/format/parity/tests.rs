@@ -17,8 +17,9 @@ fn pack(protected: usize, share: f64) -> (Vec<u8>, Layout) {
     let footer = (field(protected - footer_len), field(footer_len));
     let mut bytes = noise(protected as u64, protected);
     let parity = Parity::of_share(share).unwrap();
-    let parity_len = append(&mut bytes, footer, parity);
-    for field in [footer.0, footer.1, parity_len, 0] {
+    let made = of(&bytes, footer, parity);
+    bytes.extend_from_slice(&made);
+    for field in [footer.0, footer.1, field(made.len()), 0] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
     bytes.extend_from_slice(b"SWPEND01\0\0\0\0\0\0\0\0");
@@ -64,7 +65,7 @@ fn golden_bytes() {
     let golden = golden("pack-parity-groups");
     let layout = Layout { shard: 64, data: 9, groups: 3, rows: 3, footer };
     let mut bytes = plain[..protected].to_vec();
-    append_as(&layout, &mut bytes);
+    bytes.extend(of_layout(&layout, &bytes));
     assert!(bytes[..] == golden[..bytes.len()]);
     assert_eq!(bytes.len() + 64, golden.len());
     let mut damaged = golden.clone();

@@ -38,12 +38,18 @@ pub(super) fn write_blocks(file: &File, bytes: &[u8]) -> usize {
 }
 
 fn write_aligned(file: &File, bytes: &[u8]) -> usize {
-    let mut buffer = vec![0; PIECE_BYTES + ALIGNMENT];
+    let is_aligned = bytes.as_ptr().align_offset(ALIGNMENT) == 0;
+    let mut buffer = if is_aligned { Vec::new() } else { vec![0; PIECE_BYTES + ALIGNMENT] };
     let start = buffer.as_ptr().align_offset(ALIGNMENT);
     let mut done = 0;
     for piece in bytes.chunks(PIECE_BYTES) {
-        let Some(aligned) = buffer.get_mut(start..start + piece.len()) else { break };
-        aligned.copy_from_slice(piece);
+        let aligned = if is_aligned {
+            piece
+        } else {
+            let Some(aligned) = buffer.get_mut(start..start + piece.len()) else { break };
+            aligned.copy_from_slice(piece);
+            aligned
+        };
         // Why: an error here (not supported, full, broken) comes again, and is reported, when the rest is written.
         if file.write_all_at(aligned, done as u64).is_err() {
             break;
