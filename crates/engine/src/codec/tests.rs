@@ -128,6 +128,24 @@ fn eight_bit_floats_are_no_larger_than_zstd_makes_them() {
     assert!(body.len() < 8 * KIB && body[0] == id::ZSTD, "{} in codec {}", body.len(), body[0]);
 }
 
+/// Blocks of 32 eight-bit weights behind their scale: nothing repeats but by chance. Where something does, it is still found.
+#[test]
+fn nothing_is_searched_in_eight_bit_weights_and_what_repeats_is_found() {
+    let weights = normals(4, 256 * KIB, 32.0);
+    let mut plain = Vec::new();
+    for block in weights.chunks(32) {
+        plain.extend([0x12, block[0].abs() as u8]);
+        plain.extend(block.iter().map(|&weight| weight as i8 as u8));
+    }
+    let [body, searched] = [Effort::Balanced, Effort::Dense].map(|effort| check(effort, &plain, None));
+    assert_eq!((body.0.codec, searched.0.codec), (id::ZSTD, id::ZSTD));
+    assert!(body.1 <= searched.1 + searched.1 / 200, "{}, with a search {}", body.1, searched.1);
+
+    let repeated: Vec<u8> = plain.chunks(4 * KIB).flat_map(|piece| piece.repeat(2)).collect();
+    let (header, length) = check(Effort::Balanced, &repeated, None);
+    assert!(header.codec == id::ZSTD && length < 6 * body.1 / 5, "{length}, once {}", body.1);
+}
+
 #[test]
 fn bf16_is_found_at_either_phase() {
     let numbers = bf16(7, 100_000);
