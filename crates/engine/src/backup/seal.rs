@@ -191,9 +191,13 @@ impl<'a, 'r> Sealer<'a, 'r> {
 
     /// Reads a base from the local disk; false where that place does not hold it any more.
     fn read_base(&mut self, id: &ChunkId, place: &Place) -> bool {
+        self.read_place(place) && self.repository.id_key().chunk_id(&self.base) == *id
+    }
+
+    /// Reads what lies at a place of the local disk now.
+    fn read_place(&mut self, place: &Place) -> bool {
         self.base.resize(usize::try_from(place.length).unwrap_or(0), 0);
-        let read = open_again(&place.path).and_then(|file| file.read_exact_at(&mut self.base, place.offset));
-        read.is_ok() && self.repository.id_key().chunk_id(&self.base) == *id
+        open_again(&place.path).and_then(|file| file.read_exact_at(&mut self.base, place.offset)).is_ok()
     }
 
     /// True if the base is so old that the chunk should stand alone, to be a better base for the next: where
@@ -205,13 +209,18 @@ impl<'a, 'r> Sealer<'a, 'r> {
             return false;
         };
         let hint = task.hint.as_ref();
-        let is_local = recent.place.as_ref().is_some_and(|place| self.read_base(&recent.id, place));
+        let now = self.body.len() as f32;
+        // Why: no difference takes less than nothing.
+        if self.encoder.alone_bytes(plain).is_some_and(|alone| STALE_AFTER * now <= alone - now) {
+            return false;
+        }
+        // Why not compared with its id: it is for an estimate.
+        let is_local = recent.place.as_ref().is_some_and(|place| self.read_place(place));
         let mut is_stored = || self.bases.as_mut().is_some_and(|bases| bases.read(&recent.id, &mut self.base).is_ok());
         if !(is_local || is_stored()) {
             return false;
         }
         let Some(Estimate { alone, against }) = self.encoder.estimate(plain, hint, &self.base) else { return false };
-        let now = self.body.len() as f32;
         if STALE_AFTER * (now - against) <= alone - now {
             return false;
         }

@@ -128,9 +128,17 @@ impl Encoder {
     }
 
     fn examine(&mut self, plain: &[u8], hint: Option<&Hint>) -> Findings {
-        let profile = self.sampler.profile(plain, hint);
-        let is_clear = profile.numbers.is_none() && profile.byte_bits < NOISE_BITS;
-        Findings { profile, trial_bits: (!is_clear).then(|| self.trial_bits(plain)) }
+        let mut findings = Findings { profile: self.sampler.profile(plain, hint), trial_bits: None };
+        self.try_out(plain, &mut findings);
+        findings
+    }
+
+    /// Adds the trial, where the sample leaves open what is best alone.
+    fn try_out(&mut self, plain: &[u8], findings: &mut Findings) {
+        let is_clear = findings.profile.numbers.is_none() && findings.profile.byte_bits < NOISE_BITS;
+        if !is_clear && findings.trial_bits.is_none() {
+            findings.trial_bits = Some(self.trial_bits(plain));
+        }
     }
 
     fn encode_alone(&mut self, plain: &[u8], findings: &Findings, out: &mut Vec<u8>) {

@@ -22,6 +22,8 @@ const BASE_BYTES_MIN: usize = 128;
 const KINSHIP_MIN: f32 = 0.03;
 /// A body without a base is read with one look-up in place of two: it stays unless the base saves a tenth.
 const GAIN: f32 = 0.90;
+/// A difference that takes less than this share of the planes is taken without a trial of what else there is.
+const SURE: f32 = 0.5;
 /// A body this many times shorter than the plain bytes is taken at once.
 const REPEAT_PARTS: usize = 64;
 /// Differences of fewer bytes are not looked for.
@@ -60,6 +62,13 @@ impl Encoder {
         Some(Estimate { alone, against: bytes(candidate.bits).min(alone) })
     }
 
+    /// What `plain`, which must be the chunk that was encoded last, would take alone, in bytes, as far as that is known.
+    #[must_use]
+    pub fn alone_bytes(&self, plain: &[u8]) -> Option<f32> {
+        let (_, findings) = self.last.filter(|&(length, _)| length == plain.len())?;
+        Some(findings.alone_bits() * plain.len() as f32 / 8.0)
+    }
+
     /// Encodes against the base where that pays, else alone.
     pub(super) fn encode_with(&mut self, plain: &[u8], hint: Option<&Hint>, base: Base<'_>, out: &mut Vec<u8>) {
         let fits = plain.len() >= BASE_BYTES_MIN && base.bytes.len() <= CHUNK_BYTES_MAX;
@@ -67,23 +76,24 @@ impl Encoder {
         best.clear();
         let mut is_taken = fits && encode_cast(plain, base, &mut best);
         if !is_taken {
-            let findings = self.examine(plain, hint);
-            self.last = Some((plain.len(), findings));
+            let mut findings = Findings { profile: self.sampler.profile(plain, hint), trial_bits: None };
             let is_master =
                 hint.is_some_and(|hint| hint.kind == NumberKind::Bf16) && base.bytes.len() == 2 * plain.len();
             // Why numbers first: the search for equal stretches takes ten times as long, and finds less in them.
             let numbers_first = fits && findings.profile.numbers.is_some() && base.bytes.len() == plain.len();
-            is_taken = fits && is_master && self.encode_from_master(plain, hint, &findings, base, &mut best)
-                || numbers_first && self.encode_difference(plain, hint, &findings, base, &mut best)
+            is_taken = fits && is_master && self.encode_from_master(plain, hint, &mut findings, base, &mut best)
+                || numbers_first && self.encode_difference(plain, hint, &mut findings, base, &mut best)
                 || fits && !is_master && self.encode_prefixed(plain, base, &mut best)
                 || fits
                     && !numbers_first
                     && !is_master
-                    && self.encode_difference(plain, hint, &findings, base, &mut best);
+                    && self.encode_difference(plain, hint, &mut findings, base, &mut best);
             if !is_taken {
+                self.try_out(plain, &mut findings);
                 self.encode_alone(plain, &findings, out);
                 is_taken = !best.is_empty() && (best.len() as f32) < GAIN * out.len() as f32;
             }
+            self.last = Some((plain.len(), findings));
         }
         if is_taken && self.decodes(base.bytes, plain, &best) {
             std::mem::swap(out, &mut best);
@@ -124,7 +134,7 @@ impl Encoder {
         &mut self,
         plain: &[u8],
         hint: Option<&Hint>,
-        findings: &Findings,
+        findings: &mut Findings,
         base: Base<'_>,
         best: &mut Vec<u8>,
     ) -> bool {
@@ -142,12 +152,15 @@ impl Encoder {
         &mut self,
         plain: &[u8],
         hint: Option<&Hint>,
-        findings: &Findings,
+        findings: &mut Findings,
         base: Base<'_>,
         best: &mut Vec<u8>,
     ) -> bool {
-        let alone_bits = findings.alone_bits();
         let Some((header, candidate)) = self.candidate(plain, hint, findings, base) else { return false };
+        if candidate.bits > SURE * findings.alone_bits() {
+            self.try_out(plain, findings);
+        }
+        let alone_bits = findings.alone_bits();
         let estimate = candidate.bits * plain.len() as f32 / 8.0;
         if candidate.bits > GAIN * alone_bits || !best.is_empty() && estimate > best.len() as f32 {
             return false;
