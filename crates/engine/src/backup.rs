@@ -14,6 +14,7 @@ mod content;
 mod cuts;
 mod files;
 mod links;
+mod models;
 mod old_nodes;
 mod runs;
 mod seal;
@@ -198,7 +199,7 @@ impl<'a, 'r> Run<'a, 'r> {
             old_root,
             effort,
             queues,
-            runs: Runs::default(),
+            runs: Runs::new(repository.cache()),
             casts: Casts::default(),
             reading_header: Mutex::new(()),
             ended,
@@ -369,6 +370,7 @@ fn perform<'scope>(
                 if let Some(entries) = entries {
                     entries.commit(&snapshot.id);
                 }
+                run.runs.save(run.repository.cache());
                 let report = report(run, &counts, (number, *snapshot), started);
                 if report.chunks_mended > 0 {
                     run.monitor.note(&format!("chunks that were damaged are stored again: {}", report.chunks_mended));

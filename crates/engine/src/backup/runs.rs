@@ -9,16 +9,20 @@
 //! local file where it still holds them, which also serves members who may not read data, else from the repository.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
+use crate::backup::models::Models;
 use crate::chunker::{Chunker, SizeClass};
 use crate::entry::{Content, Entry, Kind, TableRef, TreeKey, without_digits};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::readers::{self, Layout, Tensor};
+use crate::repo::cache::Cache;
 use crate::repo::{Repository, Session, StoredFile};
 use crate::stages::read::{OpenFile, open_again, read_at};
 use crate::statistics::table::TensorTable;
@@ -32,6 +36,8 @@ const STORED_MAX: usize = 4096;
 const READ_BYTES_MAX: usize = 32 * MIB;
 /// So many files are opened that the user named as bases.
 const DECLARED_MAX: usize = 1024;
+/// In so many snapshots is looked for a file that an earlier backup read.
+const MODEL_SNAPSHOTS_MAX: usize = 16;
 /// What a tensor's statistics take about, in bytes: most of it is the histogram.
 const TABLE_TENSOR_BYTES: usize = 1200;
 /// So many chunks of a file that is cut again are looked at.
@@ -126,6 +132,30 @@ impl OldFile {
         let remote = || repository.can_read_data().then(|| readers::read(&file, stored.key.name())).flatten();
         let layout = local.or_else(remote)?;
         Some(Self::new(layout.tensors.iter(), chunks.collect(), path).with_table(table))
+    }
+
+    /// The file at this path in the newest snapshot that has one; or on the local disk, where this key may read no snapshot.
+    fn of_model(repository: &Repository, key: &TreeKey) -> Option<Self> {
+        let path = key.to_path();
+        if !repository.can_read_data() {
+            let size = std::fs::metadata(&path).ok()?.len();
+            let stored =
+                Stored { key: key.clone(), content: Content::Extents(Vec::new()), size, table: None, is_here: true };
+            return Self::cut_again(repository, &Arc::from(path), &stored);
+        }
+        let snapshots = repository.snapshots().into_iter().rev();
+        let holding = snapshots.filter(|snapshot| {
+            let paths = snapshot.record.paths.iter().map(|path| Path::new(OsStr::from_bytes(path)));
+            paths.filter_map(TreeKey::from_path).any(|source| key.is_within(&source))
+        });
+        let entry = holding
+            .take(MODEL_SNAPSHOTS_MAX)
+            .find_map(|snapshot| repository.tree(&snapshot.record.root).get(key).ok().flatten())?;
+        let Kind::File(content) = entry.kind else { return None };
+        Self::open(
+            repository,
+            &Stored { key: key.clone(), content, size: entry.size, table: entry.table, is_here: true },
+        )
     }
 
     /// A file whose list of chunks this key may not read, but that the local disk still holds: it is cut once more. What comes
@@ -251,6 +281,8 @@ struct State {
     read_bytes: usize,
     /// What the user named.
     declared: Vec<Arc<OldFile>>,
+    /// What earlier backups read.
+    models: Models,
     reading: HashSet<Mark>,
     /// Numbers of the files of each run that are to be read.
     announced: HashMap<Mark, BTreeSet<u64>>,
@@ -264,6 +296,17 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
+    /// For a backup of a client with that cache.
+    pub(crate) fn new(cache: &Cache) -> Self {
+        let state = State { models: Models::load(cache), ..State::default() };
+        Self { state: Mutex::new(state), finished: Condvar::new() }
+    }
+
+    /// What was read is published: later backups may find it.
+    pub(crate) fn save(&self, cache: &Cache) {
+        self.lock().models.save(cache);
+    }
+
     /// Remembers a file of an older snapshot; `is_here` where it is unchanged on the local disk. Only what lies under
     /// numbers can be followed by other names.
     pub(crate) fn note(&self, key: &TreeKey, entry: &Entry, is_here: bool) {
@@ -333,6 +376,7 @@ impl Runs {
         let marks = [&RunMarks::of(key).all()[..], &[file.signature]].concat();
         let file = Arc::new(file);
         let mut state = self.lock();
+        state.models.add(file.signature, key);
         state.read_bytes += file.bytes();
         for mark in &marks {
             state.remember(*mark, Older::Read(Arc::clone(&file)));
@@ -387,6 +431,7 @@ impl Runs {
         found.extend(marks.iter().filter_map(|mark| Some((state.stored.get(mark)?.clone(), true))));
         found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
         found.extend(state.stored.get(&same).map(|file| (file.clone(), false)));
+        let models = state.models.find(&same).to_vec();
         drop(state);
         let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
         for (older, is_version) in found {
@@ -401,6 +446,11 @@ impl Runs {
                 last = last.or_else(|| is_version.then(|| Arc::clone(&file)));
                 files.push(file);
             }
+        }
+        if files.is_empty() {
+            let model =
+                models.iter().filter(|model| *model != key).find_map(|model| OldFile::of_model(repository, model));
+            files.extend(model.filter(|file| file.shares_with(layout)).map(Arc::new));
         }
         (files, last)
     }

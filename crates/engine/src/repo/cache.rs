@@ -1,7 +1,7 @@
 //! The local cache: hints that make the next run faster. Deleting it at any time is safe.
 //!
 //! Layout below the directory that the caller names: `<repository id>/segments/<hash>` (opened index segments),
-//! `directories/<name>` (tables over many of those, see [`super::directory`]), `log` (verified log entries), `sessions/<id>` (sessions that this user began, locked while they live),
+//! `directories/<name>` (tables over many of those, see [`super::directory`]), `log` (verified log entries), `models` (where files with tensors lay), `sessions/<id>` (sessions that this user began, locked while they live),
 //! `entries/…` (the entries of the newest snapshot of a source, see [`super::parent`]).
 //! The directory holds file names and tiny files of the protected sources in clear, so it is made with mode 0700.
 
@@ -96,6 +96,11 @@ impl Cache {
     #[must_use]
     pub fn entries_directory(&self) -> Option<PathBuf> {
         Some(self.directory.as_ref()?.join("entries"))
+    }
+
+    /// The list of files with tensors that backups of this client read.
+    pub(crate) fn models_path(&self) -> Option<PathBuf> {
+        Some(self.directory.as_ref()?.join("models"))
     }
 
     /// The file of verified log entries.

@@ -224,7 +224,8 @@ fn a_declared_base_is_used_where_no_name_leads_to_it() {
         put(&elsewhere.join("model.safetensors"), &tuned);
         let key = TreeKey::from_path(&place.source().join("models")).unwrap();
         let bases = if declared { vec![(root, key)] } else { Vec::new() };
-        let repository = place.open(true);
+        // Without a cache, in which the model would be found by its tensors.
+        let repository = place.open(false);
         let report = run_with(&repository, BackupOptions { bases, ..options(paths(&elsewhere)) });
         assert_kept(&repository, &report, &elsewhere);
         report.bytes_stored
@@ -265,6 +266,32 @@ fn a_fine_tune_in_the_same_backup_finds_its_base_by_its_tensors() {
     assert_kept(&repository, &report, &place.source());
 }
 
+/// A fine-tune in a later backup of another folder, under another name: the client remembers where the model lay. The numbers come
+/// from the repository; where the model was forgotten there, or by the client, the fine-tune is stored alone.
+#[test]
+fn a_fine_tune_finds_the_model_of_an_earlier_backup_by_its_tensors() {
+    let base = weights(1, 1_200_000);
+    for (is_there, is_known) in [(true, true), (false, true), (true, false)] {
+        let (place, repository) = Place::new();
+        let (models, tuned) = (place.source().join("models"), place.source().join("tuned"));
+        put(&models.join("base/model.safetensors"), &model(&base, &weights(5, 384), ""));
+        let first = run(&repository, &models);
+        fs::remove_dir_all(&models).unwrap();
+        put(&models.join("other.txt"), b"the model is gone");
+        run(&place.open(true), &models);
+        if !is_there {
+            forget(&place.open(true), &[first.snapshot.unwrap().id], "test").unwrap();
+            prune_with(&place.open(true), &thorough()).unwrap();
+        }
+        put(&tuned.join("epoch/weights.safetensors"), &model(&stepped(&base, 2), &weights(5, 384), "tuned"));
+        let repository = place.open(is_known);
+        let report = run(&repository, &tuned);
+        let share = report.bytes_stored as f64 / 4.8e6;
+        assert_eq!(share < 0.60, is_there && is_known, "there {is_there}, known {is_known}: {share}");
+        assert_kept(&repository, &report, &tuned);
+    }
+}
+
 /// A file of as many tensors as it needs for a list of chunks of its own.
 fn many(weights: &[u8]) -> Vec<u8> {
     let names: Vec<String> = (0..weights.len() / 80_000).map(|number| format!("w{number:03}")).collect();
@@ -292,6 +319,12 @@ fn a_member_encodes_against_the_local_file() {
         let limit = 0.60 * 4.0 * count as f64;
         assert!((report.bytes_stored as f64) < limit, "{} of {limit}", report.bytes_stored);
         assert_kept(&open(&owner), &report, &source);
+        // So has a fine-tune elsewhere, which finds the model by its tensors.
+        let elsewhere = directory.path().join(format!("tuned-{count}"));
+        put(&elsewhere.join("weights.safetensors"), &many(&stepped(&old, 4)));
+        let report = run(&open(&member), &elsewhere);
+        assert!((report.bytes_stored as f64) < limit, "elsewhere: {} of {limit}", report.bytes_stored);
+        assert_kept(&open(&owner), &report, &elsewhere);
     }
 }
 
