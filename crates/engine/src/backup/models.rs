@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn mark(number: usize) -> Mark {
-        *blake3::hash(&number.to_le_bytes()).as_bytes().first_chunk().unwrap()
+        *blake3::hash(&(number as u64).to_le_bytes()).as_bytes().first_chunk().unwrap()
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Origin for FromRepository<'_> {
     }
 
     fn fetch(&self, pack: &PackName, range: Range<u64>) -> Result<Vec<u8>> {
-        Ok(self.repository.store().get(&pack.object(), Some(range))?)
+        Ok(self.repository.store().get_remembered(&pack.object(), Some(range))?)
     }
 
     fn reader<'a>(&'a self) -> Box<dyn Blobs + 'a> {

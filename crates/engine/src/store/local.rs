@@ -260,6 +260,22 @@ impl LocalStore {
         self.lock_settled().clear();
     }
 
+    /// Reads a range of an object, past the page cache where it is long; `remembered` takes what that holds.
+    fn read(&self, name: &str, range: Option<Range<u64>>, remembered: bool) -> Result<Vec<u8>, StoreError> {
+        let (file, stat) = self.open_object(name)?;
+        let range = clip(range, u64::try_from(stat.st_size).unwrap_or(0));
+        let failed = |error: io::Error| self.error("reading", name, error);
+        let length = usize::try_from(range.end - range.start).map_err(|error| failed(io::Error::other(error)))?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|error| failed(io::Error::other(error)))?;
+        let from_memory = remembered && direct::is_cached(&file, length, range.start);
+        if from_memory || !direct::read(&file, &mut bytes, length, range.start) {
+            bytes.resize(length, 0);
+            file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
+        }
+        Ok(bytes)
+    }
+
     /// Lists below the directory whose name is `prefix` (empty, or ending in `/`) and has `depth` components. Memory: one
     /// directory buffer a level.
     fn list_below(&self, prefix: &str, depth: usize, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
@@ -295,17 +311,11 @@ impl Store for LocalStore {
     }
 
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
-        let (file, stat) = self.open_object(name)?;
-        let range = clip(range, u64::try_from(stat.st_size).unwrap_or(0));
-        let failed = |error: io::Error| self.error("reading", name, error);
-        let length = usize::try_from(range.end - range.start).map_err(|error| failed(io::Error::other(error)))?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(length).map_err(|error| failed(io::Error::other(error)))?;
-        if !direct::read(&file, &mut bytes, length, range.start) {
-            bytes.resize(length, 0);
-            file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
-        }
-        Ok(bytes)
+        self.read(name, range, false)
+    }
+
+    fn get_remembered(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
+        self.read(name, range, true)
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {

@@ -114,6 +114,15 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Missing`] if there is none. A range that reaches beyond the end gives what is there.
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError>;
 
+    /// As [`Self::get`], for who wants the bytes and does not ask whether the disk still has them: what the system holds in
+    /// memory anyway may come from there.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    fn get_remembered(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
+        self.get(name, range)
+    }
+
     /// Writes an object whose name nobody else uses. When it returns, the object is durable.
     ///
     /// # Errors

@@ -7,9 +7,11 @@
 
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::units::MIB;
 
@@ -18,6 +20,8 @@ pub(super) const DIRECT_BYTES_MIN: usize = 4 * MIB;
 /// Buffer, offset and length of a direct write are multiples of this; no common disk asks for more.
 const ALIGNMENT: usize = 4096;
 const PIECE_BYTES: usize = 4 * MIB;
+/// So many stretches of a range are asked for whether memory holds them.
+const PROBES: usize = 8;
 
 thread_local! {
     /// Memory of a thread that reads directly. Why it is kept: getting and zeroing it each time costs as much as the copy.
@@ -57,6 +61,17 @@ fn write_aligned(file: &File, bytes: &[u8]) -> usize {
         done += piece.len();
     }
     done
+}
+
+/// True if the page cache seems to hold these bytes, by some of them. Why not asked of all: where the first is not there, the kernel
+/// begins to read some pages, of what is then read past the cache.
+pub(super) fn is_cached(file: &File, length: usize, offset: u64) -> bool {
+    let Some(last) = length.checked_sub(1) else { return false };
+    (0..=PROBES).all(|probe| {
+        let place = offset + (last / PROBES * probe).max(if probe == PROBES { last } else { 0 }) as u64;
+        let mut byte = [0];
+        preadv2(file, &mut [IoSliceMut::new(&mut byte)], place, ReadWriteFlags::NOWAIT) == Ok(1)
+    })
 }
 
 /// Appends `length` bytes from `offset` of `file` to `bytes`, past the page cache. False, with `bytes` as it was, where that
@@ -99,7 +114,11 @@ fn read_aligned(file: &File, bytes: &mut Vec<u8>, length: usize, offset: u64, bu
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{Advice, fadvise};
+
     use super::*;
+
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
 
     #[test]
     fn blocks_are_written_and_the_rest_is_left() {
@@ -114,6 +133,23 @@ mod tests {
         file.write_all_at(&bytes[done..], done as u64).unwrap();
         assert!(std::fs::read(&path).unwrap() == bytes, "the flag is off again");
         assert_eq!(write_blocks(&file, &bytes[..DIRECT_BYTES_MIN - 1]), 0, "short objects go the other way");
+    }
+
+    #[test]
+    fn what_the_cache_holds_is_known_and_what_it_does_not_is_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("object");
+        std::fs::write(&path, vec![7; 2 * DIRECT_BYTES_MIN]).unwrap();
+        let file = File::open(&path).unwrap();
+        // A file system that can't tell says no.
+        let tells = is_cached(&file, 1, 0);
+        assert_eq!(is_cached(&file, 2 * DIRECT_BYTES_MIN, 0), tells);
+        assert!(!is_cached(&file, DIRECT_BYTES_MIN + 1, DIRECT_BYTES_MIN as u64), "beyond the end");
+        assert!(!is_cached(&file, 0, 0));
+        file.sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        let is_in_memory = !tells || rustix::fs::fstatfs(&file).unwrap().f_type == TMPFS_MAGIC;
+        assert!(is_in_memory || !is_cached(&file, 2 * DIRECT_BYTES_MIN, 0), "it was dropped from the cache");
     }
 
     #[test]
