@@ -53,6 +53,10 @@ impl Models {
 
     /// A file with these tensors was read.
     pub(crate) fn add(&mut self, signature: Mark, key: &TreeKey) {
+        if self.new.len() == 2 * SETS_MAX {
+            // Why: memory is bounded, and no more sets than that stay.
+            self.new.drain(..SETS_MAX);
+        }
         self.new.push((signature, key.clone()));
     }
 

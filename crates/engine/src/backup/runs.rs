@@ -448,9 +448,9 @@ impl Runs {
             }
         }
         if files.is_empty() {
-            let model =
-                models.iter().filter(|model| *model != key).find_map(|model| OldFile::of_model(repository, model));
-            files.extend(model.filter(|file| file.shares_with(layout)).map(Arc::new));
+            let others = models.iter().filter(|model| *model != key);
+            let mut opened = others.filter_map(|model| OldFile::of_model(repository, model));
+            files.extend(opened.find(|file| file.shares_with(layout)).map(Arc::new));
         }
         (files, last)
     }
