@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -39,6 +40,8 @@ use crate::units::{CHUNK_BYTES_MAX, KIB, MIB};
 pub(crate) const INLINE_BYTES_MAX: u64 = 2 * KIB as u64;
 /// Files from this length on are sealed by all workers together.
 const SPREAD_BYTES_MIN: u64 = 4 * MIB as u64;
+/// How long a file that waits for the one before it in its run waits at once for something else to do.
+const TURN_WAIT: Duration = Duration::from_millis(2);
 /// A file that changes while it is read is read this often.
 const ATTEMPTS: usize = 3;
 
@@ -312,7 +315,7 @@ impl<'a, 'r> Worker<'a, 'r> {
     fn begin_of_run(&mut self, marks: &[Mark; 2], number: u64) -> Result<()> {
         while !self.run.runs.begin(marks, number) {
             self.run.check()?;
-            while let Ok(job) = self.run.queues.seals.1.try_recv() {
+            if let Ok(job) = self.run.queues.seals.1.recv_timeout(TURN_WAIT) {
                 self.seal_job(job);
             }
         }

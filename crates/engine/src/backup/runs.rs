@@ -12,8 +12,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
 use crate::backup::models::Models;
@@ -44,8 +43,6 @@ const TABLE_TENSOR_BYTES: usize = 1200;
 const CHUNKS_MAX: usize = 1 << 18;
 /// Words before the number of a step in a name.
 const STEP_WORDS: [&[u8]; 6] = [b"step", b"iter", b"iteration", b"checkpoint", b"ckpt", b"epoch"];
-/// How long a file waits at once for the one before it in its run.
-const WAIT: Duration = Duration::from_millis(2);
 
 /// A hash of what two files have in common.
 pub(crate) type Mark = [u8; 16];
@@ -292,14 +289,13 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Runs {
     state: Mutex<State>,
-    finished: Condvar,
 }
 
 impl Runs {
     /// For a backup of a client with that cache.
     pub(crate) fn new(cache: &Cache) -> Self {
         let state = State { models: Models::load(cache), ..State::default() };
-        Self { state: Mutex::new(state), finished: Condvar::new() }
+        Self { state: Mutex::new(state) }
     }
 
     /// What was read is published: later backups may find it.
@@ -337,8 +333,6 @@ impl Runs {
                 state.announced.remove(&run);
             }
         }
-        drop(state);
-        self.finished.notify_all();
     }
 
     /// True if no other file has to be read, or is being read, before the `number`-th: one of the same run, or with the same
@@ -351,9 +345,6 @@ impl Runs {
             is_later || marks.iter().any(|mark| state.reading.contains(mark))
         };
         let mut state = self.lock();
-        if is_read(&state) {
-            state = self.finished.wait_timeout(state, WAIT).unwrap_or_else(PoisonError::into_inner).0;
-        }
         let is_free = !is_read(&state);
         if is_free {
             state.reading.extend(marks);
@@ -367,8 +358,6 @@ impl Runs {
         for mark in marks {
             state.reading.remove(mark);
         }
-        drop(state);
-        self.finished.notify_all();
     }
 
     /// Remembers a file that this backup has read.

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use crate::backup::base::BaseFinder;
 use crate::backup::checks::Checker;
 use crate::backup::content::ContentBuilder;
-use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
+use crate::backup::cuts::{CutPlan, Piece};
 use crate::backup::files::{SealJob, Trouble, Worker};
 use crate::backup::runs::{BaseRef, OldChunk, Place, TensorBases};
 use crate::backup::seal::Task;
@@ -227,15 +227,15 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         if buffer.len() < window {
             *buffer = Buffer::zeros(window);
         }
-        let chunk_max = if self.tensors.is_some() { self.class.max.max(PIECE_BYTES_MAX) } else { self.class.max };
         let (mut start, mut end) = (0, 0);
         let mut ended = false;
         loop {
-            if !ended && end - start < chunk_max {
+            let (wanted, up_to) = self.wanted(window);
+            if !ended && end - start < wanted {
                 buffer.copy_within(start..end, 0);
                 (start, end) = (0, end - start);
-                let length = fill(&mut buffer[end..window])?;
-                ended = length < window - end || window < WINDOW_BYTES;
+                let length = fill(&mut buffer[end..up_to])?;
+                ended = length < up_to - end || up_to == window && window < WINDOW_BYTES;
                 self.worker.run.read_bytes(length);
                 end += length;
                 self.worker.run.check()?;
@@ -248,9 +248,25 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         }
     }
 
+    /// How many bytes the window has to hold for the next cut, and up to where it is filled. Why a piece of a tensor by itself:
+    /// nothing is moved to the front then, and it is still in the processor's cache when it is hashed and encoded.
+    fn wanted(&self, window: usize) -> (usize, usize) {
+        let (Piece::Free(end) | Piece::Whole { end, .. }) = self.piece();
+        let length = usize::try_from(end - self.offset).map_or(window, |length| length.min(window));
+        match self.piece() {
+            Piece::Free(_) if length > self.class.max => (self.class.max, window),
+            _ => (length, length),
+        }
+    }
+
+    /// What begins at the next chunk.
+    fn piece(&self) -> Piece {
+        self.tensors.as_ref().map_or(Piece::Free(u64::MAX), |tensors| tensors.plan.piece(self.offset))
+    }
+
     /// Has the first chunk of `bytes` sealed, here or by whoever is free; gives its length.
     fn chunk(&mut self, bytes: &[u8]) -> Result<usize> {
-        let piece = self.tensors.as_ref().map_or(Piece::Free(u64::MAX), |tensors| tensors.plan.piece(self.offset));
+        let piece = self.piece();
         let up_to = |end: u64| usize::try_from(end - self.offset).unwrap_or(usize::MAX).min(bytes.len());
         let plain = match piece {
             Piece::Free(end) => {

@@ -14,10 +14,12 @@ use crate::buffer::Buffer;
 pub(super) struct PackBuffers(Mutex<Vec<Buffer>>);
 
 impl PackBuffers {
-    /// An empty buffer for `capacity_bytes`; the one that was used last, which is the likeliest to be in the processor's cache.
-    pub(super) fn take(&self, capacity_bytes: usize) -> Buffer {
+    /// An empty buffer for so many bytes of blobs, and what comes behind them; the one that was used last, which is the
+    /// likeliest to be in the processor's cache.
+    pub(super) fn take(&self, blob_bytes: usize) -> Buffer {
         let mut buffer = self.spare().pop().unwrap_or_default();
-        buffer.reserve_total(capacity_bytes);
+        // Why so much: footer and parity follow, and a buffer that grows is copied. What is not touched takes no memory.
+        buffer.reserve_total(blob_bytes + blob_bytes / 4);
         buffer
     }
 
@@ -35,6 +37,14 @@ impl PackBuffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pack full of blobs of 4 KiB, with a footer of 128 bytes for each, and a tenth of parity.
+    #[test]
+    fn what_follows_the_blobs_has_room() {
+        let buffer = PackBuffers::default().take(24 << 20);
+        let footer = (24 << 20) / 4096 * 128;
+        assert!(buffer.capacity() >= (24 << 20) * 11 / 10 + footer);
+    }
 
     #[test]
     fn the_buffer_that_was_given_back_last_is_taken_first() {

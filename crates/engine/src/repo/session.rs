@@ -432,13 +432,13 @@ impl<'r> Session<'r> {
         Ok(())
     }
 
-    fn new_pack(&self, kind: BlobKind, capacity: usize) -> Result<(PackName, PackWriter)> {
+    fn new_pack(&self, kind: BlobKind, limit: usize) -> Result<(PackName, PackWriter)> {
         let key = self.data_key()?;
         // Why by kind: names do not tell which of two threads was first, so a run can be repeated exactly.
         let next = &self.next_packs[usize::from(kind == BlobKind::Tree)];
         let name = PackName { session: self.id, counter: next.fetch_add(2, Ordering::Relaxed) };
         let cipher = PackCipher::new(&key, &name);
-        let writer = PackWriter::new(name, kind, self.repository.id(), cipher, self.buffers.take(capacity));
+        let writer = PackWriter::new(name, kind, self.repository.id(), cipher, self.buffers.take(limit));
         Ok((name, writer.with_parity(self.repository.parity())))
     }
 

@@ -3,7 +3,8 @@
 //! A block is counted by exponents first, in four tables, so that two neighbours with one exponent do not wait for each
 //! other's store. Whether it has zeros, infinities or NaN at all shows in the first and last bin, so the loop that adds
 //! squares and finds the range need not look for them in most blocks; that loop becomes vector instructions. FP64 goes the
-//! same way with two tables. Integers are few, and take the plain way; of eight bits and fewer the bytes are counted.
+//! same way with two tables. Integers are few, and take the plain way. Of floats of sixteen bits and fewer the patterns are
+//! counted, and each pattern that occurs is looked at once: weights have a few thousand of them, in neighbouring counters.
 
 use super::Statistics;
 use super::exponents::Exponents;
@@ -12,6 +13,8 @@ use crate::readers::Dtype;
 
 /// Elements of a block: 4 KiB of FP32, beside 4 KiB of counters.
 const BLOCK: usize = 1024;
+/// From so many elements of sixteen bits on their patterns are counted: the counters are 256 KiB, to clear and to look through.
+const PATTERNS_MIN: usize = 32 << 10;
 /// Sums of squares side by side.
 const LANES: usize = 8;
 
@@ -19,8 +22,8 @@ const LANES: usize = 8;
 pub(super) fn part(dtype: Dtype, bytes: &[u8]) -> Statistics {
     match dtype {
         Dtype::F32 | Dtype::Complex64 => floats::<4>(bytes, |it| u32::from_le_bytes(*it)),
-        Dtype::Bf16 => floats::<2>(bytes, |it| u32::from(u16::from_le_bytes(*it)) << 16),
-        Dtype::F16 | Dtype::Complex32 => floats::<2>(bytes, |it| narrow::half(u16::from_le_bytes(*it))),
+        Dtype::Bf16 => halves(bytes, |bits| u32::from(bits) << 16),
+        Dtype::F16 | Dtype::Complex32 => halves(bytes, narrow::half),
         Dtype::F64 | Dtype::Complex128 => doubles(bytes),
         Dtype::I64 => integers::<8>(bytes, |it| signed(i64::from_le_bytes(it))),
         Dtype::I32 => integers::<4>(bytes, |it| signed(i32::from_le_bytes(it).into())),
@@ -109,6 +112,51 @@ fn floats<const WIDTH: usize>(bytes: &[u8], widen: impl Fn(&[u8; WIDTH]) -> u32)
         squares: lanes.squares(),
         exponents: Exponents::from_counts(-127, (0..SPECIAL).map(|e| column(e) - if e == 0 { zeros } else { 0 })),
     }
+}
+
+/// Floats of sixteen bits; `widen` gives the bits of FP32.
+#[inline]
+fn halves(bytes: &[u8], widen: impl Fn(u16) -> u32) -> Statistics {
+    let (elements, _) = bytes.as_chunks::<2>();
+    if elements.len() < PATTERNS_MIN {
+        return floats::<2>(bytes, |it| widen(u16::from_le_bytes(*it)));
+    }
+    let mut counts = vec![0_u32; 1 << 16];
+    for element in elements {
+        counts[usize::from(u16::from_le_bytes(*element))] += 1;
+    }
+    let mut sum = Statistics { elements: elements.len() as u64, ..Statistics::default() };
+    let mut exponents = [0_u64; 255];
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for (pattern, times) in occurring(&counts) {
+        let bits = widen(pattern);
+        let (value, times) = (f64::from(f32::from_bits(bits)), u64::from(times));
+        match bits << 1 {
+            magnitude if magnitude > 0xff << 24 => sum.nan += times,
+            magnitude if magnitude == 0xff << 24 => sum.infinite += times,
+            magnitude => {
+                (low, high) = (low.min(value), high.max(value));
+                // Precision: counts have at most 32 bits.
+                sum.squares += times as f64 * (value * value);
+                match magnitude {
+                    0 => sum.zeros += times,
+                    _ => exponents[(magnitude >> 24) as usize] += times,
+                }
+            }
+        }
+    }
+    sum.range = (low <= high).then_some((low + 0.0, high + 0.0));
+    sum.exponents = Exponents::from_counts(-127, exponents.into_iter());
+    sum
+}
+
+/// The patterns of sixteen bits that occur, and how often. Most do not, so whole rows of them are passed over.
+fn occurring(counts: &[u32]) -> impl Iterator<Item = (u16, u32)> {
+    const ROW: usize = 32;
+    let (rows, _) = counts.as_chunks::<ROW>();
+    let rows = rows.iter().enumerate().filter(|(_, row)| row.iter().fold(0, |any, times| any | times) > 0);
+    rows.flat_map(|(row, counts)| counts.iter().enumerate().map(move |(at, &times)| ((row * ROW + at) as u16, times)))
+        .filter(|&(_, times)| times > 0)
 }
 
 fn column<const BINS: usize, const TABLES: usize>(bins: &[[u32; BINS]; TABLES], bin: usize) -> u64 {
