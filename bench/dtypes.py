@@ -25,6 +25,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import numpy as safetensors
 
+from words import word_pieces
+
 EPSILON = 1e-8
 TEXT_BYTES = 24 << 20
 # Numbers that share a scale.
@@ -74,21 +76,6 @@ def numbers(tensors):
             made[f"int8 of {name}"] = int8(values)
             made[f"int4 of {name}"] = int4(values)
     return made
-
-
-def word_pieces(word, vocabulary):
-    """Greedy longest-match-first WordPiece of one word."""
-    pieces, start = [], 0
-    while start < len(word):
-        for end in range(len(word), start, -1):
-            piece = word[start:end] if start == 0 else "##" + word[start:end]
-            if piece in vocabulary:
-                pieces.append(vocabulary[piece])
-                start = end
-                break
-        else:
-            return [vocabulary["[UNK]"]]
-    return pieces
 
 
 def integers(table, vocabulary, epoch):

@@ -24,6 +24,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import numpy as safetensors
 
+from words import word_pieces
+
 LAYERS, HEADS = 6, 12
 BATCH, LENGTH, MASKED = 8, 64, 10
 RATE, WARMUP, BETA1, BETA2, EPSILON, DECAY = 5e-5, 10, 0.9, 0.999, 1e-8, 0.01
@@ -54,21 +56,6 @@ def tokens_of(text_root, wanted):
         if len(pieces) >= wanted:
             break
     return np.array(pieces[:wanted], dtype=np.int32), vocabulary
-
-
-def word_pieces(word, vocabulary):
-    """Greedy longest-match-first WordPiece of one word."""
-    pieces, start = [], 0
-    while start < len(word):
-        for end in range(len(word), start, -1):
-            piece = word[start:end] if start == 0 else "##" + word[start:end]
-            if piece in vocabulary:
-                pieces.append(vocabulary[piece])
-                start = end
-                break
-        else:
-            return [vocabulary["[UNK]"]]
-    return pieces
 
 
 def layer_norm(x, w, name):

@@ -1,6 +1,7 @@
 //! Prune: frees what no snapshot needs, while others go on writing and reading.
 //!
-//! mark -> plan -> rewrite and condemn, group by group -> delete what waited long enough -> compact the index -> orphans
+//! mark -> plan -> rebase -> rewrite and condemn, group by group -> delete what waited long enough -> compact the index
+//! -> orphans
 //!
 //! Nothing here needs a lock, a clock or a LIST to be safe: each step is one entry in the log, put at exactly the number
 //! for which everything before it was looked at (rules G1 to G3 of docs/concurrency.md). A run may be killed at any
@@ -13,6 +14,7 @@ mod delete;
 mod orphans;
 mod plan;
 mod read_back;
+mod rebase;
 mod rewrite;
 mod stay;
 
@@ -63,6 +65,8 @@ pub struct PruneOptions {
     pub max_unused: MaxUnused,
     /// How many bytes may be stored again; none for any number.
     pub max_rewrite_bytes: Option<u64>,
+    /// Store chunks anew whose bases are there for them alone, where that saves enough.
+    pub rebase: bool,
     /// Go on although snapshots need chunks that no segment lists. What no segment lists is then not removed.
     pub despite_missing: bool,
     /// Only tell what would be done.
@@ -86,6 +90,7 @@ impl Default for PruneOptions {
             orphans: ORPHANS,
             max_unused: MaxUnused::Share(0.05),
             max_rewrite_bytes: None,
+            rebase: true,
             despite_missing: false,
             dry_run: false,
             time: Timestamp::now(),
@@ -110,6 +115,10 @@ pub struct PruneReport {
     pub rewritten_chunks: u64,
     /// Bytes of those.
     pub rewritten_bytes: u64,
+    /// Chunks stored anew, as their bases were there for them alone.
+    pub rebased_chunks: u64,
+    /// Bytes that they take now.
+    pub rebased_bytes: u64,
     /// Copies that were read because another copy of the same chunk went.
     pub read_back_chunks: u64,
     /// Bytes of those.
@@ -150,6 +159,8 @@ struct Run<'r> {
     uses: BTreeMap<PackName, PackUse>,
     /// Condemned packs that hold the only copy of something needed.
     only: BTreeSet<PackName>,
+    /// Bases that no snapshot reaches.
+    lone_bases: u64,
     report: PruneReport,
 }
 
@@ -179,6 +190,7 @@ pub fn prune(
         judged: 0,
         uses: BTreeMap::new(),
         only: BTreeSet::new(),
+        lone_bases: 0,
         report: PruneReport { segments_before: state.segments.len() as u64, ..PruneReport::default() },
         state,
     };
@@ -201,11 +213,29 @@ impl Run<'_> {
             self.report.problems += 1;
             self.monitor.note(&self.missing());
         }
-        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), ..stay::Settled::default() };
-        let records = self.marks.index().segments().iter().map(|segment| segment.record().records).sum();
-        let plan = plan::plan(&settled, &self.state.standing, self.options, records);
+        let mut plan = self.what_goes();
+        rebase::plan(self, &mut plan.planned)?;
         self.report.planned = plan.planned;
         Ok(plan)
+    }
+
+    /// Decides what goes, by what was judged last.
+    fn what_goes(&self) -> Plan {
+        let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), ..stay::Settled::default() };
+        let records = self.marks.index().segments().iter().map(|segment| segment.record().records).sum();
+        plan::plan(&settled, &self.state.standing, self.options, records, self.report.rebased_bytes)
+    }
+
+    /// Stores anew what is planned, and condemns what goes then.
+    fn condemn(&mut self, session: &Session<'_>, plan: &Plan) -> Result<()> {
+        if plan.planned.rebased_chunks == 0 || !rebase::rebase(self, session)? {
+            return plan.groups.iter().try_for_each(|group| condemn::condemn(self, session, group));
+        }
+        self.judge(&[], &mut BTreeSet::new())?;
+        let rebased = self.what_goes();
+        let Planned { rebased_chunks, rebased_bytes, .. } = plan.planned;
+        self.report.planned = Planned { rebased_chunks, rebased_bytes, ..rebased.planned };
+        rebased.groups.iter().try_for_each(|group| condemn::condemn(self, session, group))
     }
 
     fn perform(&mut self, plan: &Plan) -> Result<()> {
@@ -216,7 +246,7 @@ impl Run<'_> {
             for _ in 0..WRITERS {
                 scope.spawn(|| session.write_packs(&session.writer_queue(), &ended));
             }
-            let outcome = plan.groups.iter().try_for_each(|group| condemn::condemn(self, &session, group));
+            let outcome = self.condemn(&session, plan);
             drop(end);
             outcome.map_err(|error| session.take_failure().unwrap_or(error))
         })?;

@@ -145,8 +145,8 @@ pub struct Chosen<'c> {
 }
 
 /// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Sound copies come
-/// first, then those without base, as only they can be a base, then the oldest; `copies` are those of the newest
-/// publication first. `alone` accepts no copy with a base. A copy with a base counts only where something of the base is
+/// first, then those without base, as only they can be a base, and of these the oldest; of those with a base the newest,
+/// as a collector stores anew what is to have another base. `copies` are those of the newest publication first. `alone` accepts no copy with a base. A copy with a base counts only where something of the base is
 /// left, and is sound only where that is (`base_left`).
 ///
 /// Why: a chunk that no snapshot needed may have outlived its base in a pack that nobody condemned. When somebody stores
@@ -229,7 +229,8 @@ pub fn left(chosen: Option<Chosen<'_>>) -> BaseLeft {
     }
 }
 
-/// The best of the copies that are there: sound, then of the least `rank`, then without base, then the oldest.
+/// The best of the copies that are there: sound, then of the least `rank`, then without base, then the oldest, or with a base
+/// the newest.
 fn best<'c>(
     standing: &Standing,
     chunk: &ChunkId,
@@ -239,16 +240,21 @@ fn best<'c>(
     base_left: &dyn Fn(&ChunkId) -> BaseLeft,
     rank: &dyn Fn(&Copy) -> u8,
 ) -> Option<Chosen<'c>> {
-    let judged = copies.iter().rev().filter(|copy| is_there(copy)).filter_map(|copy| {
+    let oldest_first = copies.iter().enumerate().rev();
+    let judged = oldest_first.filter(|(_, copy)| is_there(copy)).filter_map(|(age, copy)| {
         let base = match &copy.base {
             None => BaseLeft::Sound,
             Some(_) if alone => BaseLeft::Nothing,
             Some(base) => base_left(base),
         };
         let is_sound = base == BaseLeft::Sound && !standing.is_damaged(&copy.pack, chunk);
-        (base != BaseLeft::Nothing).then_some(Chosen { copy, is_sound })
+        (base != BaseLeft::Nothing).then_some((age, Chosen { copy, is_sound }))
     });
-    judged.min_by_key(|it| (!it.is_sound, rank(it.copy), it.copy.base.is_some()))
+    let order = |(age, it): &(usize, Chosen<'_>)| {
+        // The first of equals is taken, and the oldest come first.
+        (!it.is_sound, rank(it.copy), it.copy.base.map(|_| *age))
+    };
+    judged.min_by_key(order).map(|(_, chosen)| chosen)
 }
 
 /// Rule G2, first half: which of `packs` may be named by a DELETE at this state: those that are condemned.

@@ -46,6 +46,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_rewrite: Option<u64>,
 
+    /// Leave chunks encoded against bases that nothing else needs; else they are stored anew where that saves a fifth
+    #[arg(long)]
+    pub no_rebase: bool,
+
     /// Remove what interrupted runs left when the newest of it is older than this; a backup that still runs and has
     /// stored nothing for so long then has to run again [else the window, at least 1d]
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
@@ -74,6 +78,8 @@ struct PruneSummary {
     condemned_bytes: u64,
     rewritten_chunks: u64,
     rewritten_bytes: u64,
+    rebased_chunks: u64,
+    rebased_bytes: u64,
     read_back_chunks: u64,
     read_back_bytes: u64,
     deleted_packs: u64,
@@ -102,6 +108,8 @@ struct PlannedLine {
     stored_again_bytes: u64,
     freed_bytes: u64,
     left_bytes: u64,
+    rebased_chunks: u64,
+    rebased_bytes: u64,
 }
 
 impl From<&Planned> for PlannedLine {
@@ -117,6 +125,8 @@ impl From<&Planned> for PlannedLine {
             stored_again_bytes: planned.stored_again_bytes,
             freed_bytes: planned.freed_bytes(),
             left_bytes: planned.left_bytes,
+            rebased_chunks: planned.rebased_chunks,
+            rebased_bytes: planned.rebased_bytes,
         }
     }
 }
@@ -134,6 +144,7 @@ impl Arguments {
             despite_missing: self.despite_missing,
             max_unused: self.max_unused,
             max_rewrite_bytes: self.max_rewrite,
+            rebase: !self.no_rebase,
             dry_run: self.dry_run,
             ..PruneOptions::default()
         };
@@ -159,6 +170,8 @@ fn summary(report: &PruneReport, dry_run: bool) -> PruneSummary {
         condemned_bytes: report.condemned_bytes,
         rewritten_chunks: report.rewritten_chunks,
         rewritten_bytes: report.rewritten_bytes,
+        rebased_chunks: report.rebased_chunks,
+        rebased_bytes: report.rebased_bytes,
         read_back_chunks: report.read_back_chunks,
         read_back_bytes: report.read_back_bytes,
         deleted_packs: report.deleted_packs,
@@ -198,7 +211,15 @@ fn plan(run: &Run, planned: &Planned) -> std::io::Result<()> {
         "  that frees {} and leaves {} unneeded",
         bytes(planned.freed_bytes()),
         bytes(planned.left_bytes)
-    ))
+    ))?;
+    if planned.rebased_chunks > 0 {
+        let chunks = counted(planned.rebased_chunks, "chunk", "chunks");
+        let taken = bytes(planned.rebased_bytes);
+        run.output.report(format!(
+            "  before that, {chunks} may be stored without a base that is kept for them ({taken} together)"
+        ))?;
+    }
+    Ok(())
 }
 
 fn show(run: &Run, report: &PruneReport) -> std::io::Result<()> {
@@ -209,6 +230,11 @@ fn show(run: &Run, report: &PruneReport) -> std::io::Result<()> {
         bytes(report.rewritten_bytes),
         duration(report.duration)
     ))?;
+    if report.rebased_chunks > 0 {
+        let chunks = counted(report.rebased_chunks, "chunk", "chunks");
+        let taken = bytes(report.rebased_bytes);
+        run.output.report(format!("  stored {chunks} ({taken}) without the base that was kept for them"))?;
+    }
     if report.read_back_chunks > 0 {
         let chunks = counted(report.read_back_chunks, "chunk", "chunks");
         let read = bytes(report.read_back_bytes);

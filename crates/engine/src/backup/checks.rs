@@ -5,7 +5,13 @@
 //! file are followed from the first. Invariant: however many ranges overlap, each byte goes through at most [`OPEN_MAX`]
 //! checksums.
 
+mod nodes;
+
+use nodes::Nodes;
+
+use crate::entry::TreeKey;
 use crate::readers::crc::Checksum;
+use crate::readers::ocdbt;
 use crate::readers::{Check, CheckKind, Format, Layout};
 
 /// So many checksums go on at the same time at most.
@@ -19,6 +25,8 @@ pub(crate) enum Checker<'l> {
     Parts(Parts<'l>),
     /// Those before and behind each record.
     Records(Records),
+    /// Those behind each node of a store of many files.
+    Nodes(Nodes),
 }
 
 impl<'l> Checker<'l> {
@@ -31,11 +39,19 @@ impl<'l> Checker<'l> {
         }
     }
 
+    /// For the checksums of a file whose name tells that it has some, wherever they lie.
+    pub(crate) fn by_name(key: &TreeKey) -> Option<Self> {
+        let mut names = key.0.rsplit(|&byte| byte == 0);
+        let (name, folder) = (names.next()?, names.next().unwrap_or_default());
+        ocdbt::store_file(folder, name).map(|file| Self::Nodes(Nodes::new(file)))
+    }
+
     /// Goes on with the file's bytes at `offset`.
     pub(crate) fn update(&mut self, offset: u64, bytes: &[u8]) {
         match self {
             Self::Parts(parts) => parts.update(offset, bytes),
             Self::Records(records) => records.update(offset, bytes),
+            Self::Nodes(nodes) => nodes.update(offset, bytes),
         }
     }
 
@@ -47,6 +63,7 @@ impl<'l> Checker<'l> {
                 (named.collect(), parts.wrong.len())
             }
             Self::Records(records) => (records.wrong.clone(), records.wrong_count),
+            Self::Nodes(nodes) => nodes.wrong(),
         };
         if count > names.len() {
             names.push(format!("{} more", count - names.len()));

@@ -280,8 +280,11 @@ impl<'a, 'r> Worker<'a, 'r> {
             let length = read_at(file, 0, &mut bytes)?;
             bytes.truncate(length);
             self.run.read_bytes(length);
+            let mut checker = Checker::by_name(&job.found.key);
+            checker.iter_mut().for_each(|checker| checker.update(0, &bytes));
+            let wrong = checker.as_ref().map(Checker::wrong).unwrap_or_default();
             let (content, length) = (Content::Inline(bytes), u64::try_from(length).unwrap_or(0));
-            return Ok(Stored::new(content, length));
+            return Ok(Stored { wrong, ..Stored::new(content, length) });
         }
         let key = &job.found.key;
         let layout = self.layout(key, file, stat);
@@ -289,7 +292,8 @@ impl<'a, 'r> Worker<'a, 'r> {
         let Some((layout, plan)) = plan else {
             let extents = |old: &OldVersion| self.run.repository.extents(&old.content).map_while(Result::ok);
             let bases = Bases::Places(BaseFinder::new(job.old.iter().flat_map(extents)));
-            let stream = self.chunk_stream(stat, bases).with_checks(layout.as_ref().and_then(Checker::new));
+            let checker = Checker::by_name(key).or_else(|| layout.as_ref().and_then(Checker::new));
+            let stream = self.chunk_stream(stat, bases).with_checks(checker);
             return cut_file(stream, file, stat);
         };
         let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));

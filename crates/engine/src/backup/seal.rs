@@ -6,12 +6,14 @@
 //! Invariants: a base is listed by a published segment, and is never itself encoded against a base.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::backup::old_nodes::OldNodes;
 use crate::backup::runs::{BaseRef, Place};
-use crate::codec::{self, Cast, Effort, Encoder, Estimate, Hint};
+use crate::codec::{self, Body, Cast, Effort, Encoder, Estimate, Hint};
 use crate::entry::TreeKey;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
@@ -78,6 +80,8 @@ pub(crate) struct Sealer<'a, 'r> {
     casts: &'a Casts,
     bases: Option<BlobReader<'r>>,
     base: Vec<u8>,
+    /// The local file that was read from last.
+    local: Option<(Arc<Path>, File)>,
     old_root: Option<ChunkId>,
     old_nodes: Option<OldNodes<'r>>,
     body: Vec<u8>,
@@ -102,6 +106,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
             casts,
             bases: can_read.then(|| repository.blob_reader()),
             base: Vec::new(),
+            local: None,
             old_root: old_root.filter(|_| can_read),
             old_nodes: None,
             body: Vec::new(),
@@ -123,7 +128,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
         }
         let base = base.map(|id| BaseRef { id, place: None });
         self.encode(plain, None, base.as_ref());
-        self.session.store(kind, id, plain.len(), &self.body)
+        self.session.store(kind, id, plain.len(), Body::of(&self.body, plain))
     }
 
     /// Stores a chunk of a file, unless it is there already, and gives its id. The base is a hint: where its bytes can't be
@@ -138,7 +143,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
             if self.is_stale(plain, task) {
                 std::mem::swap(&mut self.body, &mut self.alone);
             }
-            self.session.store(BlobKind::Data, &id, plain.len(), &self.body)?;
+            self.session.store(BlobKind::Data, &id, plain.len(), Body::of(&self.body, plain))?;
         }
         if let Some(place) = &task.master
             && self.session.keyframe(&id) == Some(id)
@@ -162,7 +167,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
         if keyframe != old && self.has_drifted(plain) {
             std::mem::swap(&mut self.body, &mut self.alone);
         }
-        self.session.store(BlobKind::Tree, id, plain.len(), &self.body)
+        self.session.store(BlobKind::Tree, id, plain.len(), Body::of(&self.body, plain))
     }
 
     fn old_node(&mut self, level: u8, first: &TreeKey) -> Option<ChunkId> {
@@ -180,13 +185,13 @@ impl<'a, 'r> Sealer<'a, 'r> {
                 _ => Effort::Dense,
             });
         }
-        let Some(base) = base else { return self.encoder.encode(plain, hint, None, &mut self.body) };
+        let Some(base) = base else { return self.encoder.encode_apart(plain, hint, None, &mut self.body) };
         if base.place.as_ref().is_some_and(|place| self.read_base(&base.id, place)) {
-            return self.encoder.encode(plain, hint, Some((&base.id, self.base.as_slice())), &mut self.body);
+            return self.encoder.encode_apart(plain, hint, Some((&base.id, self.base.as_slice())), &mut self.body);
         }
         let stored = self.bases.as_mut().and_then(|bases| bases.base(&base.id).ok());
         let base = stored.as_ref().map(|bytes| (&base.id, bytes.as_slice()));
-        self.encoder.encode(plain, hint, base, &mut self.body);
+        self.encoder.encode_apart(plain, hint, base, &mut self.body);
     }
 
     /// Reads a base from the local disk; false where that place does not hold it any more.
@@ -197,7 +202,10 @@ impl<'a, 'r> Sealer<'a, 'r> {
     /// Reads what lies at a place of the local disk now.
     fn read_place(&mut self, place: &Place) -> bool {
         self.base.resize(usize::try_from(place.length).unwrap_or(0), 0);
-        open_again(&place.path).and_then(|file| file.read_exact_at(&mut self.base, place.offset)).is_ok()
+        if self.local.as_ref().is_none_or(|(path, _)| *path != place.path) {
+            self.local = open_again(&place.path).ok().map(|file| (Arc::clone(&place.path), file));
+        }
+        self.local.as_ref().is_some_and(|(_, file)| file.read_exact_at(&mut self.base, place.offset).is_ok())
     }
 
     /// True if the base is so old that the chunk should stand alone, to be a better base for the next: where

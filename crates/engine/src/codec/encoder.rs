@@ -110,6 +110,23 @@ impl Encoder {
     /// # Panics
     /// When `plain` is longer than [`CHUNK_BYTES_MAX`]: the caller cuts chunks.
     pub fn encode(&mut self, plain: &[u8], hint: Option<&Hint>, base: Option<(&ChunkId, &[u8])>, out: &mut Vec<u8>) {
+        self.encode_apart(plain, hint, base, out);
+        if out[0] == id::RAW {
+            out.extend_from_slice(plain);
+        }
+    }
+
+    /// As [`Self::encode`], but of a body that holds the plain bytes as they are only the header: [`super::Body::of`] has both.
+    ///
+    /// # Panics
+    /// As [`Self::encode`].
+    pub fn encode_apart(
+        &mut self,
+        plain: &[u8],
+        hint: Option<&Hint>,
+        base: Option<(&ChunkId, &[u8])>,
+        out: &mut Vec<u8>,
+    ) {
         assert!(plain.len() <= CHUNK_BYTES_MAX, "chunks are cut before they are encoded");
         let hint = hint.filter(|hint| hint.is_sound());
         self.last = None;
@@ -141,6 +158,7 @@ impl Encoder {
         }
     }
 
+    /// Makes a body without a base; of a raw one the header.
     fn encode_alone(&mut self, plain: &[u8], findings: &Findings, out: &mut Vec<u8>) {
         let profile = findings.profile;
         match (profile.numbers, findings.trial_bits) {
@@ -161,9 +179,6 @@ impl Encoder {
         }
         if out.len() as f32 > plain.len() as f32 * WORTH {
             start(id::RAW, plain, out);
-        }
-        if out[0] == id::RAW {
-            out.extend_from_slice(plain);
         }
     }
 

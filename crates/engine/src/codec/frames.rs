@@ -43,8 +43,13 @@ impl Settings {
         Self { level, search: None, huffman: false }
     }
 
-    /// Order-0 Huffman coding and no matches: a step so wide that hardly a position is looked at.
-    pub const HUFFMAN: Self = Self { level: -1000, search: None, huffman: true };
+    /// Order-0 Huffman coding and no matches: a step so wide that hardly a position is looked at. Why the least tables: they
+    /// are cleared for each frame.
+    pub const HUFFMAN: Self = Self {
+        level: -1000,
+        search: Some(Search { strategy: Strategy::ZSTD_fast, hash_log: 6, chain_log: 6, min_match: 7 }),
+        huffman: true,
+    };
 
     fn apply(&self, context: &mut CCtx<'_>) -> Result<(), usize> {
         context.set_parameter(CParameter::CompressionLevel(self.level))?;

@@ -124,6 +124,44 @@ pub struct BodyHeader {
     pub base: Option<ChunkId>,
 }
 
+/// A body in two parts, which are stored one behind the other. Why two: bytes that are stored as they are need not be
+/// copied behind their header first.
+#[derive(Debug, Clone, Copy)]
+pub struct Body<'a>(pub &'a [u8], pub &'a [u8]);
+
+impl<'a> Body<'a> {
+    /// What [`Encoder::encode_apart`] made of `plain`, or [`Encoder::encode`].
+    #[must_use]
+    pub fn of(body: &'a [u8], plain: &'a [u8]) -> Self {
+        let is_apart = body.len() == PLAIN_HEADER_BYTES && body[0] == id::RAW;
+        Self(body, if is_apart { plain } else { &[] })
+    }
+
+    /// Bytes of both parts.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len() + self.1.len()
+    }
+
+    /// True where there is nothing, which is no body.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<'a> From<&'a [u8]> for Body<'a> {
+    fn from(body: &'a [u8]) -> Self {
+        Self(body, &[])
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Body<'a> {
+    fn from(body: &'a Vec<u8>) -> Self {
+        Self(body, &[])
+    }
+}
+
 impl BodyHeader {
     /// Reads and checks the header; also gives where the payload starts.
     ///

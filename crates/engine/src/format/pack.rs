@@ -13,6 +13,7 @@ use super::fixed::{bytes_at, u32_at, u64_at, zeros};
 use super::names::PackName;
 use super::parity::{self, Parity};
 use crate::buffer::Buffer;
+use crate::codec::Body;
 use crate::crypto::blob::{BLOB_HEADER_BYTES, PackCipher};
 use crate::crypto::{Secret32, TAG_BYTES, envelope, object_hash, random};
 use crate::error::Damaged;
@@ -139,8 +140,9 @@ impl PackWriter {
     ///
     /// # Panics
     /// When the body is not one, or the pack would grow beyond [`PACK_BYTES_MAX`].
-    pub fn push(&mut self, id: &ChunkId, body: &[u8]) -> BlobRecord {
-        let (codec, base) = body_header(body);
+    pub fn push<'b>(&mut self, id: &ChunkId, body: impl Into<Body<'b>>) -> BlobRecord {
+        let body = body.into();
+        let (codec, base) = body_header(body.0);
         let start = self.buffer.len();
         let sealed_len = body.len() + TAG_BYTES;
         assert!(sealed_len <= SEALED_BYTES_MAX, "a body is not longer than its chunk, but for a header");
@@ -150,14 +152,15 @@ impl PackWriter {
             id: *id,
             offset: length_field(start),
             sealed_len: length_field(sealed_len),
-            plain_len: u32_at(body, 4),
+            plain_len: u32_at(body.0, 4),
             codec,
             base,
         };
         let number = length_field(self.records.len());
         let header = blob_header(&record, number, self.kind);
         self.buffer.extend_from_slice(&header);
-        self.buffer.extend_from_slice(body);
+        self.buffer.extend_from_slice(body.0);
+        self.buffer.extend_from_slice(body.1);
         let tag = self.cipher.seal(number, &header, &mut self.buffer[start + BLOB_HEADER_BYTES..]);
         self.buffer.extend_from_slice(&tag);
         self.records.push(record);

@@ -78,6 +78,7 @@ impl Run<'_> {
         let settled = super::stay::settle(&mut self.marks, &standing, fresh, list, self.options.batch_reads)?;
         self.uses = settled.uses;
         self.only = settled.only;
+        self.lone_bases = settled.lone_bases;
         self.judged = self.state.next;
         Ok(settled.unread)
     }

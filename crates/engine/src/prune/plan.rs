@@ -47,6 +47,10 @@ pub struct Planned {
     pub stored_again_bytes: u64,
     /// Bytes that nobody needs and that stay, because rewriting their packs does not pay.
     pub left_bytes: u64,
+    /// Chunks that may be stored anew, as their bases are there for them alone.
+    pub rebased_chunks: u64,
+    /// Bytes that they and their bases take.
+    pub rebased_bytes: u64,
 }
 
 impl Planned {
@@ -76,8 +80,8 @@ pub(super) struct Batch {
     live_blobs: u64,
 }
 
-/// Decides what goes, of an index of so many records.
-pub(super) fn plan(settled: &Settled, standing: &Standing, options: &PruneOptions, records: u64) -> Plan {
+/// Decides what goes, of an index of so many records, after so many bytes were stored anew.
+pub(super) fn plan(settled: &Settled, standing: &Standing, options: &PruneOptions, records: u64, anew: u64) -> Plan {
     let mut plan = Plan::default();
     let mut going: Vec<(PackName, PackUse)> = Vec::new();
     let mut partly: Vec<(PackName, PackUse)> = Vec::new();
@@ -102,7 +106,7 @@ pub(super) fn plan(settled: &Settled, standing: &Standing, options: &PruneOption
             partly.push((*pack, *usage));
         }
     }
-    let chosen = choose(&partly, &plan.planned, stored_again, options);
+    let chosen = choose(&partly, &plan.planned, stored_again + anew, options);
     plan.planned.rewritten_packs = chosen.len() as u64;
     plan.planned.rewritten_bytes = chosen.iter().map(|(_, usage)| usage.bytes).sum();
     plan.planned.stored_again_bytes = stored_again + chosen.iter().map(|(_, usage)| usage.live_bytes).sum::<u64>();

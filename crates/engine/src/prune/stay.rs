@@ -41,6 +41,8 @@ pub(super) struct Settled {
     pub(super) uses: BTreeMap<PackName, PackUse>,
     /// Condemned packs that hold the only copies of live chunks. A correct writer does not make such a snapshot.
     pub(super) only: BTreeSet<PackName>,
+    /// Bases that no snapshot reaches.
+    pub(super) lone_bases: u64,
     pub(super) unread: Unread,
 }
 
@@ -89,6 +91,8 @@ pub(super) fn settle(
                 && let Some(id) = view.id(record)
             {
                 let copies: Vec<Found> = index.copies(&id).collect();
+                let is_live = |copy: &Found| settling.marks.record_has(Mark::Live, copy.segment, copy.record);
+                settling.settled.lone_bases += u64::from(!copies.iter().any(is_live));
                 settling.keep(&id, &copies, true);
             }
         }

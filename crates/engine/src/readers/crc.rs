@@ -32,7 +32,7 @@ impl Checksum {
     pub fn update(&mut self, bytes: &[u8]) {
         match self.kind {
             CheckKind::Crc32 => self.crc32.update(bytes),
-            CheckKind::MaskedCrc32c => self.crc32c = crc32c::crc32c_append(self.crc32c, bytes),
+            CheckKind::Crc32c | CheckKind::MaskedCrc32c => self.crc32c = crc32c::crc32c_append(self.crc32c, bytes),
         }
     }
 
@@ -41,6 +41,7 @@ impl Checksum {
     pub fn value(&self) -> u32 {
         match self.kind {
             CheckKind::Crc32 => self.crc32.clone().finalize(),
+            CheckKind::Crc32c => self.crc32c,
             CheckKind::MaskedCrc32c => masked(self.crc32c),
         }
     }
@@ -76,7 +77,11 @@ mod tests {
     /// The check values of the two polynomials: of the nine digits.
     #[test]
     fn known_values() {
-        for (kind, value) in [(CheckKind::Crc32, 0xcbf4_3926), (CheckKind::MaskedCrc32c, masked(0xe306_9283))] {
+        for (kind, value) in [
+            (CheckKind::Crc32, 0xcbf4_3926),
+            (CheckKind::Crc32c, 0xe306_9283),
+            (CheckKind::MaskedCrc32c, masked(0xe306_9283)),
+        ] {
             let mut checksum = Checksum::new(kind);
             [&b"1234"[..], b"", b"56789"].iter().for_each(|piece| checksum.update(piece));
             assert_eq!(checksum.value(), value, "{kind:?}");

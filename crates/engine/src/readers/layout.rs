@@ -83,6 +83,8 @@ pub struct Tensor {
 pub enum CheckKind {
     /// CRC-32 as zip has it (IEEE 802.3).
     Crc32,
+    /// CRC-32C as it is (Castagnoli).
+    Crc32c,
     /// CRC-32C, rotated and shifted as TFRecord does.
     MaskedCrc32c,
 }

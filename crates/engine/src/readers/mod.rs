@@ -19,6 +19,7 @@ mod input;
 mod json;
 mod layout;
 mod npy;
+pub mod ocdbt;
 mod onnx;
 mod parquet;
 mod pickle;

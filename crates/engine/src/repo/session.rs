@@ -13,7 +13,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::monotonic;
-use crate::codec::{BodyHeader, Effort, Encoder};
+use crate::codec::{Body, BodyHeader, Effort, Encoder};
 use crate::crypto::blob::PackCipher;
 use crate::crypto::{Secret32, envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
@@ -393,8 +393,8 @@ impl<'r> Session<'r> {
     ///
     /// # Errors
     /// When a writer failed before, or this one does: then the session can't be committed any more.
-    pub fn store(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
-        let added = self.refuse_after_failure().and_then(|()| self.add(kind, id, plain_bytes, body));
+    pub fn store<'b>(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: impl Into<Body<'b>>) -> Result<()> {
+        let added = self.refuse_after_failure().and_then(|()| self.add(kind, id, plain_bytes, body.into()));
         *lock(&self.unstored.0) -= 1;
         self.unstored.1.notify_all();
         added.map_err(|error| self.fail(error))
@@ -406,7 +406,7 @@ impl<'r> Session<'r> {
         self.store(kind, id, plain_bytes, body)
     }
 
-    fn add(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: &[u8]) -> Result<()> {
+    fn add(&self, kind: BlobKind, id: &ChunkId, plain_bytes: usize, body: Body<'_>) -> Result<()> {
         let (place, limit) = match kind {
             BlobKind::Data => (&self.open_packs[0], self.pack_bytes),
             BlobKind::Tree => (&self.open_packs[1], self.pack_bytes.min(TREE_PACK_BYTES_MAX)),
@@ -422,7 +422,7 @@ impl<'r> Session<'r> {
         if let Some((_, writer)) = open.as_mut() {
             writer.push(id, body);
         }
-        let base = BodyHeader::parse(body).ok().and_then(|(header, _)| header.base);
+        let base = BodyHeader::parse(body.0).ok().and_then(|(header, _)| header.base);
         // Why under the pack's lock: once that is durable and listed, the claim is gone.
         if let Some(claim) = lock(&self.claimed).get_mut(id) {
             *claim = base.map_or(Claim::Alone, Claim::Against);

@@ -90,8 +90,8 @@ fn a_writer_leans_on_the_first_sound_copy_whose_base_has_one() {
 const LEFT: [BaseLeft; 3] = [BaseLeft::Nothing, BaseLeft::Damaged, BaseLeft::Sound];
 
 #[test]
-fn the_copy_that_stays_is_sound_first_and_plain_second_and_old_third_and_never_without_its_base() {
-    // Copies (the newest first), to be a base, what of the base stays (0 nothing, 1 a damaged copy, 2 a sound one); the
+fn the_copy_that_stays_is_sound_first_and_plain_second_and_never_without_its_base() {
+    // Of several alike the oldest plain one, the newest encoded one. Copies (the newest first), to be a base, what of the base stays (0 nothing, 1 a damaged copy, 2 a sound one); the
     // copy that stays when pack 2 leaves, and whether it is sound.
     type Row = (Vec<Copy>, bool, usize, Option<(usize, bool)>);
     let (p, e) = (plain, encoded);
@@ -113,7 +113,7 @@ fn the_copy_that_stays_is_sound_first_and_plain_second_and_old_third_and_never_w
         (vec![e(1), p(6)], false, 1, Some((1, false))),
         (vec![e(1), p(6)], false, 2, Some((0, true))),
         (vec![p(1), p(8)], false, 2, Some((1, true))),
-        (vec![e(1), e(8)], false, 2, Some((1, true))),
+        (vec![e(1), e(8)], false, 2, Some((0, true))),
         (vec![p(5), p(6)], false, 2, Some((1, false))),
         (vec![p(9)], false, 2, Some((0, true))),
         (vec![p(1), p(9)], false, 2, Some((1, true))),

@@ -6,6 +6,8 @@
 //! same way with two tables. Integers are few, and take the plain way. Of floats of sixteen bits and fewer the patterns are
 //! counted, and each pattern that occurs is looked at once: weights have a few thousand of them, in neighbouring counters.
 
+use std::cell::RefCell;
+
 use super::Statistics;
 use super::exponents::Exponents;
 use super::narrow;
@@ -121,14 +123,11 @@ fn halves(bytes: &[u8], widen: impl Fn(u16) -> u32) -> Statistics {
     if elements.len() < PATTERNS_MIN {
         return floats::<2>(bytes, |it| widen(u16::from_le_bytes(*it)));
     }
-    let mut counts = vec![0_u32; 1 << 16];
-    for element in elements {
-        counts[usize::from(u16::from_le_bytes(*element))] += 1;
-    }
+    let patterns = PATTERNS.with_borrow_mut(|counts| count_patterns(elements, counts));
     let mut sum = Statistics { elements: elements.len() as u64, ..Statistics::default() };
     let mut exponents = [0_u64; 255];
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for (pattern, times) in occurring(&counts) {
+    for (pattern, times) in patterns {
         let bits = widen(pattern);
         let (value, times) = (f64::from(f32::from_bits(bits)), u64::from(times));
         match bits << 1 {
@@ -150,13 +149,29 @@ fn halves(bytes: &[u8], widen: impl Fn(u16) -> u32) -> Statistics {
     sum
 }
 
+thread_local! {
+    /// A counter for each pattern of sixteen bits, all zero between two uses. Why kept: clearing all of them takes a fifth of the time
+    /// that counting does.
+    static PATTERNS: RefCell<Vec<u32>> = RefCell::new(vec![0; 1 << 16]);
+}
+
 /// The patterns of sixteen bits that occur, and how often. Most do not, so whole rows of them are passed over.
-fn occurring(counts: &[u32]) -> impl Iterator<Item = (u16, u32)> {
+fn count_patterns(elements: &[[u8; 2]], counts: &mut [u32]) -> Vec<(u16, u32)> {
     const ROW: usize = 32;
-    let (rows, _) = counts.as_chunks::<ROW>();
-    let rows = rows.iter().enumerate().filter(|(_, row)| row.iter().fold(0, |any, times| any | times) > 0);
-    rows.flat_map(|(row, counts)| counts.iter().enumerate().map(move |(at, &times)| ((row * ROW + at) as u16, times)))
-        .filter(|&(_, times)| times > 0)
+    for element in elements {
+        counts[usize::from(u16::from_le_bytes(*element))] += 1;
+    }
+    let mut occurring = Vec::with_capacity(4096);
+    let (rows, _) = counts.as_chunks_mut::<ROW>();
+    for (number, row) in rows.iter_mut().enumerate() {
+        if row.iter().fold(0, |any, times| any | times) == 0 {
+            continue;
+        }
+        let numbered = row.iter().enumerate().filter(|(_, times)| **times > 0);
+        occurring.extend(numbered.map(|(at, &times)| ((number * ROW + at) as u16, times)));
+        row.fill(0);
+    }
+    occurring
 }
 
 fn column<const BINS: usize, const TABLES: usize>(bins: &[[u32; BINS]; TABLES], bin: usize) -> u64 {

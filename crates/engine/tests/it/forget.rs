@@ -101,7 +101,8 @@ fn what_stays_is_weighed_as_a_prune_leaves_it() {
         forget(&repository, &[id], "test").unwrap();
         let dry = run(&repository, &PruneOptions { dry_run: true, ..thorough() }).unwrap();
         assert_eq!(dry.planned.live_bytes, weight.stored_bytes, "{weight:?}");
-        run(&repository, &thorough()).unwrap();
+        // Why: what is stored anew without its base would take another size.
+        run(&repository, &PruneOptions { rebase: false, ..thorough() }).unwrap();
         let left = run(&repository, &PruneOptions { dry_run: true, ..thorough() }).unwrap();
         assert_eq!((left.planned.bytes, left.planned.live_bytes), (weight.stored_bytes, weight.stored_bytes));
         assert!(store.total_bytes() > weight.stored_bytes);

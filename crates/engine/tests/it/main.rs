@@ -26,6 +26,7 @@ mod parity;
 mod place;
 mod properties;
 mod prune;
+mod rebase;
 mod repair;
 mod resume;
 mod rotation;

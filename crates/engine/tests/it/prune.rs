@@ -183,6 +183,8 @@ pub enum Change {
     Noise(u64),
     /// A version of bytes that many have: worth encoding against each other.
     Version(u64, u8),
+    /// A version that shares half of its bytes with the others, so that the base of few does not pay.
+    Half(u64),
     /// So many pieces between holes that the list of extents is a chunk of its own.
     Sparse(u64),
     Remove,
@@ -198,6 +200,7 @@ fn bytes(change: Change) -> Option<Vec<u8>> {
             }
             Some(bytes)
         }
+        Change::Half(seed) => Some([noise(300, 30_000), noise(301 + seed, 30_000)].concat()),
         Change::Sparse(seed) => Some(noise(200 + seed, 720_000)),
         Change::Remove => None,
     }
@@ -223,6 +226,7 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         2 => (0..6u64).prop_map(Change::Noise),
         4 => (0..2u64, 0..8u8).prop_map(|(seed, edits)| Change::Version(seed, edits)),
+        2 => (0..4u64).prop_map(Change::Half),
         1 => (0..2u64).prop_map(Change::Sparse),
         1 => Just(Change::Remove),
     ]
@@ -312,7 +316,7 @@ proptest! {
 
 /// Crashes at every write of `work`, once before and once after it; each time everything live restores, and `finish`
 /// does the rest.
-fn crash_everywhere(
+pub fn crash_everywhere(
     scene: &Scene,
     base: &MemoryStore,
     work: &dyn Fn(&Repository) -> Result<()>,

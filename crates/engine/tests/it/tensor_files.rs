@@ -13,6 +13,7 @@ use seawall_engine::forget::forget;
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::keys;
 use seawall_engine::monitor::{Monitor, Problem, Silent};
+use seawall_engine::prune::PruneOptions;
 use seawall_engine::repo::Repository;
 use seawall_engine::statistics::table::TensorTable;
 use seawall_engine::store::memory::MemoryStore;
@@ -145,7 +146,7 @@ fn a_base_of_the_same_backup_outlives_its_own_snapshot() {
     let owner = place.open(false);
     forget(&owner, &[both.snapshot.unwrap().id], "test").unwrap();
     for _ in 0..2 {
-        prune_with(&owner, &thorough()).unwrap();
+        prune_with(&owner, &PruneOptions { rebase: false, ..thorough() }).unwrap();
         assert_kept(&place.open(false), &later, &place.source());
     }
 }
@@ -357,6 +358,41 @@ fn what_was_damaged_before_the_backup_is_named_and_kept() {
             assert!(problem.what.contains(check.name.as_str()), "{}", problem.what);
         }
         assert_kept(&repository, &report, &place.source());
+    }
+}
+
+/// A store that TensorStore itself wrote: its manifest (kept in the tree's entry, so short is it) and its data file.
+#[test]
+fn what_was_damaged_in_a_store_of_tensorstore_is_named_and_kept() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/readers/ocdbt");
+    let (place, _) = Place::new();
+    let source = place.source().join("default");
+    let data = fs::read_dir(fixture.join("d")).unwrap().next().unwrap().unwrap().path();
+    let files = [fixture.join("manifest.ocdbt"), data].map(|path| {
+        let target = source.join(path.strip_prefix(&fixture).unwrap());
+        (target, fs::read(path).unwrap())
+    });
+    for (target, bytes) in &files {
+        put(target, bytes);
+    }
+    let node = files[1].1.windows(4).position(|magic| magic == [0x0c, 0xdb, 0x20, 0xde]).unwrap();
+    let named = format!("B+tree node at byte {node}");
+    for (number, at, expected) in [(0, 20, "manifest at byte 0"), (1, node + 30, &named[..]), (1, 0, "")] {
+        let (target, whole) = &files[number];
+        for flipped in [0, 1] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= flipped;
+            put(target, &bytes);
+            let listener = Listener::default();
+            let repository = place.open(true);
+            let report = backup(&repository, options(paths(&place.source())), &listener).unwrap();
+            let problems = listener.0.into_inner().unwrap();
+            let is_told = flipped == 1 && !expected.is_empty();
+            assert_eq!(problems.len(), usize::from(is_told), "{problems:?}");
+            assert!(problems.iter().all(|problem| problem.code == "corrupt" && problem.what.contains(expected)));
+            assert_kept(&repository, &report, &place.source());
+        }
+        put(target, whole);
     }
 }
 

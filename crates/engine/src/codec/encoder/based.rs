@@ -11,7 +11,7 @@ use super::super::choice::{Candidate, Question, exponent_shift};
 use super::super::derived::{Cast, cast_of};
 use super::super::frames::{self, Settings};
 use super::super::sample::Numbers;
-use super::super::{BodyHeader, Effort, Hint, NumberKind, id};
+use super::super::{Body, BodyHeader, Effort, Hint, NumberKind, id};
 use super::{Encoder, Findings, search};
 use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
@@ -91,7 +91,8 @@ impl Encoder {
             if !is_taken {
                 self.try_out(plain, &mut findings);
                 self.encode_alone(plain, &findings, out);
-                is_taken = !best.is_empty() && (best.len() as f32) < GAIN * out.len() as f32;
+                let alone = Body::of(out, plain).len();
+                is_taken = !best.is_empty() && (best.len() as f32) < GAIN * alone as f32;
             }
             self.last = Some((plain.len(), findings));
         }

@@ -65,9 +65,7 @@ fn deepspeed(run: &Path) {
 }
 
 fn orbax(directory: &Path) {
-    let mut manifest = vec![0x0c, 0xdb, 0x3a, 0x2a];
-    manifest.extend(64_u64.to_le_bytes());
-    manifest.resize(64, 1);
+    let manifest = crate::readers::ocdbt::example(0x0cdb_3a2a, &[1; 50]);
     write(directory.join("default/manifest.ocdbt"), manifest);
     write(directory.join("default/_METADATA"), "{}");
     write(directory.join("default/ocdbt.process_0/d/0"), "data");

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::super::json::{Found, number_in_object};
 use super::super::names::{self, ORBAX_TEMPORARY};
 use super::{Marked, ReadAt, Scene};
+use crate::readers::ocdbt;
 use crate::units::MIB;
 
 const METADATA: &str = "_CHECKPOINT_METADATA";
@@ -40,15 +41,19 @@ pub(super) fn marked(scene: &Scene) -> Marked {
     }
 }
 
-/// A manifest that is not as long as it says.
+/// A manifest that is not as long as it says, or has another checksum than it says.
 pub(super) fn lack(scene: &Scene) -> Option<String> {
-    let torn = scene.listing.files().filter(|file| file.name() == MANIFEST).find(|file| {
+    scene.listing.files().filter(|file| file.name() == MANIFEST).find_map(|file| {
         let mut head = [0; MANIFEST_HEAD_BYTES];
         let read = scene.open(file).and_then(|open| open.read_at(0, &mut head).map(|()| open.length()));
         let (magic, length) = head.split_at(MANIFEST_MAGIC.len());
-        !read.is_ok_and(|bytes| magic == MANIFEST_MAGIC && length == bytes.to_le_bytes())
-    })?;
-    Some(format!("{} is torn", torn.text()))
+        if !read.is_ok_and(|bytes| magic == MANIFEST_MAGIC && length == bytes.to_le_bytes()) {
+            return Some(format!("{} is torn", file.text()));
+        }
+        // Why not one that is too long to be read: its length is right.
+        let bytes = scene.read(file, METADATA_BYTES_MAX).ok()?;
+        (!ocdbt::is_whole_manifest(&bytes)).then(|| format!("{} is damaged: its checksum is wrong", file.text()))
+    })
 }
 
 /// How many processes wrote parts.
