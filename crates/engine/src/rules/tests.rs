@@ -235,6 +235,23 @@ fn a_commit_is_stopped_by_a_fence_by_another_publisher_and_by_a_forgotten_parent
 }
 
 #[test]
+fn a_writer_rests_on_a_live_snapshot_since_which_no_damage_was_found() {
+    let parent = SnapshotId([1; 16]);
+    let mut state = state();
+    assert!(!may_rest_on(&state, &parent), "it is not live");
+    state::tests::add_snapshot(&mut state, parent);
+    // Who found the damage of entry 9 (an owner or reader, or a member), number of the parent's commit, whether it will do.
+    for (is_claim, number, wanted) in [(false, 8, false), (false, 10, true), (true, 8, false), (true, 10, true)] {
+        let standing = Arc::make_mut(&mut state.standing);
+        *standing = self::standing();
+        if is_claim { &mut standing.damage } else { &mut standing.claims }.clear();
+        state.snapshots[0].number = number;
+        assert_eq!(may_rest_on(&state, &parent), wanted, "{is_claim} {number}");
+    }
+    assert!(!may_rest_on(&state, &SnapshotId([2; 16])), "another is");
+}
+
+#[test]
 fn only_condemned_packs_are_deleted_only_deleted_ones_removed_and_orphans_only_behind_a_fence() {
     let mut state = state();
     let all: Vec<PackName> = (1..=7).map(pack).collect();
