@@ -95,12 +95,13 @@ fn the_copy_that_stays_is_sound_first_and_plain_second_and_old_third_and_never_w
     // copy that stays when pack 2 leaves, and whether it is sound.
     type Row = (Vec<Copy>, bool, usize, Option<(usize, bool)>);
     let (p, e) = (plain, encoded);
-    let table: [Row; 21] = [
+    let table: [Row; 22] = [
         (vec![], false, 2, None),
         (vec![p(1)], false, 2, Some((0, true))),
         (vec![p(2)], false, 2, None),
         (vec![p(3), p(4), p(7)], false, 2, None),
         (vec![e(1), p(8)], false, 2, Some((1, true))),
+        (vec![p(8), e(1)], false, 2, Some((0, true))),
         (vec![p(6), e(1)], false, 2, Some((1, true))),
         (vec![e(6), p(5)], false, 2, Some((1, false))),
         (vec![e(5)], false, 2, Some((0, false))),
@@ -124,12 +125,13 @@ fn the_copy_that_stays_is_sound_first_and_plain_second_and_old_third_and_never_w
         assert_eq!(found, wanted, "row {row}");
     }
 }
+
 #[test]
 fn a_pack_leaves_only_where_a_sound_copy_stays() {
     // Copies of the chunk and of its base, to be a base; what is kept when packs 1 and 2 leave.
     type Row = (Vec<Copy>, Vec<Copy>, bool, fn(&[Copy]) -> Kept<'_>);
     let (p, e) = (plain, encoded);
-    let table: [Row; 18] = [
+    let table: [Row; 22] = [
         (vec![p(1), p(8)], vec![], false, |it| Kept::Stays(&it[1])),
         (vec![p(8), p(1)], vec![], false, |it| Kept::Stays(&it[0])),
         (vec![p(1)], vec![], false, |it| Kept::Returns(&it[0])),
@@ -140,9 +142,13 @@ fn a_pack_leaves_only_where_a_sound_copy_stays() {
         (vec![e(8), p(1)], vec![p(5), p(2)], false, |it| Kept::Returns(&it[1])),
         (vec![e(8)], vec![p(5), p(2)], false, |it| Kept::Returns(&it[0])),
         (vec![e(8), p(1)], vec![], false, |it| Kept::Returns(&it[1])),
+        (vec![e(8), p(1)], vec![e(8)], false, |it| Kept::Returns(&it[1])),
         (vec![p(6), p(3)], vec![], false, |it| Kept::Saved(&it[1])),
         (vec![p(6), e(3)], vec![p(3)], false, |it| Kept::Saved(&it[1])),
+        (vec![p(6), e(3)], vec![p(3)], true, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(6), e(3)], vec![e(3)], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(6), e(3)], vec![p(4)], false, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(6), p(7)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(6), p(4)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(7), p(4)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(4)], vec![], false, |_| Kept::Doubtful(None)),
