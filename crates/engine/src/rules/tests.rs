@@ -95,12 +95,13 @@ fn the_copy_that_stays_is_sound_first_and_plain_second_and_never_without_its_bas
     // copy that stays when pack 2 leaves, and whether it is sound.
     type Row = (Vec<Copy>, bool, usize, Option<(usize, bool)>);
     let (p, e) = (plain, encoded);
-    let table: [Row; 21] = [
+    let table: [Row; 22] = [
         (vec![], false, 2, None),
         (vec![p(1)], false, 2, Some((0, true))),
         (vec![p(2)], false, 2, None),
         (vec![p(3), p(4), p(7)], false, 2, None),
         (vec![e(1), p(8)], false, 2, Some((1, true))),
+        (vec![p(8), e(1)], false, 2, Some((0, true))),
         (vec![p(6), e(1)], false, 2, Some((1, true))),
         (vec![e(6), p(5)], false, 2, Some((1, false))),
         (vec![e(5)], false, 2, Some((0, false))),
@@ -124,12 +125,13 @@ fn the_copy_that_stays_is_sound_first_and_plain_second_and_never_without_its_bas
         assert_eq!(found, wanted, "row {row}");
     }
 }
+
 #[test]
 fn a_pack_leaves_only_where_a_sound_copy_stays() {
     // Copies of the chunk and of its base, to be a base; what is kept when packs 1 and 2 leave.
     type Row = (Vec<Copy>, Vec<Copy>, bool, fn(&[Copy]) -> Kept<'_>);
     let (p, e) = (plain, encoded);
-    let table: [Row; 18] = [
+    let table: [Row; 22] = [
         (vec![p(1), p(8)], vec![], false, |it| Kept::Stays(&it[1])),
         (vec![p(8), p(1)], vec![], false, |it| Kept::Stays(&it[0])),
         (vec![p(1)], vec![], false, |it| Kept::Returns(&it[0])),
@@ -140,9 +142,13 @@ fn a_pack_leaves_only_where_a_sound_copy_stays() {
         (vec![e(8), p(1)], vec![p(5), p(2)], false, |it| Kept::Returns(&it[1])),
         (vec![e(8)], vec![p(5), p(2)], false, |it| Kept::Returns(&it[0])),
         (vec![e(8), p(1)], vec![], false, |it| Kept::Returns(&it[1])),
+        (vec![e(8), p(1)], vec![e(8)], false, |it| Kept::Returns(&it[1])),
         (vec![p(6), p(3)], vec![], false, |it| Kept::Saved(&it[1])),
         (vec![p(6), e(3)], vec![p(3)], false, |it| Kept::Saved(&it[1])),
+        (vec![p(6), e(3)], vec![p(3)], true, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(6), e(3)], vec![e(3)], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(6), e(3)], vec![p(4)], false, |it| Kept::Doubtful(Some(&it[0]))),
+        (vec![p(6), p(7)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(6), p(4)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(7), p(4)], vec![], false, |it| Kept::Doubtful(Some(&it[0]))),
         (vec![p(4)], vec![], false, |_| Kept::Doubtful(None)),
@@ -232,6 +238,23 @@ fn a_commit_is_stopped_by_a_fence_by_another_publisher_and_by_a_forgotten_parent
     let since = |since| Draft { since, ..draft(3, &[], Some(parent)) };
     assert_eq!(obstacle(&state, &since(9)), Some(Obstacle::ParentDamaged(parent)), "entry 9 found damage");
     assert_eq!(obstacle(&state, &since(10)), None);
+}
+
+#[test]
+fn a_writer_rests_on_a_live_snapshot_since_which_no_damage_was_found() {
+    let parent = SnapshotId([1; 16]);
+    let mut state = state();
+    assert!(!may_rest_on(&state, &parent), "it is not live");
+    state::tests::add_snapshot(&mut state, parent);
+    // Who found the damage of entry 9 (an owner or reader, or a member), number of the parent's commit, whether it will do.
+    for (is_claim, number, wanted) in [(false, 8, false), (false, 10, true), (true, 8, false), (true, 10, true)] {
+        let standing = Arc::make_mut(&mut state.standing);
+        *standing = self::standing();
+        if is_claim { &mut standing.damage } else { &mut standing.claims }.clear();
+        state.snapshots[0].number = number;
+        assert_eq!(may_rest_on(&state, &parent), wanted, "{is_claim} {number}");
+    }
+    assert!(!may_rest_on(&state, &SnapshotId([2; 16])), "another is");
 }
 
 #[test]

@@ -267,7 +267,23 @@ fn members_come_and_go_and_the_last_owner_stays() {
     assert!(apply(&mut state, OWNER, Act::Key(KeyChange::Revoke(OWNER))).is_ok(), "there is another owner");
     let last = Act::Key(KeyChange::Revoke(READER));
     assert_eq!(apply(&mut state, READER, last), Err("the last owner can't be revoked".to_owned()));
-    assert_eq!(state.members[&MEMBER].admitted, 2);
+    assert_eq!((state.members[&OWNER].admitted, state.members[&MEMBER].admitted), (0, 2));
+}
+
+#[test]
+fn of_each_member_the_newest_entry_that_counts_is_known() {
+    let mut state = after([admit(READER, Role::Reader), admit(MEMBER, Role::Member)]);
+    for (signer, act, counts) in [
+        (READER, commit(1), true),
+        (READER, commit(2), true),
+        (READER, forget(&[1]), false),
+        (NOBODY, commit(3), false),
+    ] {
+        let late = LogEntry { time_ms: state.next as i64 * 10, ..entry(&state, signer, act) };
+        let is_applied = state.apply(&late, ObjectHash([0; 32]), |_| true).is_ok();
+        assert_eq!(is_applied, counts, "{}", late.act.name());
+    }
+    assert_eq!(state.last_entries, HashMap::from([(OWNER, (2, 5)), (READER, (4, 40))]));
 }
 
 #[test]
@@ -278,6 +294,10 @@ fn generations_of_the_data_key_follow_one_another() {
     let generations: Vec<_> = state.data_keys.iter().map(|key| (key.generation, key.public)).collect();
     assert_eq!(generations, [(0, [1; 32]), (1, [1; 32]), (2, [2; 32])]);
     assert_eq!(State::new(RepositoryId([0; 16])).generation(), 0);
+    let grants = vec![Grant { member: READER, encapsulated: [1; 32], ciphertext: [2; 48] }];
+    let granted = KeyChange::Rotate { data_public: [3; 32], generation: 3, grants: grants.clone() };
+    apply(&mut state, OWNER, Act::Key(granted)).unwrap();
+    assert_eq!(state.data_keys[3], DataKey { generation: 3, public: [3; 32], grants });
     // After the last number there is no next one, and no first one again.
     state.data_keys.last_mut().unwrap().generation = u32::MAX;
     assert!(apply(&mut state, OWNER, rotate(0)).is_err() && apply(&mut state, OWNER, rotate(u32::MAX)).is_err());
@@ -313,6 +333,7 @@ fn a_held_snapshot_is_not_forgotten_until_every_hold_is_lifted() {
         assert_eq!(live(&state), wanted, "{lifted:?}");
     }
     assert!(state.holds.is_empty());
+    assert_eq!(state.newest_forget, Some((12, "why".to_owned())), "of the newest, whether it found something or not");
     let forgotten = &state.forgotten[&shot(2)];
     assert_eq!((forgotten.number, forgotten.reason.as_str(), forgotten.snapshot.number), (6, "why", 2));
 }
@@ -352,8 +373,12 @@ fn what_was_forgotten_comes_back_in_its_place_unless_its_packs_are_deleted() {
     assert_eq!(state.forgotten.len(), 3, "nothing was deleted");
     apply(&mut state, OWNER, delete(&[2, 9])).unwrap();
     assert_eq!(state.forgotten.keys().copied().collect::<Vec<_>>(), [shot(1), shot(3)]);
-    apply(&mut state, OWNER, delete(&[2, 3])).unwrap();
-    assert_eq!(state.forgotten.keys().copied().collect::<Vec<_>>(), [shot(1)]);
+    // The pack that was condemned last counts, wherever it is named.
+    for packs in [[2, 3], [3, 2]] {
+        let mut state = state.clone();
+        apply(&mut state, OWNER, delete(&packs)).unwrap();
+        assert_eq!(state.forgotten.keys().copied().collect::<Vec<_>>(), [shot(1)], "{packs:?}");
+    }
 }
 
 #[test]
@@ -370,18 +395,20 @@ fn a_remap_retires_segments_and_leaves_the_others() {
 
 #[test]
 fn damage_is_remembered_until_an_audit_finds_the_pack_sound() {
-    /// Acts, then of pack 1: whether it is lost, and how many chunks are damaged.
-    type Row = (Vec<Act>, Option<(bool, usize)>);
-    let table: [Row; 5] = [
-        (vec![audit(&[1], &[], &[])], Some((true, 0))),
-        (vec![audit(&[], &[1, 1], &[])], Some((false, 1))),
-        (vec![audit(&[1], &[], &[]), audit(&[], &[1], &[])], Some((true, 1))),
+    /// Acts, then of pack 1: whether it is lost, how many chunks are damaged, and which entry found the newest of it.
+    type Row = (Vec<Act>, Option<(bool, usize, u64)>);
+    let table: [Row; 7] = [
+        (vec![audit(&[1], &[], &[])], Some((true, 0, 1))),
+        (vec![audit(&[], &[1, 1], &[])], Some((false, 1, 1))),
+        (vec![audit(&[1], &[], &[]), audit(&[1], &[], &[])], Some((true, 0, 2))),
+        (vec![audit(&[], &[1], &[]), audit(&[], &[1], &[])], Some((false, 1, 2))),
+        (vec![audit(&[1], &[], &[]), audit(&[], &[1], &[])], Some((true, 1, 2))),
         (vec![audit(&[1], &[1], &[]), audit(&[], &[], &[1])], None),
-        (vec![audit(&[1], &[], &[]), audit(&[], &[1], &[1])], Some((false, 1))),
+        (vec![audit(&[1], &[], &[]), audit(&[], &[1], &[1])], Some((false, 1, 2))),
     ];
     for (row, (acts, wanted)) in table.into_iter().enumerate() {
         let damage = &after(acts).standing.damage;
-        assert_eq!(damage.get(&pack(1)).map(|it| (it.lost, it.chunks.len())), wanted, "row {row}");
+        assert_eq!(damage.get(&pack(1)).map(|it| (it.lost, it.chunks.len(), it.number)), wanted, "row {row}");
     }
 }
 
