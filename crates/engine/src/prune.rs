@@ -32,7 +32,7 @@ use crate::monitor::{Monitor, Phase};
 use crate::repo::marks::Marks;
 use crate::repo::{Repository, Session};
 use crate::rules::State;
-use crate::units::MIB;
+use crate::units::{KIB, MIB};
 
 use plan::Plan;
 pub use plan::Planned;
@@ -67,6 +67,8 @@ pub struct PruneOptions {
     pub max_rewrite_bytes: Option<u64>,
     /// Store chunks anew whose bases are there for them alone, where that saves enough.
     pub rebase: bool,
+    /// But not where base and dependants take fewer bytes than this together: it would not be worth a look.
+    pub rebase_bytes_min: u64,
     /// Go on although snapshots need chunks that no segment lists. What no segment lists is then not removed.
     pub despite_missing: bool,
     /// Only tell what would be done.
@@ -91,6 +93,7 @@ impl Default for PruneOptions {
             max_unused: MaxUnused::Share(0.05),
             max_rewrite_bytes: None,
             rebase: true,
+            rebase_bytes_min: 16 * KIB as u64,
             despite_missing: false,
             dry_run: false,
             time: Timestamp::now(),

@@ -41,7 +41,7 @@ pub(crate) const INLINE_BYTES_MAX: u64 = 2 * KIB as u64;
 /// Files from this length on are sealed by all workers together.
 const SPREAD_BYTES_MIN: u64 = 4 * MIB as u64;
 /// How long a file that waits for the one before it in its run waits at once for something else to do.
-const TURN_WAIT: Duration = Duration::from_millis(2);
+const TURN_WAIT: Duration = Duration::from_micros(500);
 /// A file that changes while it is read is read this often.
 const ATTEMPTS: usize = 3;
 

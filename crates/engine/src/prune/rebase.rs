@@ -23,14 +23,11 @@ use crate::repo::index::Found;
 use crate::repo::marks::Mark;
 use crate::repo::merge::Merge;
 use crate::repo::{BlobReader, Session};
-use crate::units::KIB;
 
 /// So many bases are looked at together: with their dependants they take about 8 MB.
 const STARS_MAX: usize = 16 * 1024;
 /// A base with more dependants stays: what it costs is shared by too many.
 const DEPENDANTS_MAX: usize = 4;
-/// Stars of fewer bytes stay as they are: what they save is not worth a look.
-const STAR_BYTES_MIN: u64 = 16 * KIB as u64;
 /// At least this share of what a star takes must be saved.
 const GAIN: f64 = 0.2;
 
@@ -51,11 +48,11 @@ impl Star {
     }
 
     /// True if storing the dependants anew may save enough: then there is one difference less, about the middle one.
-    fn may_pay(&self) -> bool {
+    fn may_pay(&self, bytes_min: u64) -> bool {
         let middle = self.dependants.get(self.dependants.len() / 2);
         let saved = middle.map_or(0, |(_, location)| blob_bytes(location));
         self.dependants.len() <= DEPENDANTS_MAX
-            && self.bytes() >= STAR_BYTES_MIN
+            && self.bytes() >= bytes_min
             && is_gain(self.bytes(), self.bytes() - saved)
     }
 }
@@ -119,7 +116,7 @@ fn stars(run: &Run<'_>, after: Option<ChunkId>) -> Result<(Vec<Star>, Option<Chu
     for star in &mut stars {
         star.dependants.sort_unstable_by_key(|(id, location)| (location.sealed_len, *id));
     }
-    stars.retain(Star::may_pay);
+    stars.retain(|star| star.may_pay(run.options.rebase_bytes_min));
     Ok((stars, last))
 }
 

@@ -266,6 +266,7 @@ impl Person {
                     batch_reads: *batch,
                     time: *time,
                     pack_bytes: 40_000,
+                    rebase_bytes_min: 0,
                     ..PruneOptions::default()
                 };
                 prune(repository, &options, &mut |_| {}, &*bell).map(drop)

@@ -43,6 +43,8 @@ fn content(chance: &mut Chance) -> Vec<u8> {
         4 => noise(20 + chance.next() % 4, 15_000),
         // Long enough to be cut.
         5 => noise(30 + chance.next() % 2, 90_000),
+        // Versions that share half, so that a base of few of them does not pay.
+        10 => [noise(60, 6_000), noise(61 + chance.next() % 4, 6_000)].concat(),
         // Versions that are worth encoding against each other.
         _ => {
             let mut bytes = noise(40 + chance.next() % 2, 12_000);
