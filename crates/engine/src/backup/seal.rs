@@ -196,7 +196,12 @@ impl<'a, 'r> Sealer<'a, 'r> {
 
     /// Reads a base from the local disk; false where that place does not hold it any more.
     fn read_base(&mut self, id: &ChunkId, place: &Place) -> bool {
-        self.read_place(place) && self.repository.id_key().chunk_id(&self.base) == *id
+        let is_there = self.read_place(place) && self.repository.id_key().chunk_id(&self.base) == *id;
+        if !is_there {
+            // Why: another file may lie under that name now.
+            self.local = None;
+        }
+        is_there
     }
 
     /// Reads what lies at a place of the local disk now.

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord};
 use crate::format::segment::Location;
 use crate::ids::ChunkId;
+use crate::monitor::Progress;
 use crate::repo::index::Found;
 use crate::repo::marks::Mark;
 use crate::repo::merge::Merge;
@@ -134,6 +135,12 @@ pub(super) fn rebase(run: &mut Run<'_>, session: &Session<'_>) -> Result<bool> {
             if run.options.max_rewrite_bytes.is_none_or(fits) {
                 anew.store(run, session, star)?;
             }
+            run.monitor.progress(Progress {
+                bytes_done: run.report.rebased_bytes,
+                bytes_known: run.report.planned.rebased_bytes,
+                bytes_stored: session.totals().stored_bytes,
+                ..Progress::default()
+            });
         }
         publish(run, session)?;
         after = last;

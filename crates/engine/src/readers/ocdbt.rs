@@ -26,7 +26,7 @@ const GENERATION_DIGITS: usize = 16;
 pub enum StoreFile {
     /// A manifest: one part that is the whole file.
     Manifest,
-    /// Nodes and values.
+    /// Nodes and values; or a numbered manifest, as other files may have such a name too.
     Data,
 }
 
@@ -36,7 +36,8 @@ pub fn store_file(folder: &[u8], name: &[u8]) -> Option<StoreFile> {
     let is_hex =
         |text: &[u8], digits| text.len() == digits && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     match name.strip_prefix(MANIFEST) {
-        Some(rest) => (rest == b"ocdbt" || is_hex(rest, GENERATION_DIGITS)).then_some(StoreFile::Manifest),
+        Some(b"ocdbt") => Some(StoreFile::Manifest),
+        Some(rest) => is_hex(rest, GENERATION_DIGITS).then_some(StoreFile::Data),
         None => (folder == b"d" && is_hex(name, DATA_DIGITS)).then_some(StoreFile::Data),
     }
 }
@@ -98,7 +99,7 @@ mod tests {
         let data = b"0123456789abcdef0123456789abcdef";
         for (folder, name, file) in [
             (&b"default"[..], &b"manifest.ocdbt"[..], Some(StoreFile::Manifest)),
-            (b"", b"manifest.00000000000000ff", Some(StoreFile::Manifest)),
+            (b"", b"manifest.00000000000000ff", Some(StoreFile::Data)),
             (b"d", data, Some(StoreFile::Data)),
             (b"e", data, None),
             (b"d", &data[1..], None),
