@@ -38,6 +38,7 @@ use crate::format::log::SnapshotRecord;
 use crate::format::names::PackName;
 use crate::ids::{ChunkId, SessionId, SnapshotId};
 use crate::monitor::{Monitor, Phase, Problem, Progress};
+use crate::repo::Bases;
 use crate::repo::parent::{Parent, SourceName};
 use crate::repo::session::SessionTotals;
 use crate::repo::tree::TreeRoot;
@@ -166,6 +167,8 @@ pub(crate) struct Run<'a, 'r> {
     /// Files of tensors that may be bases.
     pub(crate) runs: Runs,
     casts: Casts,
+    /// What may be a base, of short files of tensors.
+    kept: Bases,
     /// Held while a file's header is looked at.
     pub(crate) reading_header: Mutex<()>,
     /// Closed when the run is over.
@@ -201,6 +204,7 @@ impl<'a, 'r> Run<'a, 'r> {
             queues,
             runs: Runs::new(repository.cache()),
             casts: Casts::default(),
+            kept: Bases::new(0),
             reading_header: Mutex::new(()),
             ended,
             over: AtomicBool::new(false),
@@ -215,13 +219,18 @@ impl<'a, 'r> Run<'a, 'r> {
 
     /// A sealer for one thread.
     pub(crate) fn sealer(&self) -> Sealer<'_, 'r> {
-        Sealer::new(self.repository, self.session, &self.casts, self.old_root, self.effort)
+        Sealer::new(self.repository, self.session, (&self.casts, &self.kept), self.old_root, self.effort)
     }
 
     /// The chunk of this backup, stored without a base, of which the chunk `id` is the cast to BF16.
     pub(crate) fn master_of(&self, id: &ChunkId) -> Option<BaseRef> {
         let master = self.casts.master_of(id)?;
         (self.session.keyframe(&master.id) == Some(master.id)).then_some(master)
+    }
+
+    /// True if all bases of a file of that length can be kept for the next.
+    pub(crate) fn keeps(&self, size: u64) -> bool {
+        usize::try_from(size).is_ok_and(|size| size <= self.kept.bytes_max())
     }
 
     /// Fails once the user wants to stop or storing has failed, or a file whose content must be whole is not.
@@ -288,7 +297,8 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     let old_root = parent.as_ref().map(|parent| parent.root);
     let queues = Queues::new(threads, options.budget_bytes / 8);
     let is_strict = options.steady.is_some();
-    let run = Run { is_strict, ..Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended) };
+    let run = Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended);
+    let run = Run { is_strict, kept: Bases::new(options.budget_bytes / 4), ..run };
     for (root, key) in &options.bases {
         run.runs.declare(repository, root, key)?;
     }

@@ -340,7 +340,8 @@ impl<'a, 'r> Worker<'a, 'r> {
         let path = Arc::<Path>::from(key.to_path());
         let table = Arc::new(TableBuilder::new(layout));
         let (chunks, shared) = (Some(Vec::new()), Arc::clone(&table));
-        let tensors = Tensors { layout, plan, path: Arc::clone(&path), table: shared, chunks };
+        let is_kept = self.run.keeps(stat.size);
+        let tensors = Tensors { layout, plan, path: Arc::clone(&path), table: shared, chunks, is_kept };
         let stream = self.chunk_stream(stat, Bases::Tensors(TensorBases::new(older)));
         let mut stored = cut_file(stream.with_tensors(tensors).with_checks(Checker::new(layout)), file, stat)?;
         let table = Arc::into_inner(table).map(TableBuilder::finish);

@@ -18,7 +18,7 @@ use crate::entry::TreeKey;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
 use crate::ids::ChunkId;
-use crate::repo::{BlobReader, Repository, Session};
+use crate::repo::{Bases, BlobReader, Repository, Session};
 use crate::stages::read::open_again;
 use crate::statistics::builder::TableBuilder;
 
@@ -50,6 +50,8 @@ pub(crate) struct Task {
     pub(crate) master: Option<Place>,
     /// What collects what its numbers are like, and where it lies in its file.
     pub(crate) table: Option<(Arc<TableBuilder>, u64)>,
+    /// True if later files of this backup may have bases in its file, of which all are kept.
+    pub(crate) is_kept: bool,
 }
 
 /// FP32 chunks of this backup by the id that their cast to BF16 has.
@@ -78,6 +80,7 @@ pub(crate) struct Sealer<'a, 'r> {
     /// The effort follows the slower of processor and store.
     is_adaptive: bool,
     casts: &'a Casts,
+    kept: &'a Bases,
     bases: Option<BlobReader<'r>>,
     base: Vec<u8>,
     /// The local file that was read from last.
@@ -93,7 +96,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
     pub(crate) fn new(
         repository: &'r Repository,
         session: &'a Session<'r>,
-        casts: &'a Casts,
+        (casts, kept): (&'a Casts, &'a Bases),
         old_root: Option<ChunkId>,
         effort: Option<Effort>,
     ) -> Self {
@@ -104,6 +107,7 @@ impl<'a, 'r> Sealer<'a, 'r> {
             encoder: Encoder::new(effort.unwrap_or_default()),
             is_adaptive: effort.is_none(),
             casts,
+            kept,
             bases: can_read.then(|| repository.blob_reader()),
             base: Vec::new(),
             local: None,
@@ -144,6 +148,9 @@ impl<'a, 'r> Sealer<'a, 'r> {
                 std::mem::swap(&mut self.body, &mut self.alone);
             }
             self.session.store(BlobKind::Data, &id, plain.len(), Body::of(&self.body, plain))?;
+            if task.is_kept && !self.body.first().is_some_and(|&codec| codec::has_base(codec)) {
+                self.kept.add(&id, Arc::new(plain.to_vec()));
+            }
         }
         if let Some(place) = &task.master
             && self.session.keyframe(&id) == Some(id)
@@ -186,6 +193,9 @@ impl<'a, 'r> Sealer<'a, 'r> {
             });
         }
         let Some(base) = base else { return self.encoder.encode_apart(plain, hint, None, &mut self.body) };
+        if let Some(kept) = self.kept.get(&base.id) {
+            return self.encoder.encode_apart(plain, hint, Some((&base.id, kept.as_slice())), &mut self.body);
+        }
         if base.place.as_ref().is_some_and(|place| self.read_base(&base.id, place)) {
             return self.encoder.encode_apart(plain, hint, Some((&base.id, self.base.as_slice())), &mut self.body);
         }

@@ -57,6 +57,8 @@ pub(crate) struct Tensors<'p> {
     pub(crate) table: Arc<TableBuilder>,
     /// The chunks so far, in order; none where they are too many.
     pub(crate) chunks: Option<Vec<OldChunk>>,
+    /// True if what may be a base for later files of this backup is kept.
+    pub(crate) is_kept: bool,
 }
 
 /// What became of a file's bytes.
@@ -308,7 +310,7 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
                 };
                 let is = |kind| hint.is_some_and(|hint| hint.kind == kind && hint.head == 0);
                 let table = Some((Arc::clone(&tensors.table), self.offset));
-                let mut task = Task { id: Some(id), hint, table, ..Task::default() };
+                let mut task = Task { id: Some(id), hint, table, is_kept: tensors.is_kept, ..Task::default() };
                 if is(NumberKind::F32) && tensors.plan.has_casts() {
                     let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
                     task.master = Some(Place { path: Arc::clone(&tensors.path), offset: self.offset, length });

@@ -31,6 +31,12 @@ impl Bases {
         Self { bytes_max, kept: Mutex::default() }
     }
 
+    /// How many bytes it keeps at most.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// The plain bytes, where they are kept.
     #[must_use]
     pub fn get(&self, id: &ChunkId) -> Option<Arc<Vec<u8>>> {

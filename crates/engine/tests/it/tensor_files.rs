@@ -17,7 +17,7 @@ use seawall_engine::prune::PruneOptions;
 use seawall_engine::repo::Repository;
 use seawall_engine::statistics::table::TensorTable;
 use seawall_engine::store::memory::MemoryStore;
-use seawall_engine::units::KIB;
+use seawall_engine::units::{KIB, MIB};
 
 use crate::place::{Place, assert_whole, noise, options, paths, stored_files};
 use crate::prune::{run as prune_with, thorough};
@@ -326,6 +326,49 @@ fn a_member_encodes_against_the_local_file() {
         let report = run(&open(&member), &elsewhere);
         assert!((report.bytes_stored as f64) < limit, "elsewhere: {} of {limit}", report.bytes_stored);
         assert_kept(&open(&owner), &report, &elsewhere);
+    }
+}
+
+/// Writes over a file when another is about to be read.
+struct Overwriting<'a> {
+    file: &'a Path,
+    before: &'a str,
+}
+
+impl Monitor for Overwriting<'_> {
+    fn current(&self, path: &Path) {
+        if path.ends_with(self.before) {
+            fs::write(self.file, noise(9, 1000)).unwrap();
+        }
+    }
+}
+
+/// What the last file held is at hand as long as it fits, also for who may not read it back and no longer finds it on the
+/// local disk.
+#[test]
+fn the_bases_of_short_files_are_kept_for_the_next() {
+    let numbers = 1_000_000;
+    for (budget_bytes, second_takes) in [(64 * MIB, 0.0..0.60), (8 * MIB, 0.80..1.0)] {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source");
+        let (owner, member) = (Unlock::KeyFile(Secret32::random()), Unlock::KeyFile(Secret32::random()));
+        let store = Arc::new(MemoryStore::new());
+        let repository = Repository::init(store.clone(), &[(owner.clone(), "owner".into())], None).unwrap();
+        keys::add(&repository, Role::Member, &member.lock().unwrap(), "host").unwrap();
+        let first = weights(1, numbers);
+        let second = stepped(&first, 2);
+        put(&source.join("step-1.safetensors"), &many(&first));
+        put(&source.join("step-2.safetensors"), &many(&second));
+        let repository = Repository::open(store.clone(), &member, Some(directory.path().join("cache"))).unwrap();
+        let options = BackupOptions { threads: 1, budget_bytes, ..options(paths(&source)) };
+        let monitor = Overwriting { file: &source.join("step-1.safetensors"), before: "step-2.safetensors" };
+        let report = backup(&repository, options, &monitor).unwrap();
+        let ratio = report.bytes_stored as f64 / first.len() as f64 - 0.85;
+        assert!(second_takes.contains(&ratio), "{ratio} with {budget_bytes} bytes");
+        let repository = Repository::open(store, &owner, None).unwrap();
+        let stored = stored_files(&repository, &report);
+        assert!(stored.values().eq([&many(&first), &many(&second)]));
+        assert_whole(&repository);
     }
 }
 
