@@ -44,6 +44,8 @@ def decode_body(body: bytes, read_base: Callable[[bytes], bytes]) -> bytes:
         plain = payload * length
     elif codec == 6:
         plain = derive(payload, read_base(body[8:40]))
+    elif codec == 7:
+        plain = decode_scaled(payload, width, head, length)
     else:
         raise Malformed(f"codec {codec} needs a newer reader")
     need(len(plain) == length, "a body of another plain length")
@@ -129,7 +131,8 @@ def decode_difference(payload: bytes, width: int, head: int, length: int, base: 
     check_layout(width, head)
     need(len(payload) >= 8, "a difference without a shape")
     operation, buckets, shift, function = payload[:4]
-    need(operation <= 1 and 1 <= buckets <= BUCKETS_MAX and shift < 8 * width, "a strange difference")
+    operation, by_scale = operation & ~2, operation & 2
+    need(operation <= 1 and (2 if by_scale else 1) <= buckets <= BUCKETS_MAX and shift < 8 * width, "a strange difference")
     if function:
         base = derive(bytes([function - 1]), base)
     first = head + int.from_bytes(payload[4:8], "little", signed=True)
@@ -140,8 +143,11 @@ def decode_difference(payload: bytes, width: int, head: int, length: int, base: 
     olds = [
         int.from_bytes(base[at : at + width], "little") for at in range(first + start * width, first + end * width, width)
     ]
+    keys = [(rotated(old, width) >> shift) & 0xFF for old in olds]
     pieces = Pieces(payload[8:])
-    lengths, order = partition(olds, width, buckets, shift)
+    if by_scale:
+        keys = take_keys(pieces, keys)
+    lengths, order = partition(keys, buckets)
     planes = [b"".join(pieces.take(size) for size in lengths if size) for _ in range(width)]
     elements = bytearray(len(olds) * width)
     for stored, number in zip(zip(*planes), order):
@@ -155,10 +161,44 @@ def decode_difference(payload: bytes, width: int, head: int, length: int, base: 
     return between(whole, pieces.rest, head, length)
 
 
-def partition(olds: list[int], width: int, buckets: int, shift: int) -> tuple[list[int], list[int]]:
-    """The length of each bucket, and the numbers of the elements in order of buckets."""
+def rotated(element: int, width: int) -> int:
     bits = 8 * width
-    keys = [(((old << 1 | old >> (bits - 1)) & ((1 << bits) - 1)) >> shift) & 0xFF for old in olds]
+    return (element << 1 | element >> (bits - 1)) & ((1 << bits) - 1)
+
+
+def take_keys(pieces: Pieces, exponents: list[int]) -> list[int]:
+    """The keys by scale (section 6.2.3), whose fields and pieces are next."""
+    fields, pieces.rest = pieces.rest[:8], pieces.rest[8:]
+    need(len(fields) == 8 and 1 <= fields[0] <= 8 and fields[1:4] == bytes(3), "strange scales")
+    shift, row, count = fields[0], int.from_bytes(fields[4:8], "little"), len(exponents)
+    need(1 <= row <= count, "rows of a strange length")
+    rows, columns = pieces.take(-(-count // row)), pieces.take(row)
+
+    def key(number: int) -> int:
+        of_row, of_column = rows[number // row], columns[number % row]
+        return ((of_row + of_column - 4 * exponents[number]) >> shift) & 0xFF if of_row and of_column else 0
+
+    return [key(number) for number in range(count)]
+
+
+def decode_scaled(payload: bytes, width: int, head: int, length: int) -> bytes:
+    """Section 6.2.3."""
+    check_layout(width, head)
+    need(payload and 2 <= payload[0] <= BUCKETS_MAX, "strange buckets")
+    pieces = Pieces(payload[1:])
+    count = max(0, length - head) // width
+    lengths, order = partition(take_keys(pieces, [0] * count), payload[0])
+    planes = [b"".join(pieces.take(size) for size in lengths if size) for _ in range(width)]
+    elements = bytearray(count * width)
+    for stored, number in zip(zip(*planes), order):
+        turned = int.from_bytes(bytes(stored), "little")
+        element = turned >> 1 | (turned & 1) << (8 * width - 1)
+        elements[number * width : (number + 1) * width] = element.to_bytes(width, "little")
+    return between(bytes(elements), pieces.rest, head, length)
+
+
+def partition(keys: list[int], buckets: int) -> tuple[list[int], list[int]]:
+    """The length of each bucket, and the numbers of the elements in order of buckets."""
     counts = Counter(keys)
     ranked = sorted(counts, key=lambda key: (-counts[key], key))
     bucket_of = {key: min(rank, buckets - 1) for rank, key in enumerate(ranked)}

@@ -115,7 +115,34 @@ def plane(data):
     return struct.pack("<BI", kind, len(data)) + data
 
 
-def difference(plain, old, width, head, operation, buckets, shift, place, base, function=0):
+def by_scale(exponents, shift, row):
+    """Section 6.2.3: scales that say little, with zeros among them; their bytes, and the keys that they make."""
+    count = len(exponents)
+    rows = bytes((7 * i + i // 3) % 256 for i in range((count + row - 1) // row))
+    columns = bytes((11 * i + 5) % 200 for i in range(row))
+    keys = []
+    for i, exponent in enumerate(exponents):
+        r, c = rows[i // row], columns[i % row]
+        keys.append((r + c - 4 * exponent) // 2**shift % 256 if r and c else 0)
+    return struct.pack("<B3xI", shift, row) + plane(rows) + plane(columns), keys
+
+
+def scaled(plain, width, head, buckets, shift, row):
+    """Codec 7 of section 6.2.3."""
+    bits, count = 8 * width, (len(plain) - head) // width
+    elements = [int.from_bytes(plain[head + i * width : head + (i + 1) * width], "little") for i in range(count)]
+    scales, keys = by_scale([0] * count, shift, row)
+    ranks = sorted(set(keys), key=lambda key: (-keys.count(key), key))
+    payload = bytes([buckets]) + scales
+    for k in range(width):
+        for bucket in range(buckets):
+            members = [e for e, key in zip(elements, keys) if min(ranks.index(key), buckets - 1) == bucket]
+            piece = bytes((e << 1 | e >> (bits - 1)) >> 8 * k & 255 for e in members)
+            payload += plane(piece) if piece else b""
+    return body(7, plain, payload + plain[:head] + plain[head + count * width :], width, head)
+
+
+def difference(plain, old, width, head, operation, buckets, shift, place, base, function=0, scale=None):
     """Section 6.2.1, step by step as it is written there. `old` is the base as the function gives it."""
     bits = 8 * width
     mask, top = (1 << bits) - 1, 1 << (bits - 1)
@@ -133,12 +160,15 @@ def difference(plain, old, width, head, operation, buckets, shift, place, base, 
         else:
             outside.append((new << 1 | new >> (bits - 1)) & mask)
     keys = [((e << 1 | e >> (bits - 1)) & mask) >> shift & 255 for _, e in inside]
+    scales = b""
+    if scale:
+        scales, keys = by_scale(keys, *scale)
     ranks = sorted(set(keys), key=lambda key: (-keys.count(key), key))
     stored = []
     for new, e in inside:
         signed = (ordered(new) - ordered(e) + top) % (1 << bits) - top
         stored.append(2 * signed if signed >= 0 else -2 * signed - 1)
-    payload = struct.pack("<BBBBi", operation, buckets, shift, function, place)
+    payload = struct.pack("<BBBBi", operation | (2 if scale else 0), buckets, shift, function, place) + scales
     for k in range(width):
         for bucket in range(buckets):
             piece = [s >> 8 * k & 255 for s, key in zip(stored, keys) if min(ranks.index(key), buckets - 1) == bucket]
@@ -292,6 +322,13 @@ def steps(writer: Writer, listed):
     for plain, *shape in cases:
         listed.append((writer.chunk(plain, 0, difference(plain, old, *shape, base)), len(plain)))
         whole += plain
+    for plain, *shape, scale in [(new, 4, 0, 0, 16, 24, 0, (1, 37)), (new[1:], 4, 3, 0, 32, 24, 1, (2, 599)),
+                                 (integers, 2, 1, 1, 4, 8, 100, (8, 1))]:  # fmt: skip
+        listed.append((writer.chunk(plain + b"+", 0, difference(plain + b"+", old, *shape, base, scale=scale)), len(plain) + 1))
+        whole += plain + b"+"
+    for plain, *shape in [(new, 4, 0, 32, 1, 41), (new[:1003], 8, 3, 2, 3, 125), (integers, 2, 1, 5, 1, 16), (new, 1, 0, 2, 8, 1)]:
+        listed.append((writer.chunk(b"-" + plain, 0, scaled(b"-" + plain, *shape)), len(plain) + 1))
+        whole += b"-" + plain
     odd = old + struct.pack("<6I", 0x7F800001, 0xFF800001, 0x7F7FFFFF, 0x3F808000, 0x3F818000, 0xFF800000)
     origin = writer.chunk(odd, 0, body(0, odd, odd))
     for function, nans in ((0, [0x7FC0, 0x7FC0]), (1, [0x7FC0, 0xFFC0])):

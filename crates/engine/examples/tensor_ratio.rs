@@ -39,6 +39,8 @@ struct Tensor {
     start: usize,
     end: usize,
     dtype: Dtype,
+    /// Elements in a row, where it has rows.
+    row: Option<u32>,
 }
 
 /// Codecs of one way, used again and again as a backup does.
@@ -117,15 +119,17 @@ impl Codecs {
     }
 
     fn measure(&mut self, way: usize, tensor: &Tensor, bytes: &[u8], base: &[u8]) -> Result<Row, Failure> {
-        let width = tensor.dtype.width() as usize;
-        let length = (CHUNK_ELEMENTS * width).clamp(CHUNK_BYTES.0, CHUNK_BYTES.1) / width * width;
+        let unit = tensor.dtype.width() as usize * tensor.row.map_or(1, |row| row as usize);
+        let length =
+            ((CHUNK_ELEMENTS * tensor.dtype.width() as usize).clamp(CHUNK_BYTES.0, CHUNK_BYTES.1) / unit).max(1) * unit;
+        let hint = hint(tensor);
         let (mut row, mut body, mut out) = (Row::default(), Vec::new(), Vec::new());
         for (number, chunk) in bytes.chunks(length).enumerate() {
             let old = base.get(number * length..(number * length + chunk.len()).min(base.len())).unwrap_or_default();
             let (mut seconds_in, mut seconds_out) = (f64::INFINITY, f64::INFINITY);
             for _ in 0..PASSES {
                 let started = thread_seconds()?;
-                self.encode(way, chunk, tensor.dtype, old, &mut body)?;
+                self.encode(way, chunk, hint.as_ref(), old, &mut body)?;
                 let encoded = thread_seconds()?;
                 self.decode(way, &body, chunk.len(), old, &mut out)?;
                 seconds_in = seconds_in.min(encoded - started);
@@ -137,7 +141,14 @@ impl Codecs {
         Ok(row)
     }
 
-    fn encode(&mut self, way: usize, chunk: &[u8], dtype: Dtype, old: &[u8], out: &mut Vec<u8>) -> Result<(), Failure> {
+    fn encode(
+        &mut self,
+        way: usize,
+        chunk: &[u8],
+        hint: Option<&Hint>,
+        old: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
         if way == 0 {
             out.clear();
             out.reserve(zstd_safe::compress_bound(chunk.len()));
@@ -145,7 +156,7 @@ impl Codecs {
             return Ok(());
         }
         let base = (!old.is_empty()).then_some((&ChunkId([0; 32]), old));
-        self.encoder.encode(chunk, hint(dtype).as_ref(), base, out);
+        self.encoder.encode(chunk, hint, base, out);
         Ok(())
     }
 
@@ -175,7 +186,9 @@ fn open(path: &str) -> Result<File, Failure> {
     for tensor in layout.tensors {
         let (start, end) = (usize::try_from(tensor.range.start)?, usize::try_from(tensor.range.end)?);
         let class = class(&tensor.name, tensor.dtype).to_string();
-        tensors.insert(tensor.name, Tensor { class, start, end, dtype: tensor.dtype });
+        let row = tensor.shape.iter().skip(1).product::<u64>();
+        let row = u32::try_from(row).ok().filter(|&row| tensor.shape.len() > 1 && (64..1 << 19).contains(&row));
+        tensors.insert(tensor.name, Tensor { class, start, end, dtype: tensor.dtype, row });
     }
     Ok(File { bytes, tensors })
 }
@@ -189,8 +202,8 @@ fn class(name: &str, dtype: Dtype) -> &str {
 }
 
 /// What a backup tells the encoder of such elements.
-fn hint(dtype: Dtype) -> Option<Hint> {
-    let (width, kind) = match dtype {
+fn hint(tensor: &Tensor) -> Option<Hint> {
+    let (width, kind) = match tensor.dtype {
         Dtype::F64 => (8, NumberKind::F64),
         Dtype::F32 => (4, NumberKind::F32),
         Dtype::F16 => (2, NumberKind::F16),
@@ -203,7 +216,7 @@ fn hint(dtype: Dtype) -> Option<Hint> {
         Dtype::I8 | Dtype::U8 | Dtype::Bool => (1, NumberKind::Integer),
         _ => return None,
     };
-    Some(Hint { width, head: 0, kind })
+    Some(Hint { width, head: 0, kind, row: tensor.row })
 }
 
 /// Processor time of this thread so far.

@@ -24,6 +24,8 @@ const SMALL_BYTES_MAX: u64 = 64 * KIB as u64;
 const SHARED_BYTES: u64 = 256 * KIB as u64;
 /// Shorter gaps join the small tensors beside them: the headers of members of an archive.
 const GAP_BYTES_MAX: u64 = KIB as u64;
+/// Shorter rows are taken together: kernels of a convolution.
+const ROW_MIN: u64 = 64;
 /// No piece is longer.
 pub(crate) const PIECE_BYTES_MAX: usize = 5 * MIB;
 
@@ -44,6 +46,8 @@ struct Stretch {
     form: Form,
     /// What all elements are, where that is one.
     dtype: Option<Dtype>,
+    /// Elements in a row of the one tensor, where it has rows of some length.
+    row: Option<u32>,
 }
 
 /// The next piece of a file.
@@ -101,7 +105,11 @@ impl CutPlan {
         let next = (within - within % step).checked_add(step).and_then(|next| next.checked_add(stretch.range.start));
         // Why: a short rest would cost as much to look up as a whole piece.
         let end = next.filter(|next| next.saturating_add(step / 8) < stretch.range.end).unwrap_or(stretch.range.end);
-        Piece::Whole { end, tensor: tensor as usize, hint: stretch.dtype.and_then(|dtype| hint(dtype, within)) }
+        Piece::Whole {
+            end,
+            tensor: tensor as usize,
+            hint: stretch.dtype.and_then(|dtype| hint(dtype, within, stretch.row)),
+        }
     }
 
     /// FP32 tensors behind a BF16 tensor of as many elements, which may be their cast: they have to be stored first. Ranges
@@ -158,7 +166,7 @@ impl Builder {
             }
             _ => {
                 self.close();
-                self.stretches.push(Stretch { range: end..start, form: Form::Free, dtype: None });
+                self.stretches.push(Stretch { range: end..start, form: Form::Free, dtype: None, row: None });
             }
         }
     }
@@ -169,7 +177,7 @@ impl Builder {
         if length >= SMALL_BYTES_MAX {
             self.close();
             let form = Form::Tensor(index, step(tensor));
-            self.stretches.push(Stretch { range, form, dtype: Some(tensor.dtype) });
+            self.stretches.push(Stretch { range, form, dtype: Some(tensor.dtype), row: row(tensor) });
             return;
         }
         // A short gap before a small tensor is part of its piece.
@@ -185,7 +193,7 @@ impl Builder {
                 self.close();
                 let dtype = gap.is_none().then_some(tensor.dtype);
                 let start = gap.map_or(range.start, |gap| gap.range.start);
-                self.open = Some(Stretch { range: start..range.end, form: Form::Small(index), dtype });
+                self.open = Some(Stretch { range: start..range.end, form: Form::Small(index), dtype, row: None });
             }
         }
         if self.open.as_ref().is_some_and(|open| open.range.end - open.range.start >= SHARED_BYTES) {
@@ -204,8 +212,22 @@ fn step(tensor: &Tensor) -> u64 {
     (target / unit).max(1) * unit
 }
 
-/// What to tell the encoder of elements that begin a whole number of bytes before `within`.
-fn hint(dtype: Dtype, within: u64) -> Option<Hint> {
+/// Elements in a row of a tensor: those of its last dimension, or of as many as it takes to be [`ROW_MIN`]. None where it is
+/// not a matrix of real floats.
+fn row(tensor: &Tensor) -> Option<u32> {
+    let is_float = matches!(tensor.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
+    let mut row = 1_u64;
+    for &dimension in tensor.shape.iter().skip(1).rev() {
+        row = row.checked_mul(dimension)?;
+        if row >= ROW_MIN {
+            return u32::try_from(row).ok().filter(|_| is_float);
+        }
+    }
+    None
+}
+
+/// What to tell the encoder of elements that begin a whole number of bytes before `within`, in rows of `row`.
+fn hint(dtype: Dtype, within: u64, row: Option<u32>) -> Option<Hint> {
     let (width, kind) = match dtype {
         Dtype::F64 | Dtype::Complex128 => (8, NumberKind::F64),
         Dtype::F32 | Dtype::Complex64 => (4, NumberKind::F32),
@@ -220,7 +242,8 @@ fn hint(dtype: Dtype, within: u64) -> Option<Hint> {
         _ => return None,
     };
     let head = (u64::from(width) - within % u64::from(width)) % u64::from(width);
-    Some(Hint { width, head: u8::try_from(head).expect("less than eight"), kind })
+    let row = row.filter(|&row| within.is_multiple_of(u64::from(width) * u64::from(row)));
+    Some(Hint { width, head: u8::try_from(head).expect("less than eight"), kind, row })
 }
 
 #[cfg(test)]

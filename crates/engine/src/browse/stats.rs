@@ -158,6 +158,7 @@ impl CodecStats {
             codec::id::PLANES_DIFFERENCE => "planes of the difference",
             codec::id::CONSTANT => "constant",
             codec::id::DERIVED => "derived",
+            codec::id::PLANES_SCALED => "planes by scale",
             _ => "unknown",
         }
     }

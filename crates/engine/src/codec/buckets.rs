@@ -1,10 +1,13 @@
-//! Buckets: a stable partition of elements by a key of their counterparts in the base (`docs/format.md` §6.2.1).
+//! Buckets: a stable partition of elements by keys that whoever decodes knows beforehand: of their counterparts in the base
+//! (`docs/format.md` §6.2.1), or of the scales of their row and column (§6.2.3).
 //!
 //! A small step of training moves a large weight by fewer units in its last place than a small one, so differences behind
-//! equal exponents are alike, and get a code of their own. The decoder has the base, and makes the same partition again:
+//! equal exponents are alike, and get a code of their own. The decoder has the keys, and makes the same partition again:
 //! nothing is stored for it.
 //!
 //! Invariant: bucket lengths sum up to the number of elements, so every element has one place in the permuted order.
+
+use std::ops::Range;
 
 use super::element::Element;
 use super::planes::BLOCK;
@@ -20,7 +23,7 @@ const TABLES: usize = 4;
 /// A number for each bucket, and room up to what a byte can name: an index that needs no check.
 type PerBucket = [u32; 256];
 
-/// Which key belongs to which bucket, and where its elements go. A function of the base, shift and buckets alone.
+/// Which key belongs to which bucket, and where its elements go. A function of the keys and the number of buckets alone.
 pub(super) struct Partition {
     bucket_of: [u8; 256],
     lengths: [usize; BUCKETS_MAX],
@@ -31,16 +34,18 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// The partition of `base` into `buckets` (1 to [`BUCKETS_MAX`]): a bucket for each of the most frequent keys, in order
-    /// of frequency and then of key, and the last for all other keys.
-    pub(super) fn new<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32, buckets: usize) -> Self {
+    /// The partition of `count` elements into `buckets` (1 to [`BUCKETS_MAX`]): a bucket for each of the most frequent keys, in
+    /// order of frequency and then of key, and the last for all other keys. `keys` gives those from a place on; `shift` says
+    /// how they were made.
+    #[inline(always)]
+    pub(super) fn new(count: usize, shift: u32, buckets: usize, keys: impl Fn(usize, &mut [u8])) -> Self {
         let mut lengths = [0; BUCKETS_MAX];
         let mut starts = [[0; 256]; STREAMS];
         if buckets == 1 {
-            lengths[0] = base.len();
+            lengths[0] = count;
             return Self { bucket_of: [0; 256], lengths, buckets, shift, starts };
         }
-        let counts = streams(base).map(|stream| count_keys::<E, W>(stream, shift));
+        let counts = streams(count).map(|stream| count_keys(stream, &keys));
         let totals = std::array::from_fn(|key| counts.iter().map(|counts| counts[key]).sum());
         let bucket_of = ranked(&totals, buckets);
         let mut in_stream = [[0; BUCKETS_MAX]; STREAMS];
@@ -72,24 +77,25 @@ impl Partition {
         &self.lengths[..self.buckets]
     }
 
-    /// The bucket of an element whose counterpart in the base is `base`.
+    /// The bucket of an element with that key.
     #[inline(always)]
-    pub(super) fn bucket<E: Element<W>, const W: usize>(&self, base: [u8; W]) -> usize {
-        usize::from(self.bucket_of[usize::from(E::load(base).key(self.shift))]) % BUCKETS_MAX
+    pub(super) fn bucket(&self, key: u8) -> usize {
+        usize::from(self.bucket_of[usize::from(key)]) % BUCKETS_MAX
     }
 
-    /// Puts the elements that `fill` gives, from a place on, into the order of buckets. Why not into planes at once: a store for
+    /// Puts the elements that `fill` gives, from a place on, into the order of buckets; `keys` are those of [`Self::new`]. Why not into planes at once: a store for
     /// each byte takes longer than splitting afterwards.
     #[inline(always)]
     pub(super) fn scatter<E: Element<W>, const W: usize>(
         &self,
-        base: &[[u8; W]],
+        keys: impl Fn(usize, &mut [u8]),
         permuted: &mut [[u8; W]],
         fill: impl Fn(usize, &mut [E]),
     ) {
+        let count = permuted.len();
         let mut state = ([[E::default(); BLOCK]; STREAMS], permuted);
-        self.for_each::<E, W, _>(
-            base,
+        self.for_each(
+            (count, keys),
             &mut state,
             |(values, _), stream, place, length| fill(place, &mut values[stream][..length]),
             |(values, permuted), stream, at, place| permuted[place] = values[stream][at].bytes(),
@@ -101,15 +107,15 @@ impl Partition {
     #[inline(always)]
     pub(super) fn gather<E: Element<W>, const W: usize>(
         &self,
-        base: &[[u8; W]],
+        (count, keys): (usize, impl Fn(usize, &mut [u8])),
         planes: &[&[u8]; 8],
         drain: impl FnMut(usize, &[E]),
     ) {
         let mut state = ([[E::default(); BLOCK]; STREAMS], drain);
         // Why cut: that they are of one length saves all checks but one.
-        let planes: [&[u8]; W] = std::array::from_fn(|number| &planes[number][..base.len()]);
-        self.for_each::<E, W, _>(
-            base,
+        let planes: [&[u8]; W] = std::array::from_fn(|number| &planes[number][..count]);
+        self.for_each(
+            (count, keys),
             &mut state,
             |_, _, _, _| {},
             |(values, _), stream, at, place| {
@@ -124,9 +130,9 @@ impl Partition {
     /// Calls `visit` with stream, number in its block and permuted place of each element; and, around each block, `before` and
     /// `after` with its stream, place and length.
     #[inline(always)]
-    fn for_each<E: Element<W>, const W: usize, S>(
+    fn for_each<S>(
         &self,
-        base: &[[u8; W]],
+        (count, keys_of): (usize, impl Fn(usize, &mut [u8])),
         state: &mut S,
         before: impl Fn(&mut S, usize, usize, usize),
         visit: impl Fn(&mut S, usize, usize, usize),
@@ -134,12 +140,12 @@ impl Partition {
     ) {
         let mut next = self.starts;
         let mut keys = [[0; BLOCK]; STREAMS];
-        let stretch = stretch(base.len());
+        let stretch = stretch(count);
         for block in (0..stretch).step_by(BLOCK) {
             for (stream, keys) in keys.iter_mut().enumerate() {
                 let place = stream * stretch + block;
                 before(state, stream, place, BLOCK);
-                self.keys::<E, W>(&base[place..place + BLOCK], keys);
+                keys_of(place, keys);
             }
             for at in 0..BLOCK {
                 for (stream, next) in next.iter_mut().enumerate() {
@@ -152,10 +158,10 @@ impl Partition {
                 after(state, stream, stream * stretch + block, BLOCK);
             }
         }
-        for block in (STREAMS * stretch..base.len()).step_by(BLOCK) {
-            let length = BLOCK.min(base.len() - block);
+        for block in (STREAMS * stretch..count).step_by(BLOCK) {
+            let length = BLOCK.min(count - block);
             before(state, 0, block, length);
-            self.keys::<E, W>(&base[block..block + length], &mut keys[0]);
+            keys_of(block, &mut keys[0][..length]);
             for (at, &key) in keys[0][..length].iter().enumerate() {
                 let place = &mut next[STREAMS - 1][usize::from(self.bucket_of[usize::from(key)])];
                 visit(state, 0, at, *place as usize);
@@ -164,12 +170,14 @@ impl Partition {
             after(state, 0, block, length);
         }
     }
+}
 
-    /// The keys of a block. Why by themselves: the compiler vectorises this.
-    #[inline(always)]
-    fn keys<E: Element<W>, const W: usize>(&self, base: &[[u8; W]], keys: &mut [u8; BLOCK]) {
-        for (key, bytes) in keys.iter_mut().zip(base) {
-            *key = E::load(*bytes).key(self.shift);
+/// The keys of elements by their counterparts in `base`. Why a block at a time: the compiler vectorises this.
+#[inline(always)]
+pub(super) fn keys_of<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> impl Fn(usize, &mut [u8]) {
+    move |place, keys| {
+        for (key, bytes) in keys.iter_mut().zip(&base[place..]) {
+            *key = E::load(*bytes).key(shift);
         }
     }
 }
@@ -190,24 +198,23 @@ fn stretch(count: usize) -> usize {
     count / STREAMS / BLOCK * BLOCK
 }
 
-/// The elements of each stream.
-fn streams<T>(base: &[T]) -> [&[T]; STREAMS] {
-    let stretch = stretch(base.len());
-    std::array::from_fn(|stream| match stream + 1 < STREAMS {
-        true => &base[stream * stretch..][..stretch],
-        false => &base[stream * stretch..],
+/// The numbers of the elements of each stream.
+fn streams(count: usize) -> [Range<usize>; STREAMS] {
+    let stretch = stretch(count);
+    std::array::from_fn(|stream| {
+        let end = if stream + 1 < STREAMS { (stream + 1) * stretch } else { count };
+        stream * stretch..end
     })
 }
 
-/// How often each key occurs.
-fn count_keys<E: Element<W>, const W: usize>(base: &[[u8; W]], shift: u32) -> [u32; 256] {
+/// How often each key of these elements occurs.
+#[inline(always)]
+fn count_keys(elements: Range<usize>, keys_of: &impl Fn(usize, &mut [u8])) -> [u32; 256] {
     let mut tables = [[0u32; 256]; TABLES];
     let mut keys = [0; BLOCK];
-    for block in base.chunks(BLOCK) {
-        let keys = &mut keys[..block.len()];
-        for (key, bytes) in keys.iter_mut().zip(block) {
-            *key = E::load(*bytes).key(shift);
-        }
+    for place in elements.clone().step_by(BLOCK) {
+        let keys = &mut keys[..BLOCK.min(elements.end - place)];
+        keys_of(place, keys);
         let (groups, rest) = keys.as_chunks::<TABLES>();
         for group in groups {
             for (table, &key) in tables.iter_mut().zip(group) {
@@ -237,12 +244,16 @@ mod tests {
             .collect()
     }
 
+    fn keys(base: &[[u8; 2]]) -> impl Fn(usize, &mut [u8]) {
+        keys_of::<u16, 2>(base, 8)
+    }
+
     /// The elements in their own order again.
     fn gathered(partition: &Partition, base: &[[u8; 2]], permuted: &[[u8; 2]]) -> Vec<u16> {
         let planes = [0, 1].map(|number| permuted.iter().map(|bytes| bytes[number]).collect::<Vec<u8>>());
         let planes = std::array::from_fn(|number| planes.get(number).map_or(&[][..], |plane| plane));
         let mut back = vec![0; base.len()];
-        partition.gather::<u16, 2>(base, &planes, |place, values| {
+        partition.gather::<u16, 2>((base.len(), keys(base)), &planes, |place, values| {
             back[place..place + values.len()].copy_from_slice(values);
         });
         back
@@ -257,10 +268,10 @@ mod tests {
             (4, vec![3, 2, 2, 2], [0, 2, 7, 1, 4, 3, 6, 5, 8]),
             (6, vec![3, 2, 2, 1, 1, 0], [0, 2, 7, 1, 4, 3, 6, 8, 5]),
         ] {
-            let partition = Partition::new::<u16, 2>(&base, 8, buckets);
+            let partition = Partition::new(base.len(), 8, buckets, keys(&base));
             assert_eq!(partition.lengths(), lengths);
             let mut permuted = vec![[0; 2]; 9];
-            partition.scatter(&base, &mut permuted, number);
+            partition.scatter(keys(&base), &mut permuted, number);
             assert_eq!(permuted.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect::<Vec<_>>(), order);
             assert_eq!(gathered(&partition, &base, &permuted), (0..9).collect::<Vec<u16>>());
         }
@@ -272,11 +283,11 @@ mod tests {
         for count in [255, 511, 512, 513, 640, 1000, 4096, 4100] {
             let exponents: Vec<u8> = (0..count).map(|at: usize| (at * at / 7 % 11) as u8).collect();
             let base = base(&exponents);
-            let partition = Partition::new::<u16, 2>(&base, 8, 5);
+            let partition = Partition::new(base.len(), 8, 5, keys(&base));
             let mut permuted = vec![[0; 2]; count];
-            partition.scatter(&base, &mut permuted, number);
+            partition.scatter(keys(&base), &mut permuted, number);
             let mut expected: Vec<u16> = (0..count as u16).collect();
-            expected.sort_by_key(|&at| partition.bucket::<u16, 2>(base[usize::from(at)]));
+            expected.sort_by_key(|&at| partition.bucket(u16::from_le_bytes(base[usize::from(at)]).key(8)));
             assert_eq!(permuted.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect::<Vec<_>>(), expected);
             assert_eq!(gathered(&partition, &base, &permuted), (0..count as u16).collect::<Vec<_>>());
         }

@@ -6,13 +6,15 @@
 
 use std::ops::Range;
 
-use super::buckets::Partition;
+use super::buckets::{BUCKETS_MAX, Partition, keys_of};
 use super::derived::Cast;
 use super::difference::{Operation, Shape};
 use super::element::{Element, for_width};
 use super::pieces::{COMMON_MIN, RAW_ENTROPY_BITS};
 use super::sample::entropy_of;
-use super::{BodyHeader, Effort, NumberKind};
+use super::scaled;
+use super::scales::{ByScale, ScaleEstimator};
+use super::{BodyHeader, Effort, Hint, NumberKind};
 
 /// At most this many elements are looked at.
 const SAMPLE_ELEMENTS: usize = 16 << 10;
@@ -24,6 +26,10 @@ const BLOCK_ELEMENTS: usize = 1 << 10;
 const BUCKETS: u8 = 16;
 /// Buckets are taken where they save this share of the fast form, as they cost a third of its speed.
 const BUCKETS_GAIN_MIN: f32 = 0.03;
+/// Scales are taken where they save this share: the estimate is rough.
+pub(super) const SCALES_GAIN_MIN: f32 = 0.005;
+/// By scale, a bucket is made for so many elements, as each has codes of its own.
+const BUCKET_ELEMENTS: usize = 4096;
 /// At least one part in this many of a chunk must lie against the base.
 const COVERED_PARTS: usize = 8;
 /// Bits of a piece beside its entropy: headers of piece and frame, and for each kind of byte its place in the table of codes.
@@ -43,6 +49,8 @@ pub(super) struct Question<'a> {
     pub cast: Option<Cast>,
     /// What the chunk takes alone, in bits for each plain byte.
     pub alone_bits: f32,
+    /// Elements in a row of the matrix that the chunk is, where it is one.
+    pub row: Option<u32>,
 }
 
 /// A form of the difference, and what it would take.
@@ -59,15 +67,18 @@ pub(super) struct Estimator {
     plain: Vec<u8>,
     base: Vec<u8>,
     counts: Vec<[u32; 256]>,
+    scales: ScaleEstimator,
 }
 
 impl Estimator {
     /// The best form with the counterparts at that `place`; `None` where too little of the chunk has one.
     pub(super) fn estimate(&mut self, question: &Question<'_>, place: i32) -> Option<Candidate> {
         let operation = if question.kind == Some(NumberKind::Integer) { Operation::Integer } else { Operation::Float };
-        let fast = Shape { operation, buckets: 1, shift: 0, place, cast: question.cast };
+        let fast = Shape { operation, buckets: 1, shift: 0, place, cast: question.cast, by: None };
         let (numbers, counterparts) = fast.covered(question.header, question.base.len());
         let (elements, width) = (question.header.elements(), usize::from(question.header.width));
+        let elements_len = elements.len();
+        let place_of_old = counterparts.clone();
         if numbers.is_empty() || numbers.len() * width * COVERED_PARTS < elements.len() {
             return None;
         }
@@ -91,8 +102,62 @@ impl Estimator {
                 limit = bits;
             }
         }
+        let is_whole = numbers.start == 0 && covered.len() == elements_len;
+        if let Some(row) = question.row.filter(|_| is_whole && asks_for_scales(question.effort, width)) {
+            let by = ByScale::new(row);
+            let shape = Shape {
+                buckets: buckets(numbers.len()),
+                shift: exponent_shift(width, question.kind),
+                by: Some(by),
+                ..fast
+            };
+            let old = &question.base[place_of_old];
+            let gain = for_width!(width, self.scale_gain((&shape, best.shape.buckets > 1), covered, old));
+            let bits = best.bits - gain.unwrap_or(0.0) / width as f32;
+            if bits < best.bits * (1.0 - SCALES_GAIN_MIN) {
+                best = Candidate { shape, bits };
+            }
+        }
         best.bits = best.bits * (1.0 - outside) + question.alone_bits * outside;
         Some(best)
+    }
+
+    /// What sorting by scale saves of a matrix of numbers alone: the shape, and the bits for each plain byte. None where it does not pay.
+    pub(super) fn by_scale(
+        &mut self,
+        effort: Effort,
+        header: &BodyHeader,
+        hint: &Hint,
+        plain: &[u8],
+    ) -> Option<(scaled::Shape, f32)> {
+        let width = usize::from(header.width);
+        let row = hint.row.filter(|_| asks_for_scales(effort, width))?;
+        let elements = &plain[header.elements()];
+        let shape = scaled::Shape { buckets: buckets(elements.len() / width), by: ByScale::new(row) };
+        let exponent = exponent_shift(width, Some(hint.kind));
+        let gain = for_width!(width, self.gain_alone(&shape, exponent, elements))?;
+        Some((shape, gain / width as f32))
+    }
+
+    fn gain_alone<E: Element<W>, const W: usize>(
+        &mut self,
+        shape: &scaled::Shape,
+        exponent: u8,
+        elements: &[u8],
+    ) -> Option<f32> {
+        self.scales.alone::<E, W>(&shape.by, shape.buckets, exponent, elements.as_chunks::<W>().0)
+    }
+
+    /// What sorting by scale saves of a difference, in bits an element, against buckets by exponent, or against none.
+    fn scale_gain<E: Element<W>, const W: usize>(
+        &mut self,
+        (shape, is_bucketed): (&Shape, bool),
+        plain: &[u8],
+        base: &[u8],
+    ) -> Option<f32> {
+        let (plain, base) = (plain.as_chunks::<W>().0, base.as_chunks::<W>().0);
+        let distance = |number: usize| shape.operation.distance(E::load(plain[number]), E::load(base[number]));
+        self.scales.against::<E, W>(shape.by.as_ref()?, (shape.buckets, is_bucketed), (shape.shift, base), distance)
     }
 
     fn take_sample(&mut self, width: usize, plain: &[u8], base: &[u8]) {
@@ -127,12 +192,13 @@ impl Estimator {
     /// Counts the bytes of each plane in each bucket.
     fn count<E: Element<W>, const W: usize>(&mut self, shape: &Shape) {
         let (plain, base) = (self.plain.as_chunks::<W>().0, self.base.as_chunks::<W>().0);
-        let partition = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
+        let shift = u32::from(shape.shift);
+        let partition = Partition::new(base.len(), shift, usize::from(shape.buckets), keys_of::<E, W>(base, shift));
         self.counts.clear();
         self.counts.resize(usize::from(shape.buckets) * W, [0; 256]);
         for (new, old) in plain.iter().zip(base) {
             let distance = shape.operation.distance(E::load(*new), E::load(*old)).bytes();
-            let tables = &mut self.counts[partition.bucket::<E, W>(*old) * W..][..W];
+            let tables = &mut self.counts[partition.bucket(E::load(*old).key(shift)) * W..][..W];
             for (table, byte) in tables.iter_mut().zip(distance) {
                 table[usize::from(byte)] += 1;
             }
@@ -146,6 +212,15 @@ fn sample_blocks(count: usize) -> impl Iterator<Item = Range<usize>> {
     let blocks = wanted.div_ceil(BLOCK_ELEMENTS).min(count.div_ceil(BLOCK_ELEMENTS)).max(1);
     let step = count.saturating_sub(BLOCK_ELEMENTS) / blocks.max(2).saturating_sub(1);
     (0..blocks).map(move |number| number * step..(number * step + BLOCK_ELEMENTS).min(count))
+}
+
+/// Scales take as long again as planes, to encode and to decode: they are for where time does not count.
+fn asks_for_scales(effort: Effort, width: usize) -> bool {
+    effort == Effort::Dense && width >= 2
+}
+
+fn buckets(elements: usize) -> u8 {
+    (elements / BUCKET_ELEMENTS).clamp(2, BUCKETS_MAX) as u8
 }
 
 /// Where the exponent begins in a rotated element; where nobody knows the kind, the kinds of that width.

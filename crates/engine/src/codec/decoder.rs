@@ -9,6 +9,7 @@ use super::derived::Cast;
 use super::difference::DifferenceDecoder;
 use super::frames::{self, Decompressor};
 use super::planes::PlaneDecoder;
+use super::scaled::ScaledDecoder;
 use super::{BodyHeader, damaged, id};
 use crate::error::Damaged;
 
@@ -17,6 +18,7 @@ pub struct Decoder {
     frames: Decompressor,
     planes: PlaneDecoder,
     difference: DifferenceDecoder,
+    scaled: ScaledDecoder,
 }
 
 impl Default for Decoder {
@@ -29,7 +31,12 @@ impl Decoder {
     /// A decoder without scratch memory yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { frames: Decompressor::new(), planes: PlaneDecoder::default(), difference: DifferenceDecoder::default() }
+        Self {
+            frames: Decompressor::new(),
+            planes: PlaneDecoder::default(),
+            difference: DifferenceDecoder::default(),
+            scaled: ScaledDecoder::default(),
+        }
     }
 
     /// Writes the plain bytes into `out`, whose old content is lost and whose memory is used again. `base` are the plain
@@ -85,6 +92,7 @@ impl Decoder {
                 let (frames, alone) = (&mut self.frames, &mut self.planes);
                 self.difference.decode(frames, alone, &header, payload, (base()?, known), out).map_err(in_frame)?;
             }
+            id::PLANES_SCALED => self.scaled.decode(&mut self.frames, &header, payload, out).map_err(in_frame)?,
             // Why the rest: the header knows no other codec.
             _ => derive(payload, base()?, out).map_err(in_frame)?,
         }

@@ -9,16 +9,21 @@
 
 use std::ops::Range;
 
-use super::buckets::{BUCKETS_MAX, Partition};
+use super::buckets::{BUCKETS_MAX, Partition, keys_of};
 use super::derived::Cast;
 use super::element::{Element, for_width};
 use super::frames::{Compressor, Decompressor};
 use super::pieces::{PiecePacker, PieceUnpacker};
 use super::planes::{self, PlaneDecoder, PlaneEncoder};
+use super::scales::{ByScale, LEVEL_BITS, Scales, listed};
 use super::{BodyHeader, Effort};
 
 /// Length of the shape at the payload's beginning.
 const SHAPE_BYTES: usize = 8;
+/// The bit of the operation that says that elements are sorted by scale.
+const BY_SCALE: u8 = 2;
+/// Stands for the shift of a [`Partition`] by scale, of which no other has the keys.
+const SCALES: u32 = 256;
 
 /// What is stored of an element and its counterpart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,7 @@ impl Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     pub operation: Operation,
-    /// 1 to [`BUCKETS_MAX`].
+    /// 1 to [`BUCKETS_MAX`]; by scale at least 2.
     pub buckets: u8,
     /// Where the key begins in a rotated element of the base, in bits.
     pub shift: u8,
@@ -61,6 +66,8 @@ pub(super) struct Shape {
     pub place: i32,
     /// The base is not taken as it is, but cast.
     pub cast: Option<Cast>,
+    /// The buckets are by scale, not by the base's exponent alone.
+    pub by: Option<ByScale>,
 }
 
 impl Shape {
@@ -70,26 +77,40 @@ impl Shape {
             Operation::Integer => 1,
         };
         let cast = self.cast.map_or(0, |cast| 1 + cast as u8);
-        out.extend_from_slice(&[operation, self.buckets, self.shift, cast]);
+        let by_scale = if self.by.is_some() { BY_SCALE } else { 0 };
+        out.extend_from_slice(&[operation | by_scale, self.buckets, self.shift, cast]);
         out.extend_from_slice(&self.place.to_le_bytes());
+        self.by.iter().for_each(|by| by.write(out));
     }
 
     fn parse(payload: &[u8], width: u8) -> Result<(Self, &[u8]), &'static str> {
         let (&[operation, buckets, shift, cast, a, b, c, d], rest) =
             payload.split_first_chunk::<SHAPE_BYTES>().ok_or("the payload ends inside the difference's shape")?;
-        let operation = match operation {
+        let is_by_scale = operation & BY_SCALE != 0;
+        let operation = match operation & !BY_SCALE {
             0 => Operation::Float,
             1 => Operation::Integer,
             _ => return Err("an operation that is unknown"),
         };
-        if !(1..=BUCKETS_MAX).contains(&usize::from(buckets)) || shift >= 8 * width {
+        let buckets_min = if is_by_scale { 2 } else { 1 };
+        if !(buckets_min..=BUCKETS_MAX).contains(&usize::from(buckets)) || shift >= 8 * width {
             return Err("buckets or shift of a difference do not fit");
         }
         let cast = match cast.checked_sub(1) {
             None => None,
             Some(number) => Some(Cast::from_number(number).ok_or("a cast of the base that is unknown")?),
         };
-        Ok((Self { operation, buckets, shift, place: i32::from_le_bytes([a, b, c, d]), cast }, rest))
+        let (by, rest) = match rest.split_first_chunk() {
+            _ if !is_by_scale => (None, rest),
+            Some((fields, rest)) => (Some(ByScale::parse(*fields)?), rest),
+            None => return Err("the payload ends inside the shape of scales"),
+        };
+        Ok((Self { operation, buckets, shift, place: i32::from_le_bytes([a, b, c, d]), cast, by }, rest))
+    }
+
+    /// What tells partitions of one base apart.
+    fn partition_shift(&self) -> u32 {
+        if self.by.is_some() { SCALES } else { u32::from(self.shift) }
     }
 
     /// The numbers of the elements whose counterparts lie wholly in a base of that length, and these as a range of it.
@@ -111,6 +132,8 @@ impl Shape {
 #[derive(Default)]
 pub(super) struct DifferenceEncoder {
     partition: Option<Partition>,
+    scales: Scales,
+    keys: Vec<u8>,
     planes: Vec<u8>,
     permuted: Vec<u8>,
     outside: Vec<u8>,
@@ -142,6 +165,9 @@ impl DifferenceEncoder {
         let bytes = &plain[elements.clone()];
         let covered = &bytes[numbers.start * width..numbers.end * width];
         let partition = for_width!(header.width, self.transform(shape, covered, &base[place]));
+        if shape.by.is_some() {
+            self.scales.write(compressor, effort, out);
+        }
         let mut rest = &self.planes[..];
         for length in (0..width).flat_map(|_| partition.lengths()).filter(|&&length| length > 0) {
             let (piece, after) = rest.split_at(*length);
@@ -188,14 +214,36 @@ impl DifferenceEncoder {
             }
         };
         self.planes.resize(plain.len() * W, 0);
-        let partition = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
-        if shape.buckets == 1 {
+        let exponents = keys_of::<E, W>(base, u32::from(shape.shift));
+        let (shift, buckets) = (shape.partition_shift(), usize::from(shape.buckets));
+        if buckets == 1 {
             planes::split::<E, W>(plain.len(), &mut self.planes, fill);
-            return partition;
+            return Partition::new(base.len(), shift, buckets, exponents);
         }
         self.permuted.resize(plain.len() * W, 0);
         let (permuted, _) = self.permuted.as_chunks_mut::<W>();
-        partition.scatter::<E, W>(base, permuted, fill);
+        let partition = match shape.by {
+            Some(by) => {
+                self.scales.fit(base.len(), by.row as usize, |numbers, levels| {
+                    let pairs = plain[numbers.clone()].iter().zip(&base[numbers]);
+                    for (level, (new, old)) in levels.iter_mut().zip(pairs) {
+                        let (size, old) = (distance(E::load(*new), E::load(*old)).size(), E::load(*old));
+                        let below = i32::from(old.key(u32::from(shape.shift))) << LEVEL_BITS;
+                        *level = if size == 0 { 0 } else { size + below };
+                    }
+                });
+                self.keys.resize(base.len(), 0);
+                self.scales.keys(by.shift, &mut self.keys, exponents);
+                let partition = Partition::new(base.len(), shift, buckets, listed(&self.keys));
+                partition.scatter::<E, W>(listed(&self.keys), permuted, fill);
+                partition
+            }
+            None => {
+                let partition = Partition::new(base.len(), shift, buckets, &exponents);
+                partition.scatter::<E, W>(exponents, permuted, fill);
+                partition
+            }
+        };
         planes::split::<E, W>(plain.len(), &mut self.planes, |place, values| {
             for (value, bytes) in values.iter_mut().zip(&permuted[place..]) {
                 *value = E::load(*bytes);
@@ -209,6 +257,8 @@ impl DifferenceEncoder {
 #[derive(Default)]
 pub(super) struct DifferenceDecoder {
     cast: Vec<u8>,
+    scales: Scales,
+    keys: Vec<u8>,
     planes: Vec<u8>,
     outside: Vec<u8>,
     unpacker: PieceUnpacker,
@@ -273,19 +323,29 @@ impl DifferenceDecoder {
     ) -> Result<(), &'static str> {
         let (base, _) = base.as_chunks::<W>();
         let (out, _) = out.as_chunks_mut::<W>();
+        let exponents = keys_of::<E, W>(base, u32::from(shape.shift));
+        if let Some(by) = shape.by {
+            self.scales.read(frames, (base.len(), by.row as usize), rest)?;
+            self.keys.resize(base.len(), 0);
+            self.scales.keys(by.shift, &mut self.keys, &exponents);
+        }
+        let (shift, buckets) = (shape.partition_shift(), usize::from(shape.buckets));
         let made;
         let partition = match known {
-            Some(known) if known.fits(base.len(), u32::from(shape.shift), usize::from(shape.buckets)) => known,
+            Some(known) if known.fits(base.len(), shift, buckets) => known,
             _ => {
-                made = Partition::new::<E, W>(base, u32::from(shape.shift), usize::from(shape.buckets));
+                made = match shape.by {
+                    Some(_) => Partition::new(base.len(), shift, buckets, listed(&self.keys)),
+                    None => Partition::new(base.len(), shift, buckets, exponents),
+                };
                 &made
             }
         };
         match shape.operation {
-            Operation::Float => self.covered_by(frames, partition, rest, base, out, |stored, old| {
+            Operation::Float => self.covered_by(frames, (shape, partition), rest, base, out, |stored, old| {
                 Operation::Float.restore::<E, W>(stored, old)
             }),
-            Operation::Integer => self.covered_by(frames, partition, rest, base, out, |stored, old| {
+            Operation::Integer => self.covered_by(frames, (shape, partition), rest, base, out, |stored, old| {
                 Operation::Integer.restore::<E, W>(stored, old)
             }),
         }
@@ -295,7 +355,7 @@ impl DifferenceDecoder {
     fn covered_by<E: Element<W>, const W: usize>(
         &mut self,
         frames: &mut Decompressor,
-        partition: &Partition,
+        (shape, partition): (&Shape, &Partition),
         rest: &mut &[u8],
         base: &[[u8; W]],
         out: &mut [[u8; W]],
@@ -314,17 +374,20 @@ impl DifferenceDecoder {
                 *new = restore(*value, E::load(*old)).bytes();
             }
         };
-        if partition.lengths().len() == 1 {
-            planes::merge::<E, W>(base.len(), &planes, drain);
-            return Ok(());
+        match shape.by {
+            _ if partition.lengths().len() == 1 => planes::merge::<E, W>(base.len(), &planes, drain),
+            Some(_) => partition.gather::<E, W>((base.len(), listed(&self.keys)), &planes, drain),
+            None => {
+                let keys = keys_of::<E, W>(base, u32::from(shape.shift));
+                partition.gather::<E, W>((base.len(), keys), &planes, drain);
+            }
         }
-        partition.gather::<E, W>(base, &planes, drain);
         Ok(())
     }
 }
 
 /// Takes the pieces of one plane off the front of `rest`; a view where it is one piece that lies raw.
-fn unpack_buckets<'a, 'r: 'a>(
+pub(super) fn unpack_buckets<'a, 'r: 'a>(
     unpacker: &mut PieceUnpacker,
     frames: &mut Decompressor,
     lengths: &[usize],

@@ -28,6 +28,10 @@ pub(super) trait Element<const W: usize>: Copy + Default + Eq {
     fn at_distance(self, other: Self) -> Self;
     /// Eight bits of the rotated element from bit `shift` on; `shift` is less than `8 W`.
     fn key(self, shift: u32) -> u8;
+    /// The rotated element from bit `shift` on; that must be less than 31 bits.
+    fn level(self, shift: u32) -> i32;
+    /// Of an integer its logarithm to the base of two, in quarters, and 508 more; 0 of 0.
+    fn size(self) -> i32;
 }
 
 macro_rules! element {
@@ -79,6 +83,15 @@ macro_rules! element {
             #[inline(always)]
             fn key(self, shift: u32) -> u8 {
                 (self.rotate_left(1) >> shift) as u8
+            }
+            #[inline(always)]
+            fn level(self, shift: u32) -> i32 {
+                (self.rotate_left(1) >> shift) as i32
+            }
+            #[inline(always)]
+            fn size(self) -> i32 {
+                // Why a float: its exponent, and two bits of the mantissa, are just that.
+                ((self as f32).to_bits() >> 21) as i32
             }
         }
     };

@@ -15,12 +15,13 @@ pub use based::Estimate;
 
 use based::Base;
 
-use super::choice::Estimator;
+use super::choice::{Estimator, SCALES_GAIN_MIN, exponent_shift};
 use super::difference::DifferenceEncoder;
 use super::frames::{Compressor, Search, Settings};
 use super::place::PlaceFinder;
 use super::planes::PlaneEncoder;
 use super::sample::{self, Kinship, Numbers, Profile, Sampler};
+use super::scaled::{self, ScaledEncoder};
 use super::{BodyHeader, Decoder, Effort, Hint, id};
 use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
@@ -42,6 +43,7 @@ pub struct Encoder {
     sampler: Sampler,
     kinship: Kinship,
     planes: PlaneEncoder,
+    scaled: ScaledEncoder,
     difference: DifferenceEncoder,
     estimator: Estimator,
     places: PlaceFinder,
@@ -60,6 +62,8 @@ struct Findings {
     profile: Profile,
     /// What a fast zstd makes of it, in bits a byte; none where that was not asked.
     trial_bits: Option<f32>,
+    /// How it is sorted by scale, and where its exponents begin, where that pays. What it takes then is in the profile.
+    by_scale: Option<(scaled::Shape, u8)>,
 }
 
 impl Findings {
@@ -86,6 +90,7 @@ impl Encoder {
             sampler: Sampler::default(),
             kinship: Kinship::default(),
             planes: PlaneEncoder::default(),
+            scaled: ScaledEncoder::default(),
             difference: DifferenceEncoder::default(),
             estimator: Estimator::default(),
             places: PlaceFinder::default(),
@@ -145,9 +150,24 @@ impl Encoder {
     }
 
     fn examine(&mut self, plain: &[u8], hint: Option<&Hint>) -> Findings {
-        let mut findings = Findings { profile: self.sampler.profile(plain, hint), trial_bits: None };
+        let mut findings = self.look(plain, hint);
         self.try_out(plain, &mut findings);
         findings
+    }
+
+    /// What a sample says.
+    fn look(&mut self, plain: &[u8], hint: Option<&Hint>) -> Findings {
+        let mut profile = self.sampler.profile(plain, hint);
+        let by_scale = hint.zip(profile.numbers.as_mut()).and_then(|(hint, numbers)| {
+            let header = numbers_header(id::PLANES_SCALED, *numbers, plain, None);
+            let (shape, gain) = self.estimator.by_scale(self.effort, &header, hint, plain)?;
+            if gain < SCALES_GAIN_MIN * numbers.bits {
+                return None;
+            }
+            numbers.bits -= gain;
+            Some((shape, exponent_shift(usize::from(hint.width), Some(hint.kind))))
+        });
+        Findings { profile, trial_bits: None, by_scale }
     }
 
     /// Adds the trial, where the sample leaves open what is best alone.
@@ -163,7 +183,7 @@ impl Encoder {
         let profile = findings.profile;
         match (profile.numbers, findings.trial_bits) {
             (Some(numbers), Some(trial)) if numbers.bits < 0.95 * trial => {
-                self.encode_planes(plain, numbers, out);
+                self.encode_planes(plain, numbers, findings.by_scale, out);
                 // Why: planes know no matches. Where the trial found some, zstd over the whole chunk may find more.
                 if trial < 0.95 * profile.byte_bits && numbers.bits > 0.8 * trial {
                     let mut framed = std::mem::take(&mut self.other);
@@ -182,17 +202,24 @@ impl Encoder {
         }
     }
 
-    fn encode_planes(&mut self, plain: &[u8], numbers: Numbers, out: &mut Vec<u8>) {
-        let header = BodyHeader {
-            codec: id::PLANES,
-            width: numbers.width,
-            head: numbers.head,
-            plain_len: plain.len() as u32,
-            base: None,
-        };
+    fn encode_planes(
+        &mut self,
+        plain: &[u8],
+        numbers: Numbers,
+        by_scale: Option<(scaled::Shape, u8)>,
+        out: &mut Vec<u8>,
+    ) {
         out.clear();
+        let codec = if by_scale.is_some() { id::PLANES_SCALED } else { id::PLANES };
+        let header = numbers_header(codec, numbers, plain, None);
         header.write(out);
-        self.planes.encode(&mut self.compressor, self.effort, &header, plain, out);
+        match by_scale {
+            Some((shape, exponent)) => {
+                let frames = (&mut self.compressor, self.effort);
+                self.scaled.encode(frames, &header, (&shape, exponent), plain, out);
+            }
+            None => self.planes.encode(&mut self.compressor, self.effort, &header, plain, out),
+        }
     }
 
     fn encode_frame(&mut self, plain: &[u8], findings: &Findings, out: &mut Vec<u8>) {
@@ -218,6 +245,11 @@ impl Encoder {
         }
         8.0 * packed as f32 / (2 * length).max(1) as f32
     }
+}
+
+/// The header of a body of numbers.
+fn numbers_header(codec: u8, numbers: Numbers, plain: &[u8], base: Option<ChunkId>) -> BodyHeader {
+    BodyHeader { codec, width: numbers.width, head: numbers.head, plain_len: plain.len() as u32, base }
 }
 
 /// Starts a body without base and width.

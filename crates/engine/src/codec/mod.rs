@@ -19,6 +19,8 @@ mod pieces;
 mod place;
 mod planes;
 mod sample;
+mod scaled;
+mod scales;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +50,8 @@ pub mod id {
     pub const CONSTANT: u8 = 5;
     /// Computed from a base.
     pub const DERIVED: u8 = 6;
+    /// Byte planes of a matrix, sorted by the scales of its rows and columns.
+    pub const PLANES_SCALED: u8 = 7;
 }
 
 /// Name of the structure in [`Damaged`]; whoever knows the object's name says it in its place.
@@ -101,11 +105,13 @@ pub struct Hint {
     pub head: u8,
     /// What the elements are.
     pub kind: NumberKind,
+    /// Elements in a row, where they are a matrix whose rows begin with the first whole element; not 0.
+    pub row: Option<u32>,
 }
 
 impl Hint {
     fn is_sound(&self) -> bool {
-        matches!(self.width, 1 | 2 | 4 | 8) && self.head < self.width
+        matches!(self.width, 1 | 2 | 4 | 8) && self.head < self.width && self.row != Some(0)
     }
 }
 
@@ -172,11 +178,11 @@ impl BodyHeader {
         else {
             return Err(damaged(body.len(), "shorter than its header"));
         };
-        if codec > id::DERIVED {
+        if codec > id::PLANES_SCALED {
             return Err(damaged(0, format!("codec {codec} is unknown")));
         }
         let widths_fit = match codec {
-            id::PLANES | id::PLANES_DIFFERENCE => matches!(width, 1 | 2 | 4 | 8) && head < width,
+            id::PLANES | id::PLANES_DIFFERENCE | id::PLANES_SCALED => matches!(width, 1 | 2 | 4 | 8) && head < width,
             _ => width == 0 && head == 0,
         };
         if !widths_fit || zero != 0 {

@@ -25,7 +25,7 @@ const TABLES: usize = 4;
 /// Lanes are counted by position modulo the widest element.
 const LANES: usize = 8;
 /// `n log2 n` for every count that a sample can have.
-static COUNT_LOG: LazyLock<Vec<f32>> =
+pub(super) static COUNT_LOG: LazyLock<Vec<f32>> =
     LazyLock::new(|| (0..=SAMPLE_BYTES).map(|n| if n == 0 { 0.0 } else { n as f32 * (n as f32).log2() }).collect());
 
 /// How often each byte value occurs.
@@ -191,7 +191,7 @@ impl Sampler {
         let byte_bits = all.entropy();
         // A rotated byte of text is twice the byte: text has no high bits to take over from a neighbour.
         let text = all.is_text(|byte| byte << 1);
-        if let Some(&Hint { width, head, kind }) = hint {
+        if let Some(&Hint { width, head, kind, .. }) = hint {
             // Lanes of eight are lanes of any width; where numbers begin, only their bottom plane depends on.
             let bits = match (width, kind) {
                 (1, NumberKind::F8E4m3 | NumberKind::F8E5m2) => byte_bits * FLOAT8_FAVOUR,

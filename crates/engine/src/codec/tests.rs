@@ -1,6 +1,7 @@
 //! Round trips over kinds of data, hostile bodies, and a second zstd decoder.
 
 mod against_bases;
+mod scaled;
 
 use std::io::Read;
 
@@ -116,7 +117,7 @@ fn eight_bit_floats_are_no_larger_than_zstd_makes_them() {
     // Sign, exponent and the mantissa's first two bits, with the bias of a wider type: the same statistics.
     let e5m2 = |x: &f64| (x.to_bits() >> 56) as u8 & 0x80 | (x.to_bits() >> 50) as u8 & 0x7f;
     let plain: Vec<u8> = normals(3, 256 * KIB, 0.02).iter().map(e5m2).collect();
-    let hint = Hint { width: 1, head: 0, kind: NumberKind::F8E5m2 };
+    let hint = Hint { width: 1, head: 0, kind: NumberKind::F8E5m2, row: None };
     let mut frame = Vec::with_capacity(zstd_safe::compress_bound(plain.len()));
     zstd_safe::compress(&mut frame, &plain, 3).unwrap();
     let mut body = Vec::new();
@@ -218,7 +219,7 @@ fn wrong_bodies_are_refused_in_words() {
     let two_frames = [frame(&text), frame(&text)].concat();
     for (wrong, why) in [
         (vec![0; 7], "shorter than its header"),
-        (body(7, [0, 0], 0, &[]), "unknown"),
+        (body(8, [0, 0], 0, &[]), "unknown"),
         (body(0, [2, 0], 0, &[]), "do not fit codec"),
         (body(3, [3, 0], 0, &[]), "do not fit codec"),
         (body(3, [2, 2], 0, &[]), "do not fit codec"),

@@ -29,7 +29,7 @@ const BLOB_MAGIC: &[u8; 4] = b"SWBL";
 const END_MAGIC: &[u8; 8] = b"SWPEND01";
 const RECORD_BYTES: usize = 48;
 const BODY_HEADER_BYTES: usize = 8;
-const CODEC_MAX: u8 = 6;
+const CODEC_MAX: u8 = 7;
 /// A body is at most its chunk and a header, because what does not become smaller is stored raw.
 const SEALED_BYTES_MAX: usize = CHUNK_BYTES_MAX + 1024;
 

@@ -228,6 +228,7 @@ pub fn encoding(codec: u8) -> &'static str {
         codec::id::PLANES_DIFFERENCE => "difference",
         codec::id::CONSTANT => "constant",
         codec::id::DERIVED => "cast",
+        codec::id::PLANES_SCALED => "scaled",
         _ => "unknown",
     }
 }

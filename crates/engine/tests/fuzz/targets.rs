@@ -8,6 +8,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a target reports")]
 
+mod checkpoints;
 mod readers;
 
 use seawall_engine::buffer::Buffer;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "cached_entries", run: cached_entries, seeds: cached_entry_seeds },
     Target { name: "cached_directory", run: cached_directory, seeds: directories },
     Target { name: "cached_log", run: cached_log, seeds: cached_log_seeds },
+    Target { name: "checkpoint", run: checkpoints::look, seeds: checkpoints::trees },
     Target { name: "codec_decode", run: codec_decode, seeds: bodies },
     Target { name: "codec_encode", run: codec_encode, seeds: plains },
     Target { name: "envelope", run: envelope_open, seeds: envelopes },
@@ -60,6 +62,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "marker", run: marker, seeds: || vec![Marker::new(RepositoryId([1; 16]), false).encode()] },
     Target { name: "names", run: object_names, seeds: object_name_seeds },
     Target { name: "node", run: tree_node, seeds: nodes },
+    Target { name: "ocdbt", run: checkpoints::parts, seeds: checkpoints::stores },
     Target { name: "pack", run: whole_pack, seeds: || vec![packed().0] },
     Target { name: "pack_footer", run: pack_footer, seeds: footers },
     Target { name: "pack_parity", run: pack_parity, seeds: packs_with_parity },
@@ -101,7 +104,26 @@ fn bodies() -> Vec<Vec<u8>> {
     }
     let changed = [&base[..5000], b"something new", &base[4000..]].concat();
     bodies.push(encoded(&mut encoder, &changed, Some(&base)));
+    bodies.extend(bodies_by_scale());
     bodies
+}
+
+/// Four elements in rows of two, alone and as a difference (docs/format.md §6.2.3). Why by hand: no encoder makes them so short.
+fn bodies_by_scale() -> [Vec<u8>; 2] {
+    let piece = |bytes: &[u8]| [&[1, bytes.len() as u8, 0, 0, 0], bytes].concat();
+    let scales = |rows, columns| [vec![1, 0, 0, 0, 2, 0, 0, 0], piece(rows), piece(columns)].concat();
+    let alone = [
+        vec![7, 2, 1, 0, 10, 0, 0, 0, 2],
+        scales(&[1, 3], &[1, 0]),
+        [[2, 0], [1, 254], [0, 0], [0, 255]].iter().flat_map(|bytes| piece(bytes)).collect(),
+        vec![0xaa, 0xbb],
+    ];
+    let against = [
+        [&[4, 2, 0, 0, 8, 0, 0, 0][..], &[6; 32], &[3, 4, 8, 0, 0, 0, 0, 0]].concat(),
+        scales(&[9, 1], &[4, 4]),
+        [6, 8, 4, 2, 0, 0, 0, 0].iter().flat_map(|&byte| piece(&[byte])).collect(),
+    ];
+    [alone.concat(), against.concat()]
 }
 
 /// Numbers with those that they were before, as FP32 and as bytes of any kind, and a cast with what was cast.
@@ -145,7 +167,7 @@ fn codec_encode(data: &[u8]) {
     // The first bytes say what a hint may say, the next where a base is cut out of the rest and changed.
     let Some((&[width, head, kind, from, change], rest)) = data.split_first_chunk() else { return };
     let kinds = [NumberKind::Integer, NumberKind::F8E4m3, NumberKind::F16, NumberKind::Bf16, NumberKind::F32];
-    let hint = Hint { width, head, kind: kinds[usize::from(kind) % kinds.len()] };
+    let hint = Hint { width, head, kind: kinds[usize::from(kind) % kinds.len()], row: (change > 64).then_some(64) };
     let mut base = rest[usize::from(from).min(rest.len())..].to_vec();
     base.iter_mut().step_by(usize::from(change).max(1)).for_each(|byte| *byte = byte.wrapping_add(1));
     for effort in [Effort::Fast, Effort::Balanced, Effort::Dense] {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use seawall_engine::backup::{BackupOptions, BackupReport, backup};
-use seawall_engine::codec::Cast;
+use seawall_engine::codec::{Cast, Effort};
 use seawall_engine::crypto::Secret32;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::forget::forget;
@@ -327,6 +327,38 @@ fn a_member_encodes_against_the_local_file() {
         assert!((report.bytes_stored as f64) < limit, "elsewhere: {} of {limit}", report.bytes_stored);
         assert_kept(&open(&owner), &report, &elsewhere);
     }
+}
+
+/// The rows of a matrix that differ in size: a dense backup sorts by them, alone and against the checkpoint before.
+#[test]
+fn a_dense_backup_sorts_matrices_by_scale() {
+    let scaled = |numbers: Vec<u8>| -> Vec<u8> {
+        let row = |at: usize| f32::exp2((at / ROW * 37 % 64) as f32 / 8.0);
+        let numbers = numbers.as_chunks().0.iter().enumerate();
+        numbers.flat_map(|(at, number)| (f32::from_le_bytes(*number) * row(at)).to_le_bytes()).collect()
+    };
+    let step = |old: &[u8], seed| -> Vec<u8> {
+        let steps = scaled(weights(seed, old.len() / 4));
+        let pairs = old.as_chunks().0.iter().zip(steps.as_chunks().0);
+        pairs
+            .flat_map(|(old, step)| (f32::from_le_bytes(*old) + f32::from_le_bytes(*step) * 1e-3).to_le_bytes())
+            .collect()
+    };
+    let old = weights(1, 1_500_000);
+    let versions = [("m", scaled(weights(3, 1_500_000))), ("w/step-1", old.clone()), ("w/step-2", step(&old, 2))];
+    let takes = [Effort::Balanced, Effort::Dense].map(|effort| {
+        let (place, _) = Place::new();
+        versions.each_ref().map(|(name, numbers)| {
+            put(&place.source().join(format!("{name}.safetensors")), &model(numbers, &[1; 400], ""));
+            let options = BackupOptions { effort: Some(effort), ..options(paths(&place.source())) };
+            let repository = place.open(true);
+            let report = run_with(&repository, options);
+            assert_kept(&repository, &report, &place.source());
+            report.bytes_stored as f64
+        })
+    });
+    let [moment, first, second] = [0, 1, 2].map(|version| takes[1][version] / takes[0][version]);
+    assert!(moment < 0.97 && (0.99..1.01).contains(&first) && second < 0.97, "{moment} {first} {second}: {takes:?}");
 }
 
 /// Writes over a file when another is about to be read.

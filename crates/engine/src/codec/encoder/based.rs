@@ -12,7 +12,7 @@ use super::super::derived::{Cast, cast_of};
 use super::super::frames::{self, Settings};
 use super::super::sample::Numbers;
 use super::super::{Body, BodyHeader, Effort, Hint, NumberKind, id};
-use super::{Encoder, Findings, search};
+use super::{Encoder, Findings, numbers_header, search};
 use crate::ids::ChunkId;
 use crate::units::CHUNK_BYTES_MAX;
 
@@ -22,6 +22,8 @@ const BASE_BYTES_MIN: usize = 128;
 const KINSHIP_MIN: f32 = 0.03;
 /// A body without a base is read with one look-up in place of two: it stays unless the base saves a tenth.
 const GAIN: f32 = 0.90;
+/// As [`GAIN`] for differences of numbers, where time does not count.
+const DENSE_GAIN: f32 = 0.98;
 /// A difference that takes less than this share of the planes is taken without a trial of what else there is.
 const SURE: f32 = 0.5;
 /// A body this many times shorter than the plain bytes is taken at once.
@@ -76,7 +78,7 @@ impl Encoder {
         best.clear();
         let mut is_taken = fits && encode_cast(plain, base, &mut best);
         if !is_taken {
-            let mut findings = Findings { profile: self.sampler.profile(plain, hint), trial_bits: None };
+            let mut findings = self.look(plain, hint);
             let is_master =
                 hint.is_some_and(|hint| hint.kind == NumberKind::Bf16) && base.bytes.len() == 2 * plain.len();
             // Why numbers first: the search for equal stretches takes ten times as long, and finds less in them.
@@ -92,7 +94,8 @@ impl Encoder {
                 self.try_out(plain, &mut findings);
                 self.encode_alone(plain, &findings, out);
                 let alone = Body::of(out, plain).len();
-                is_taken = !best.is_empty() && (best.len() as f32) < GAIN * alone as f32;
+                let gain = if best.first() == Some(&id::PLANES_DIFFERENCE) { self.difference_gain() } else { GAIN };
+                is_taken = !best.is_empty() && (best.len() as f32) < gain * alone as f32;
             }
             self.last = Some((plain.len(), findings));
         }
@@ -103,6 +106,11 @@ impl Encoder {
             self.encode_alone(plain, &findings, out);
         }
         self.based = best;
+    }
+
+    /// What share of the chunk alone a difference may take.
+    fn difference_gain(&self) -> f32 {
+        if self.effort == Effort::Dense { DENSE_GAIN } else { GAIN }
     }
 
     /// True if the body, made against that base, gives the plain bytes back. Why the partition is not made again: it follows
@@ -163,7 +171,7 @@ impl Encoder {
         }
         let alone_bits = findings.alone_bits();
         let estimate = candidate.bits * plain.len() as f32 / 8.0;
-        if candidate.bits > GAIN * alone_bits || !best.is_empty() && estimate > best.len() as f32 {
+        if candidate.bits > self.difference_gain() * alone_bits || !best.is_empty() && estimate > best.len() as f32 {
             return false;
         }
         let mut body = std::mem::take(&mut self.other);
@@ -183,7 +191,7 @@ impl Encoder {
             std::mem::swap(&mut body, best);
         }
         self.other = body;
-        is_shorter && best.len() as f32 * 8.0 <= GAIN * alone_bits * plain.len() as f32
+        is_shorter && best.len() as f32 * 8.0 <= self.difference_gain() * alone_bits * plain.len() as f32
     }
 
     /// The best form of a difference, whether it pays or not.
@@ -201,8 +209,7 @@ impl Encoder {
         if plain.len().min(base.bytes.len()) < DIFFERENCE_BYTES_MIN {
             return None;
         }
-        let (width, head, plain_len) = (numbers.width, numbers.head, plain.len() as u32);
-        let header = BodyHeader { codec: id::PLANES_DIFFERENCE, width, head, plain_len, base: Some(*base.id) };
+        let header = numbers_header(id::PLANES_DIFFERENCE, numbers, plain, Some(*base.id));
         let question = Question {
             effort: self.effort,
             header: &header,
@@ -211,9 +218,10 @@ impl Encoder {
             base: base.bytes,
             cast: base.cast,
             alone_bits: findings.alone_bits(),
+            row: hint.and_then(|hint| hint.row),
         };
         let same = self.estimator.estimate(&question, 0);
-        let pays = same.is_some_and(|same| same.bits <= GAIN * question.alone_bits);
+        let pays = same.is_some_and(|same| same.bits <= self.difference_gain() * question.alone_bits);
         let found = if pays || base.bytes.len() == plain.len() { same } else { self.elsewhere(&question).or(same) };
         found.map(|candidate| (header, candidate))
     }

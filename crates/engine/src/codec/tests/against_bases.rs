@@ -1,13 +1,17 @@
 //! Differences to a base and casts of one: round trips in every shape, what is chosen, golden and hostile bodies.
 
-use super::super::buckets::Partition;
+use super::super::buckets::{Partition, keys_of};
 use super::super::difference::{DifferenceEncoder, Operation, Shape};
+use super::super::scales::ByScale;
 use super::*;
 
 /// A body with exactly that shape, whatever the samples would have said.
 fn difference_body(plain: &[u8], base: &[u8], (width, head): (u8, u8), shape: &Shape) -> Vec<u8> {
     let (head, plain_len) = (head.min(plain.len() as u8), plain.len() as u32);
     let header = BodyHeader { codec: id::PLANES_DIFFERENCE, width, head, plain_len, base: Some(BASE_ID) };
+    let (numbers, _) = shape.covered(&header, base.len());
+    // A row is no longer than all elements.
+    let shape = &Shape { by: shape.by.filter(|by| shape.buckets > 1 && by.row as usize <= numbers.len()), ..*shape };
     let mut body = Vec::new();
     header.write(&mut body);
     let (mut compressor, mut alone) = (frames::Compressor::new(), planes::PlaneEncoder::default());
@@ -24,12 +28,14 @@ fn decode(body: &[u8], base: &[u8]) -> Result<Vec<u8>, Damaged> {
 fn shape() -> impl Strategy<Value = Shape> {
     let operation = prop::sample::select(vec![Operation::Float, Operation::Integer]);
     let place = prop_oneof![Just(0i32), -9..9i32, -20_000..20_000i32, Just(i32::MIN), Just(i32::MAX)];
-    (operation, 1..=32u8, 0..8u8, place).prop_map(|(operation, buckets, shift, place)| Shape {
+    let by = prop::option::of((1u32..400, 1..=8u8).prop_map(|(row, shift)| ByScale { row, shift }));
+    (operation, 1..=32u8, 0..8u8, place, by).prop_map(|(operation, buckets, shift, place, by)| Shape {
         operation,
         buckets,
         shift,
         place,
         cast: None,
+        by,
     })
 }
 
@@ -71,7 +77,7 @@ proptest! {
         effort in effort(),
     ) {
         let plain = stepped(&old[cut.min(old.len())..], seed, 0.01);
-        let hint = Hint { width, head, kind: KINDS[kind] };
+        let hint = Hint { width, head, kind: KINDS[kind], row: (seed % 2 == 0).then_some(64) };
         for hint in [None, Some(&hint)] {
             let mut body = Vec::new();
             Encoder::new(effort).encode(&plain, hint, Some((&BASE_ID, &old)), &mut body);
@@ -128,8 +134,8 @@ fn steps_of_training_are_stored_as_differences() {
         doubles.as_chunks().0.iter().flat_map(|&x| (f64::from_le_bytes(x) * 1.000_001).to_le_bytes()).collect();
     let bytes: Vec<u8> = noise(6, 200_000);
     let bumped: Vec<u8> = bytes.iter().zip(noise(7, 200_000)).map(|(byte, step)| byte.wrapping_add(step % 3)).collect();
-    let bf16_hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16 };
-    let int8 = Hint { width: 1, head: 0, kind: NumberKind::Integer };
+    let bf16_hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16, row: None };
+    let int8 = Hint { width: 1, head: 0, kind: NumberKind::Integer, row: None };
     for (what, plain, hint, base, codec, buckets, share) in [
         ("FP32", &new[..], None, &old[..], id::PLANES_DIFFERENCE, 16, 0.66),
         ("FP32 from the second byte", &new[1..], None, &old[1..], id::PLANES_DIFFERENCE, 16, 0.66),
@@ -159,7 +165,7 @@ fn a_known_partition_is_used_only_where_it_fits() {
     let old = bf16(1, 20_000);
     let new = stepped(&old, 2, 0.01);
     let elements = old.as_chunks().0;
-    let shape = Shape { operation: Operation::Float, buckets: 16, shift: 8, place: 0, cast: None };
+    let shape = Shape { operation: Operation::Float, buckets: 16, shift: 8, place: 0, cast: None, by: None };
     let body = difference_body(&new, &old, (2, 0), &shape);
     for (count, shift, buckets, what) in [
         (20_000, 8, 16, "the right one"),
@@ -167,7 +173,7 @@ fn a_known_partition_is_used_only_where_it_fits() {
         (20_000, 7, 16, "of another key"),
         (19_000, 8, 16, "of a part of the base"),
     ] {
-        let known = Partition::new::<u16, 2>(&elements[..count], shift, buckets);
+        let known = Partition::new(count, shift, buckets, keys_of::<u16, 2>(&elements[..count], shift));
         let mut out = Vec::new();
         Decoder::new().decode_knowing(&body, Some(&old), Some(&known), &mut out).unwrap();
         assert!(out == new, "{what}");
@@ -177,7 +183,7 @@ fn a_known_partition_is_used_only_where_it_fits() {
 /// What was found out while a chunk was encoded is used for its estimate, and for no other's.
 #[test]
 fn an_estimate_after_encoding_is_that_of_a_new_encoder() {
-    let hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16 };
+    let hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16, row: None };
     let old = bf16(1, 20_000);
     let (recent, other) = (stepped(&old, 2, 0.01), noise(3, 40_000));
     let mut encoder = Encoder::new(Effort::Balanced);
@@ -283,7 +289,11 @@ fn wrong_bodies_with_bases_are_refused_in_words() {
     for (wrong, why) in [
         (body(4, [2, 0], 4, &[0; 7]), "inside the difference's shape"),
         (body(4, [3, 0], 4, &[0; 20]), "do not fit codec"),
-        (difference([2, 1, 0, 0], &planes), "operation"),
+        (difference([4, 1, 0, 0], &planes), "operation"),
+        (difference([2, 1, 0, 0], &planes), "buckets or shift"),
+        (difference([2, 2, 0, 0], &planes), "shift or row of scales"),
+        (difference([2, 2, 0, 0], &[1, 0, 0, 0]), "inside the shape of scales"),
+        (difference([2, 2, 0, 0], &[1, 0, 0, 0, 3, 0, 0, 0]), "longer than all"),
         (difference([0, 0, 0, 0], &planes), "buckets or shift"),
         (difference([0, 33, 0, 0], &planes), "buckets or shift"),
         (difference([0, 1, 16, 0], &planes), "buckets or shift"),
