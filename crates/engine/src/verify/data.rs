@@ -23,7 +23,7 @@ use crate::repo::{Bases, BlobReader};
 use crate::units::{KIB, MIB};
 
 /// A piece has at most this many bytes, unless a single blob is longer.
-const PIECE_BYTES_MAX: usize = 8 * MIB;
+const PIECE_BYTES_MAX: usize = 4 * MIB;
 const PIECE_BYTES_MIN: usize = 256 * KIB;
 /// So much is read from the end of a pack to find its footer: room for some 5,000 blobs.
 const TAIL_BYTES: u64 = 256 * KIB as u64;
@@ -75,9 +75,10 @@ struct Pack<'p> {
     length: u64,
 }
 
-/// How many threads read packs. Why: a thread that waits for the store leaves its core to another that decodes.
+/// How many threads read packs. Why: a thread that waits for the store leaves its core to another that decodes. With two a core a check of
+/// seven checkpoints took a fifth longer, with four no less.
 fn workers(check: &Check<'_>) -> usize {
-    2 * check.threads()
+    3 * check.threads()
 }
 
 impl<'a, 'r> Data<'a, 'r> {
