@@ -41,7 +41,7 @@ const BASE_DIGITS: usize = 16;
 /// files in a tar. Of a directory, all files below it; those without tensors are passed over.
 ///
 /// Encodings: raw, zstd, zstd-prefix (against the old chunk), planes, difference (of numbers, to a base), constant, cast
-/// (computed from a base), hole, inline (in the tree).
+/// (computed from a base), scaled (planes by the scales of rows and columns), hole, inline (in the tree).
 ///
 /// What the numbers were like is stored with each file of 64 KiB and more: a note tells of NaN, infinities and tensors that
 /// are all zero. `--statistics` shows all of it. `--compare` holds it against another checkpoint's, reads no file for that, and
