@@ -6,7 +6,8 @@
 //!
 //! Invariant afterwards: of every live chunk, and of every base that its chosen copy needs, a copy stays that is neither
 //! condemned nor in the list, but for those in [`Settled::only`], whose packs no collector may delete. Where another copy
-//! leaves, the one that stays is sound as far as the log says, and in [`Settled::unread`] until this run has read it.
+//! leaves, itself or with its base, the one that stays is sound as far as the log says, and in [`Settled::unread`] until this
+//! run has read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -98,8 +99,16 @@ pub(super) fn settle(
         }
     }
     let Settling { mut settled, list, .. } = settling;
-    settled.unread.copies.retain(|(id, _)| index.copies(id).any(|copy| list.contains(&copy.location.pack)));
+    settled.unread.copies.retain(|(id, _)| index.copies(id).any(|copy| leaves(&index, list, &copy)));
     Ok(settled)
+}
+
+/// True if a copy leaves with the packs of the list: its own is one of them, or one that holds its base. Why any copy of the
+/// base, though another may stay: nobody has read that one for a chunk of which another copy is chosen.
+fn leaves(index: &Index, list: &BTreeSet<PackName>, copy: &Found) -> bool {
+    let is_listed = |copy: &Found| list.contains(&copy.location.pack);
+    let is_base_listed = |base| index.copies(&base).any(|copy| copy.location.base.is_none() && is_listed(&copy));
+    !list.is_empty() && (is_listed(copy) || copy.location.base.is_some_and(is_base_listed))
 }
 
 struct Settling<'a, 'r> {
@@ -143,9 +152,11 @@ impl Settling<'_, '_> {
             }
             Kept::Doubtful(best) => {
                 let fitting = || all.iter().filter(|copy| !alone || copy.base.is_none());
-                fitting().for_each(|copy| {
+                for copy in fitting() {
                     self.list.remove(&copy.pack);
-                });
+                    // Why of all: what is found damaged may be mended, or was in error, but not without its base.
+                    copy.base.and_then(|base| self.marks.mark(Mark::Base, &base));
+                }
                 let least = || fitting().min_by_key(|copy| self.standing.deleted.contains_key(&copy.pack));
                 let Some(copy) = best.or_else(least) else { return };
                 if self.standing.condemned.contains_key(&copy.pack) {
@@ -156,7 +167,8 @@ impl Settling<'_, '_> {
         };
         let place = all.iter().position(|copy| std::ptr::eq(copy, chosen)).expect("it is one of them");
         self.note(&copies[place]);
-        if is_sound && copies.iter().any(|copy| self.list.contains(&copy.location.pack)) {
+        let mut others = copies.iter().enumerate().filter(|(number, _)| *number != place);
+        if is_sound && others.any(|(_, copy)| leaves(self.index, self.list, copy)) {
             self.doubt(id, &copies[place]);
         }
     }
