@@ -8,15 +8,17 @@ use seawall_engine::forget::forget;
 use seawall_engine::format::pack::BlobKind;
 use seawall_engine::format::segment::Location;
 use seawall_engine::ids::{ChunkId, SnapshotId};
+use seawall_engine::monitor::Silent;
 use seawall_engine::prune::{MaxUnused, PruneOptions};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::simulated::{Plan, SimulatedStore};
+use seawall_engine::undelete::undelete;
 use seawall_engine::units::MIB;
 
 use crate::hand::{craft, extent_of};
 use crate::hostile::{Ground, audit, single};
 use crate::place::noise;
-use crate::prune::{run, thorough};
+use crate::prune::{patient, run, thorough};
 
 /// A chunk that is stored against a base which only another snapshot reaches. Its pack holds much else that is needed.
 struct Scene {
@@ -163,6 +165,33 @@ fn a_copy_that_is_called_damaged_keeps_its_base_where_no_other_is_sound() {
         let damaged: Vec<_> = scene.places().iter().map(|place| (place.pack, scene.id)).collect();
         owner.append(&mut |_| Ok(audit(&[], &damaged, &[]))).unwrap();
         for round in 0..2 {
+            run(&owner, &usual()).unwrap();
+            scene.assert_reads(&format!("poison with base: {has_base}, prune {round}"));
+        }
+    }
+}
+
+/// Chunk and base are condemned; then a member stores its own copy, which nobody has condemned. With the good copy its base
+/// comes back.
+#[test]
+fn an_undelete_brings_back_the_bases_of_all_copies() {
+    for has_base in [false, true] {
+        let scene = Scene::new();
+        let owner = scene.ground.owner();
+        // What the poison is stored against stays.
+        craft(&owner, |hand| single(hand, "/kept", &scene.kept[0]));
+        forget(&owner, &[scene.of_base, scene.good], "test").unwrap();
+        run(&owner, &PruneOptions { rebase: false, ..patient() }).unwrap();
+        let base_id = owner.id_key().chunk_id(&scene.base);
+        let is_condemned = |id: &ChunkId| {
+            owner.refresh().unwrap();
+            let condemned = &owner.state().standing.condemned;
+            places(&scene.ground, id).iter().any(|place| place.base.is_none() && condemned.contains_key(&place.pack))
+        };
+        assert!(is_condemned(&base_id), "the scene");
+        scene.poison(has_base);
+        undelete(&owner, &[scene.good], &Silent).unwrap();
+        for round in 0..3 {
             run(&owner, &usual()).unwrap();
             scene.assert_reads(&format!("poison with base: {has_base}, prune {round}"));
         }
