@@ -2,8 +2,9 @@
 //!
 //! A chunk counts as marked when the bit of any of its copies is set, so one bit a chunk is set and a question costs one
 //! look-up. "Live" says that a snapshot reaches the chunk, as whatever; "entered" that it was read as a tree node and what
-//! is below it is marked. Invariant: only what was entered as the same thing is not read again. A file may name a tree
-//! node as its data, or a list of lists as a list of data; that must not keep anybody from entering it as what it is.
+//! is below it is marked, as far as a segment lists it. Invariants: only what was entered as the same thing is not read
+//! again, as a file may name a tree node as its data, or a list of lists as a list of data, and that must not keep anybody
+//! from entering it as what it is; and not even that where a chunk was in no list and a segment is new.
 //!
 //! Memory: five bits a record (10^8 records: 60 MiB), and 64 bytes a list of extents that was entered (one for 8,192
 //! extents of a long file). When segments are retired and replaced, [`Marks::follow`] carries the bits over.
@@ -77,6 +78,8 @@ pub(crate) struct Marks<'r> {
     lists: HashSet<(ChunkId, u8)>,
     /// Chunks that snapshots refer to and that no segment lists: damage, which no collector makes worse.
     pub(crate) unlisted: u64,
+    /// Some of those may be listed by now.
+    may_be_listed: bool,
 }
 
 impl<'r> Marks<'r> {
@@ -90,6 +93,7 @@ impl<'r> Marks<'r> {
             walked: HashSet::new(),
             lists: HashSet::new(),
             unlisted: 0,
+            may_be_listed: false,
         }
     }
 
@@ -137,6 +141,7 @@ impl<'r> Marks<'r> {
         let mut old: Vec<Option<SegmentMarks>> = std::mem::take(&mut self.segments).into_iter().map(Some).collect();
         for segment in index.segments() {
             let kept = before.get(&segment.record().hash).and_then(|number| old[*number].take());
+            self.may_be_listed |= kept.is_none() && self.unlisted > 0;
             let new = || SegmentMarks::new(segment.view().map_or(0, |view| view.len()));
             self.segments.push(kept.unwrap_or_else(new));
         }
@@ -153,11 +158,19 @@ impl<'r> Marks<'r> {
         }
     }
 
-    /// Walks every live snapshot that was not walked yet. After an error the marks are worth nothing.
+    /// Walks every live snapshot that was not walked yet; all of them where what was in no list may be in one now. After an
+    /// error the marks are worth nothing.
     ///
     /// # Errors
     /// Damage that hides what a snapshot reaches, with the snapshot's id; [`Error::Interrupted`].
     pub(crate) fn walk_all(&mut self, state: &State, monitor: &dyn Monitor, new: OnNew<'_>) -> Result<()> {
+        if std::mem::take(&mut self.may_be_listed) {
+            // Why: a chunk that was in no list has no mark, and the nodes that lead to it were entered.
+            self.clear(Mark::Entered);
+            self.walked.clear();
+            self.lists.clear();
+            self.unlisted = 0;
+        }
         for snapshot in &state.snapshots {
             if !self.walked.contains(&snapshot.record.id) {
                 self.walk(snapshot, monitor, new)?;
