@@ -82,7 +82,7 @@ pub(super) fn settle(
         settling.count(&copies);
         let is_live = |copy: &Found| settling.marks.record_has(Mark::Live, copy.segment, copy.record);
         if copies.iter().any(is_live) {
-            settling.keep(&id, &copies, false);
+            settling.keep(&id, &mut copies, false);
         }
     }
     for (number, segment) in index.segments()[..published].iter().enumerate() {
@@ -91,10 +91,10 @@ pub(super) fn settle(
             if settling.marks.record_has(Mark::Base, number, record)
                 && let Some(id) = view.id(record)
             {
-                let copies: Vec<Found> = index.copies(&id).collect();
+                let mut copies: Vec<Found> = index.copies(&id).collect();
                 let is_live = |copy: &Found| settling.marks.record_has(Mark::Live, copy.segment, copy.record);
                 settling.settled.lone_bases += u64::from(!copies.iter().any(is_live));
-                settling.keep(&id, &copies, true);
+                settling.keep(&id, &mut copies, true);
             }
         }
     }
@@ -135,7 +135,8 @@ impl Settling<'_, '_> {
     }
 
     /// Chooses the copy of a needed chunk that stays.
-    fn keep(&mut self, id: &ChunkId, copies: &[Found], alone: bool) {
+    fn keep(&mut self, id: &ChunkId, copies: &mut [Found], alone: bool) {
+        self.marks.prefer(copies);
         let all: Vec<Copy> = copies.iter().map(as_copy).collect();
         let list = &*self.list;
         let kept = rules::keeps(self.standing, id, &all, alone, &|pack| list.contains(pack), &|base| self.copies(base));

@@ -133,6 +133,22 @@ impl<'r> Marks<'r> {
         Some(true)
     }
 
+    /// Puts the copies of a chunk, those of the newest publication first, into the order in which [`crate::rules::keeps`] takes them:
+    /// of those with a base, first those whose base a snapshot reaches, so that the others come free.
+    ///
+    /// Why not the newest: merging segments changes their order. What is chosen must not change with it, nor be another for
+    /// another client.
+    pub(crate) fn prefer(&self, copies: &mut [Found]) {
+        if copies.iter().filter(|copy| copy.location.base.is_some()).count() > 1 {
+            let order = |copy: &Found| copy.location.base.map(|base| (!self.is_live(&base), base, copy.location.pack));
+            copies.sort_by_cached_key(order);
+        }
+    }
+
+    fn is_live(&self, id: &ChunkId) -> bool {
+        self.index.copies(id).any(|copy| self.record_has(Mark::Live, copy.segment, copy.record))
+    }
+
     /// Goes over to a newer index: the marks of segments that are not in it any more go to the same chunks in others.
     pub(crate) fn follow(&mut self, index: Index) {
         let hash = |number: usize, index: &Index| index.segments()[number].record().hash;

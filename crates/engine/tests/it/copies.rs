@@ -37,18 +37,35 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::beside(None)
+    }
+
+    /// The base's pack has this too, which the good snapshot needs.
+    fn beside(beside: Option<Vec<u8>>) -> Self {
+        let beside_bytes = beside.as_ref().map_or(0, Vec::len) as u64;
         let ground = Ground::new();
         let base = noise(1, 200_000);
         let plain = [&base[..100_000], &noise(2, 100_000)].concat();
         let kept: Vec<Vec<u8>> = (10..13).map(|seed| noise(seed, MIB)).collect();
-        let of_base = craft(&ground.owner(), |hand| single(hand, "/base", &base));
+        let of_base = craft(&ground.owner(), |hand| {
+            beside.iter().for_each(|bytes| {
+                hand.put(BlobKind::Data, bytes);
+            });
+            single(hand, "/base", &base)
+        });
         let (evil, early) = (ground.member(), ground.owner());
         let key = early.id_key();
         let (base_id, id) = (key.chunk_id(&base), key.chunk_id(&plain));
         let good = craft(&ground.owner(), |hand| {
             assert!(hand.store_as(BlobKind::Data, &id, &plain, Some((&base_id, &base))));
             let keep = Content::Extents(kept.iter().map(|bytes| hand.extent(bytes)).collect());
-            hand.leaf(&[file("/good", id, plain.len()), ("/keep", keep, 3 * MIB as u64)]).id
+            let beside = Content::Extents(beside.iter().map(|bytes| hand.extent(bytes)).collect());
+            hand.leaf(&[
+                ("/beside", beside, beside_bytes),
+                file("/good", id, plain.len()),
+                ("/keep", keep, 3 * MIB as u64),
+            ])
+            .id
         });
         let scene = Self { ground, base, plain, kept, id, of_base, good, evil, early };
         let places = scene.places();
@@ -196,4 +213,31 @@ fn an_undelete_brings_back_the_bases_of_all_copies() {
             scene.assert_reads(&format!("poison with base: {has_base}, prune {round}"));
         }
     }
+}
+
+/// Of two copies with bases the one stays whose base a snapshot reaches, in whatever order segments list them.
+#[test]
+fn merging_segments_does_not_change_which_copy_stays() {
+    let scene = Scene::beside(Some(noise(4, 50_000)));
+    let near = [&scene.plain[..190_000], &noise(3, 10_000)].concat();
+    craft(&scene.early, |hand| {
+        let near_id = hand.put(BlobKind::Data, &near);
+        assert!(hand.store_as(BlobKind::Data, &scene.id, &scene.plain, Some((&near_id, &near))));
+        hand.leaf(&[file("/near", near_id, near.len())]).id
+    });
+    let owner = scene.ground.owner();
+    forget(&owner, &[scene.of_base], "test").unwrap();
+    for seed in 20..30 {
+        craft(&scene.ground.owner(), |hand| single(hand, "/more", &noise(seed, 1_000)));
+    }
+    let options = PruneOptions { max_unused: MaxUnused::Bytes(u64::MAX), rebase: false, ..thorough() };
+    let planned = || run(&owner, &PruneOptions { dry_run: true, ..options.clone() }).unwrap().planned.live_bytes;
+    let before = planned();
+    for round in 0..2 {
+        let report = run(&owner, &options).unwrap();
+        assert_eq!(report.segments_after < report.segments_before, round == 0, "the scene: {report:?}");
+        assert_eq!(planned(), before, "after merge {round}");
+    }
+    assert!(scene.places().iter().all(|place| place.base.is_some()) && scene.places().len() == 2, "the scene");
+    scene.assert_reads("after segments were merged");
 }
