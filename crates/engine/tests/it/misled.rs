@@ -303,10 +303,16 @@ fn while_needed_chunks_are_in_no_list_nothing_is_removed() {
 #[test]
 fn what_a_backup_heals_beside_a_prune_that_goes_on_stays() {
     let (_, mut scene) = Scene::new();
-    let half = |seed| noise(seed, 150_000);
-    scene.write("version", &[half(1), half(2)].concat());
+    // Each of one chunk, of which half changes: the base of one version alone does not pay.
+    let write = |scene: &Scene, version: u64| {
+        for file in 0..10 {
+            let half = |seed| noise(1_000 * file + seed, 30_000);
+            scene.write(&format!("version {file}"), &[half(1), half(version)].concat());
+        }
+    };
+    write(&scene, 2);
     let first = scene.backup();
-    scene.write("version", &[half(1), half(3)].concat());
+    write(&scene, 3);
     scene.backup();
     scene.write("lost", &noise(4, 300_000));
     scene.backup();
