@@ -276,8 +276,17 @@ impl Run<'_> {
 
     /// Marks what snapshots reach that were not walked yet.
     fn mark(&mut self) -> Result<()> {
-        let state = Arc::clone(&self.state);
-        self.marks.walk_all(&state, self.monitor, &mut |_, _| Ok(()))
+        loop {
+            let state = Arc::clone(&self.state);
+            let marked = self.marks.walk_all(&state, self.monitor, &mut |_, _| Ok(()));
+            // A snapshot was forgotten meanwhile, and another prune was faster.
+            let Err(Error::NotFound(_)) = &marked else { return marked };
+            self.look()?;
+            if self.state.next == state.next {
+                return marked;
+            }
+            self.marks = Marks::new(self.repository, self.marks.index().clone());
+        }
     }
 
     /// Appends an act after exactly what was looked at; false if somebody was faster.

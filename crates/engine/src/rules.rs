@@ -145,9 +145,10 @@ pub struct Chosen<'c> {
 }
 
 /// Rule G1: the copy of a live chunk that stays when the packs for which `leaves` is true are condemned. Sound copies come
-/// first, then those without base, as only they can be a base, and of these the oldest; of those with a base the newest,
-/// as a collector stores anew what is to have another base. `copies` are those of the newest publication first. `alone` accepts no copy with a base. A copy with a base counts only where something of the base is
-/// left, and is sound only where that is (`base_left`).
+/// first, then those without base, as only they can be a base, and of these the last of `copies`, which are those of the
+/// newest publication first; of those with a base the first, as the collector puts first whose base is needed anyway. `alone`
+/// accepts no copy with a base. A copy with a base counts only where something of the base is left, and is sound only where
+/// that is (`base_left`).
 ///
 /// Why: a chunk that no snapshot needed may have outlived its base in a pack that nobody condemned. When somebody stores
 /// the chunk again, that old copy must not be taken for the one that stays.
@@ -185,8 +186,8 @@ pub enum Kept<'c> {
 }
 
 /// Rule G1: which copy of a needed chunk is kept when the packs for which `leaves` is true are to be condemned. A pack
-/// leaves only where a sound copy of all that is needed of it stays. `copies_of` gives the copies of a base, the newest
-/// publication first.
+/// leaves only where a sound copy of all that is needed of it stays. `copies` as in [`stays`]; `copies_of` gives those of a
+/// base, the newest publication first.
 ///
 /// Why no damaged copy is given up: what can't be read today may be mended tomorrow, and who found it may have erred.
 pub fn keeps<'c>(
@@ -229,8 +230,8 @@ pub fn left(chosen: Option<Chosen<'_>>) -> BaseLeft {
     }
 }
 
-/// The best of the copies that are there: sound, then of the least `rank`, then without base, then the oldest, or with a base
-/// the newest.
+/// The best of the copies that are there: sound, then of the least `rank`, then without base, then the last of them, or with a
+/// base the first.
 fn best<'c>(
     standing: &Standing,
     chunk: &ChunkId,
@@ -240,19 +241,19 @@ fn best<'c>(
     base_left: &dyn Fn(&ChunkId) -> BaseLeft,
     rank: &dyn Fn(&Copy) -> u8,
 ) -> Option<Chosen<'c>> {
-    let oldest_first = copies.iter().enumerate().rev();
-    let judged = oldest_first.filter(|(_, copy)| is_there(copy)).filter_map(|(age, copy)| {
+    let last_first = copies.iter().enumerate().rev();
+    let judged = last_first.filter(|(_, copy)| is_there(copy)).filter_map(|(place, copy)| {
         let base = match &copy.base {
             None => BaseLeft::Sound,
             Some(_) if alone => BaseLeft::Nothing,
             Some(base) => base_left(base),
         };
         let is_sound = base == BaseLeft::Sound && !standing.is_damaged(&copy.pack, chunk);
-        (base != BaseLeft::Nothing).then_some((age, Chosen { copy, is_sound }))
+        (base != BaseLeft::Nothing).then_some((place, Chosen { copy, is_sound }))
     });
-    let order = |(age, it): &(usize, Chosen<'_>)| {
-        // The first of equals is taken, and the oldest come first.
-        (!it.is_sound, rank(it.copy), it.copy.base.map(|_| *age))
+    let order = |(place, it): &(usize, Chosen<'_>)| {
+        // The first of equals is taken, and the last come first.
+        (!it.is_sound, rank(it.copy), it.copy.base.map(|_| *place))
     };
     judged.min_by_key(order).map(|(_, chosen)| chosen)
 }

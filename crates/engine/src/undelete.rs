@@ -1,7 +1,7 @@
 //! Undelete: brings forgotten snapshots back while what they need is still there.
 //!
-//! Every chunk that they reach needs a copy that no DELETE names (rule U1 of docs/concurrency.md); packs of all such copies
-//! that were condemned are no longer. The entry is put at exactly the number for which that was looked up, so a prune
+//! Every chunk that they reach needs a copy that no DELETE names (rule U1 of docs/concurrency.md); packs of all such copies,
+//! and of the bases of all of them, that were condemned are no longer. The entry is put at exactly the number for which that was looked up, so a prune
 //! either sees it and keeps the packs, or was first, and then this says what is gone.
 
 use std::collections::BTreeSet;
@@ -81,9 +81,9 @@ fn explain(error: Error, id: &SnapshotId) -> Error {
     }
 }
 
-/// Adds the packs that must come back for a chunk, and for the base of the copy that is taken.
+/// Adds the packs that must come back for a chunk, and for the bases of its copies.
 ///
-/// Why those of the other copies too: nobody has read the copy that is taken. The next prune gives up another one only
+/// Why those of all copies: nobody has read the copy that is taken. The next prune gives up another one, or its base, only
 /// after it has.
 fn bring_back(state: &State, index: &Index, chunk: &ChunkId, packs: &mut BTreeSet<PackName>) -> Result<()> {
     let of_base = |base: &ChunkId| {
@@ -91,10 +91,10 @@ fn bring_back(state: &State, index: &Index, chunk: &ChunkId, packs: &mut BTreeSe
         rules::left(rules::brings_back(state, base, &copies, true, &|_| BaseLeft::Nothing))
     };
     let all = copies(index, chunk);
-    let chosen = rules::brings_back(state, chunk, &all, false, &of_base)
+    rules::brings_back(state, chunk, &all, false, &of_base)
         .ok_or_else(|| Damaged::new(format!("chunk {chunk}"), 0, "a prune has deleted it"))?;
-    let bases = chosen.copy.base.map(|base| copies(index, &base)).unwrap_or_default();
-    let needed = all.iter().chain(bases.iter().filter(|copy| copy.base.is_none())).map(|copy| copy.pack);
+    let of_bases = all.iter().filter_map(|copy| copy.base).flat_map(|base| copies(index, &base));
+    let needed = all.iter().copied().chain(of_bases.filter(|copy| copy.base.is_none())).map(|copy| copy.pack);
     let standing = &state.standing;
     packs.extend(needed.filter(|pack| standing.condemned.contains_key(pack) && !standing.deleted.contains_key(pack)));
     Ok(())

@@ -70,7 +70,7 @@ impl Scales<'_, '_> {
         while let Some(id) = merge.next(&mut copies)? {
             if copies.iter().any(|copy| self.marks.record_has(Mark::Live, copy.segment, copy.record)) {
                 weight.chunks += 1;
-                weight.stored_bytes += self.put(&id, &copies, false).unwrap_or(0);
+                weight.stored_bytes += self.put(&id, &mut copies, false).unwrap_or(0);
             }
         }
         Ok(())
@@ -82,8 +82,8 @@ impl Scales<'_, '_> {
                 if !self.marks.record_has(Mark::Base, number, record) {
                     continue;
                 }
-                let copies: Vec<Found> = self.index.copies(&id).collect();
-                if let Some(bytes) = self.put(&id, &copies, true) {
+                let mut copies: Vec<Found> = self.index.copies(&id).collect();
+                if let Some(bytes) = self.put(&id, &mut copies, true) {
                     weight.base_chunks += 1;
                     weight.base_bytes += bytes;
                     weight.stored_bytes += bytes;
@@ -93,7 +93,8 @@ impl Scales<'_, '_> {
     }
 
     /// Bytes of the copy that stays, whose base is marked; none where it was put before, or no copy is left.
-    fn put(&mut self, id: &ChunkId, copies: &[Found], alone: bool) -> Option<u64> {
+    fn put(&mut self, id: &ChunkId, copies: &mut [Found], alone: bool) -> Option<u64> {
+        self.marks.prefer(copies);
         let all: Vec<Copy> = copies.iter().map(as_copy).collect();
         let copies_of = |base: &ChunkId| self.index.copies(base).map(|found| as_copy(&found)).collect();
         let chosen = match rules::keeps(self.standing, id, &all, alone, &|_| false, &copies_of) {

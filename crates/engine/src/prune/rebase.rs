@@ -163,10 +163,11 @@ struct Anew<'r> {
 }
 
 impl Anew<'_> {
-    /// Stores the chunks of a star, if that saves enough. What can't be read is left to others, who tell of it.
+    /// Stores the chunks of a star, if that saves enough. What can't be read is left to others, who tell of it; what was
+    /// forgotten and deleted meanwhile is needed no more.
     fn store(&mut self, run: &mut Run<'_>, session: &Session<'_>, star: &Star) -> Result<()> {
         let bodies = match self.bodies(star) {
-            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) if error.is_damage() || matches!(error, Error::NotFound(_)) => return Ok(()),
             bodies => bodies?,
         };
         let length =

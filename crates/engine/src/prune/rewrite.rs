@@ -38,6 +38,10 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
             }
             Err(Error::Damaged(damaged)) => {
                 list.remove(&location.pack);
+                run.look()?;
+                if is_deleted(run, &id, &location) {
+                    continue;
+                }
                 if has_others(run, &id, &location) {
                     damaged_blobs.extend(read_back::blame(run, &mut reader, &id, &location)?);
                     continue;
@@ -58,6 +62,15 @@ pub(super) fn rewrite(run: &mut Run<'_>, session: &Session<'_>, list: &mut BTree
     session.flush()?;
     // Why: else the copy that stays next time may be the damaged one again.
     read_back::record(run, &damaged_blobs)
+}
+
+/// True if another prune was faster and has deleted this copy, or all that its base had.
+fn is_deleted(run: &Run<'_>, id: &ChunkId, location: &Location) -> bool {
+    let index = run.marks.index();
+    let is_there = |place: &Location| !run.state.standing.deleted.contains_key(&place.pack);
+    let has_base = |base| index.copies(&base).any(|copy| copy.location.base.is_none() && is_there(&copy.location));
+    let is_listed = index.copies(id).any(|copy| copy.location == *location);
+    !is_listed || !is_there(location) || !location.base.is_none_or(has_base)
 }
 
 /// True if the chunk can be had from elsewhere too.

@@ -6,7 +6,8 @@
 //!
 //! Invariant afterwards: of every live chunk, and of every base that its chosen copy needs, a copy stays that is neither
 //! condemned nor in the list, but for those in [`Settled::only`], whose packs no collector may delete. Where another copy
-//! leaves, the one that stays is sound as far as the log says, and in [`Settled::unread`] until this run has read it.
+//! leaves, itself or with its base, the one that stays is sound as far as the log says, and in [`Settled::unread`] until this
+//! run has read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,7 +82,7 @@ pub(super) fn settle(
         settling.count(&copies);
         let is_live = |copy: &Found| settling.marks.record_has(Mark::Live, copy.segment, copy.record);
         if copies.iter().any(is_live) {
-            settling.keep(&id, &copies, false);
+            settling.keep(&id, &mut copies, false);
         }
     }
     for (number, segment) in index.segments()[..published].iter().enumerate() {
@@ -90,16 +91,24 @@ pub(super) fn settle(
             if settling.marks.record_has(Mark::Base, number, record)
                 && let Some(id) = view.id(record)
             {
-                let copies: Vec<Found> = index.copies(&id).collect();
+                let mut copies: Vec<Found> = index.copies(&id).collect();
                 let is_live = |copy: &Found| settling.marks.record_has(Mark::Live, copy.segment, copy.record);
                 settling.settled.lone_bases += u64::from(!copies.iter().any(is_live));
-                settling.keep(&id, &copies, true);
+                settling.keep(&id, &mut copies, true);
             }
         }
     }
     let Settling { mut settled, list, .. } = settling;
-    settled.unread.copies.retain(|(id, _)| index.copies(id).any(|copy| list.contains(&copy.location.pack)));
+    settled.unread.copies.retain(|(id, _)| index.copies(id).any(|copy| leaves(&index, list, &copy)));
     Ok(settled)
+}
+
+/// True if a copy leaves with the packs of the list: its own is one of them, or one that holds its base. Why any copy of the
+/// base, though another may stay: nobody has read that one for a chunk of which another copy is chosen.
+fn leaves(index: &Index, list: &BTreeSet<PackName>, copy: &Found) -> bool {
+    let is_listed = |copy: &Found| list.contains(&copy.location.pack);
+    let is_base_listed = |base| index.copies(&base).any(|copy| copy.location.base.is_none() && is_listed(&copy));
+    !list.is_empty() && (is_listed(copy) || copy.location.base.is_some_and(is_base_listed))
 }
 
 struct Settling<'a, 'r> {
@@ -126,7 +135,8 @@ impl Settling<'_, '_> {
     }
 
     /// Chooses the copy of a needed chunk that stays.
-    fn keep(&mut self, id: &ChunkId, copies: &[Found], alone: bool) {
+    fn keep(&mut self, id: &ChunkId, copies: &mut [Found], alone: bool) {
+        self.marks.prefer(copies);
         let all: Vec<Copy> = copies.iter().map(as_copy).collect();
         let list = &*self.list;
         let kept = rules::keeps(self.standing, id, &all, alone, &|pack| list.contains(pack), &|base| self.copies(base));
@@ -143,9 +153,11 @@ impl Settling<'_, '_> {
             }
             Kept::Doubtful(best) => {
                 let fitting = || all.iter().filter(|copy| !alone || copy.base.is_none());
-                fitting().for_each(|copy| {
+                for copy in fitting() {
                     self.list.remove(&copy.pack);
-                });
+                    // Why of all: what is found damaged may be mended, or was in error, but not without its base.
+                    copy.base.and_then(|base| self.marks.mark(Mark::Base, &base));
+                }
                 let least = || fitting().min_by_key(|copy| self.standing.deleted.contains_key(&copy.pack));
                 let Some(copy) = best.or_else(least) else { return };
                 if self.standing.condemned.contains_key(&copy.pack) {
@@ -156,7 +168,8 @@ impl Settling<'_, '_> {
         };
         let place = all.iter().position(|copy| std::ptr::eq(copy, chosen)).expect("it is one of them");
         self.note(&copies[place]);
-        if is_sound && copies.iter().any(|copy| self.list.contains(&copy.location.pack)) {
+        let mut others = copies.iter().enumerate().filter(|(number, _)| *number != place);
+        if is_sound && others.any(|(_, copy)| leaves(self.index, self.list, copy)) {
             self.doubt(id, &copies[place]);
         }
     }

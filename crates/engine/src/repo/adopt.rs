@@ -1,18 +1,19 @@
 //! Adoption: what a crashed session made durable is found again, so that nothing is sent twice.
 //!
 //! Only sessions that this user began and whose process is gone are looked at. Their segments are taken as they are if
-//! every pack that they list is there; packs that no segment lists are read from their footers. LIST is only a hint
-//! here: what it leaves out is stored again.
+//! every pack that they list is there; packs that no segment lists are read from their footers. What is stored against a
+//! base that is gone is left to the collector. LIST is only a hint here: what it leaves out is stored again.
 
 use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::crypto::object_hash;
 use crate::error::Result;
 use crate::format::log::SegmentRecord;
 use crate::format::names::{PackName, SegmentName};
 use crate::format::pack::{BlobKind, BlobRecord, decode_footer, decode_trailer};
-use crate::ids::SessionId;
-use crate::repo::index::Segment;
+use crate::ids::{ChunkId, SessionId};
+use crate::repo::index::{Index, Segment};
 use crate::repo::repository::Repository;
 use crate::store::Store;
 
@@ -23,8 +24,34 @@ const HEADER_KIND_OFFSET: u64 = 8;
 #[derive(Default)]
 pub(crate) struct Adopted {
     pub(crate) sessions: Vec<SessionId>,
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) packs: Vec<(PackName, BlobKind, Vec<BlobRecord>)>,
+}
+
+impl Adopted {
+    /// Puts the segments into `own`, the adopter's, and drops what has a base that is neither here nor one on which `lean`
+    /// says that it may lean.
+    ///
+    /// Why: a chunk without its base can't be read; the adopter's commit must be able to answer for both.
+    pub(crate) fn join(&mut self, own: &RwLock<Index>, lean: &dyn Fn(&ChunkId) -> bool) {
+        let own = || own.write().unwrap_or_else(PoisonError::into_inner);
+        self.segments.iter().for_each(|segment| own().push(Arc::clone(segment)));
+        let records = self.packs.iter().flat_map(|(.., records)| records);
+        let alone: HashSet<ChunkId> = records.filter(|it| it.base.is_none()).map(|it| it.id).collect();
+        let is_there = |base: ChunkId| alone.contains(&base) || lean(&base);
+        let is_whole = |segment: &Segment| segment.view().is_some_and(|view| view.bases().all(is_there));
+        loop {
+            let lacking: Vec<_> = self.segments.extract_if(.., |segment| !is_whole(segment)).collect();
+            if lacking.is_empty() {
+                break;
+            }
+            // These may have the bases of others.
+            lacking.iter().for_each(|segment| own().drop_segment(&segment.record().hash));
+        }
+        for (.., records) in &mut self.packs {
+            records.retain(|record| record.base.is_none_or(is_there));
+        }
+    }
 }
 
 /// Looks at every abandoned session of this user.
@@ -63,7 +90,7 @@ fn adopt_session(repository: &Repository, session: SessionId, adopted: &mut Adop
         if packs.iter().all(|pack| store.head(&pack.object()).is_ok()) {
             adopted.sessions.extend(others);
             listed.extend(packs);
-            adopted.segments.push(segment);
+            adopted.segments.push(Arc::new(segment));
         }
     }
     let mut packs = Vec::new();

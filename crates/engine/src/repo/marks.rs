@@ -2,8 +2,9 @@
 //!
 //! A chunk counts as marked when the bit of any of its copies is set, so one bit a chunk is set and a question costs one
 //! look-up. "Live" says that a snapshot reaches the chunk, as whatever; "entered" that it was read as a tree node and what
-//! is below it is marked. Invariant: only what was entered as the same thing is not read again. A file may name a tree
-//! node as its data, or a list of lists as a list of data; that must not keep anybody from entering it as what it is.
+//! is below it is marked, as far as a segment lists it. Invariants: only what was entered as the same thing is not read
+//! again, as a file may name a tree node as its data, or a list of lists as a list of data, and that must not keep anybody
+//! from entering it as what it is; and not even that where a chunk was in no list and a segment is new.
 //!
 //! Memory: five bits a record (10^8 records: 60 MiB), and 64 bytes a list of extents that was entered (one for 8,192
 //! extents of a long file). When segments are retired and replaced, [`Marks::follow`] carries the bits over.
@@ -77,6 +78,8 @@ pub(crate) struct Marks<'r> {
     lists: HashSet<(ChunkId, u8)>,
     /// Chunks that snapshots refer to and that no segment lists: damage, which no collector makes worse.
     pub(crate) unlisted: u64,
+    /// Some of those may be listed by now.
+    may_be_listed: bool,
 }
 
 impl<'r> Marks<'r> {
@@ -90,6 +93,7 @@ impl<'r> Marks<'r> {
             walked: HashSet::new(),
             lists: HashSet::new(),
             unlisted: 0,
+            may_be_listed: false,
         }
     }
 
@@ -129,6 +133,22 @@ impl<'r> Marks<'r> {
         Some(true)
     }
 
+    /// Puts the copies of a chunk, those of the newest publication first, into the order in which [`crate::rules::keeps`] takes them:
+    /// of those with a base, first those whose base a snapshot reaches, so that the others come free.
+    ///
+    /// Why not the newest: merging segments changes their order. What is chosen must not change with it, nor be another for
+    /// another client.
+    pub(crate) fn prefer(&self, copies: &mut [Found]) {
+        if copies.iter().filter(|copy| copy.location.base.is_some()).count() > 1 {
+            let order = |copy: &Found| copy.location.base.map(|base| (!self.is_live(&base), base, copy.location.pack));
+            copies.sort_by_cached_key(order);
+        }
+    }
+
+    fn is_live(&self, id: &ChunkId) -> bool {
+        self.index.copies(id).any(|copy| self.record_has(Mark::Live, copy.segment, copy.record))
+    }
+
     /// Goes over to a newer index: the marks of segments that are not in it any more go to the same chunks in others.
     pub(crate) fn follow(&mut self, index: Index) {
         let hash = |number: usize, index: &Index| index.segments()[number].record().hash;
@@ -137,6 +157,7 @@ impl<'r> Marks<'r> {
         let mut old: Vec<Option<SegmentMarks>> = std::mem::take(&mut self.segments).into_iter().map(Some).collect();
         for segment in index.segments() {
             let kept = before.get(&segment.record().hash).and_then(|number| old[*number].take());
+            self.may_be_listed |= kept.is_none() && self.unlisted > 0;
             let new = || SegmentMarks::new(segment.view().map_or(0, |view| view.len()));
             self.segments.push(kept.unwrap_or_else(new));
         }
@@ -153,11 +174,19 @@ impl<'r> Marks<'r> {
         }
     }
 
-    /// Walks every live snapshot that was not walked yet. After an error the marks are worth nothing.
+    /// Walks every live snapshot that was not walked yet; all of them where what was in no list may be in one now. After an
+    /// error the marks are worth nothing.
     ///
     /// # Errors
     /// Damage that hides what a snapshot reaches, with the snapshot's id; [`Error::Interrupted`].
     pub(crate) fn walk_all(&mut self, state: &State, monitor: &dyn Monitor, new: OnNew<'_>) -> Result<()> {
+        if std::mem::take(&mut self.may_be_listed) {
+            // Why: a chunk that was in no list has no mark, and the nodes that lead to it were entered.
+            self.clear(Mark::Entered);
+            self.walked.clear();
+            self.lists.clear();
+            self.unlisted = 0;
+        }
         for snapshot in &state.snapshots {
             if !self.walked.contains(&snapshot.record.id) {
                 self.walk(snapshot, monitor, new)?;

@@ -216,22 +216,13 @@ impl<'r> Session<'r> {
     }
 
     fn adopt_abandoned(&mut self) -> Result<()> {
-        let Adopted { sessions, segments, packs } = adopt(self.repository)?;
+        let mut adopted = adopt(self.repository)?;
+        adopted.join(&self.own, &|base| self.lean(base, true).is_some());
+        let Adopted { sessions, segments, packs } = adopted;
         let mut unpublished = lock(&self.unpublished);
-        for segment in segments {
-            // Why: a chunk without its base can't be read; the session's commit must be able to answer for both.
-            if !segment.view().is_some_and(|view| view.bases().all(|base| self.lean(&base, true).is_some())) {
-                continue;
-            }
-            unpublished.segments.push(segment.record().clone());
-            self.own.write().unwrap_or_else(PoisonError::into_inner).push(Arc::new(segment));
-        }
+        unpublished.segments.extend(segments.iter().map(|segment| segment.record().clone()));
         for (name, kind, records) in packs {
-            for record in &records {
-                if record.base.is_none_or(|base| self.lean(&base, true).is_some()) {
-                    unpublished.builder.push(name, kind, record);
-                }
-            }
+            records.iter().for_each(|record| unpublished.builder.push(name, kind, record));
         }
         drop(unpublished);
         self.adopted = sessions;

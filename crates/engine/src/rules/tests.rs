@@ -91,8 +91,8 @@ const LEFT: [BaseLeft; 3] = [BaseLeft::Nothing, BaseLeft::Damaged, BaseLeft::Sou
 
 #[test]
 fn the_copy_that_stays_is_sound_first_and_plain_second_and_never_without_its_base() {
-    // Of several alike the oldest plain one, the newest encoded one. Copies (the newest first), to be a base, what of the base stays (0 nothing, 1 a damaged copy, 2 a sound one); the
-    // copy that stays when pack 2 leaves, and whether it is sound.
+    // Of several alike the last plain one, the first encoded one. Copies, to be a base, what of the base stays (0 nothing, 1
+    // a damaged copy, 2 a sound one); the copy that stays when pack 2 leaves, and whether it is sound.
     type Row = (Vec<Copy>, bool, usize, Option<(usize, bool)>);
     let (p, e) = (plain, encoded);
     let table: [Row; 22] = [

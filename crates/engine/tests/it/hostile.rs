@@ -30,14 +30,14 @@ use crate::prune::{patient, run, thorough};
 use crate::session::record;
 
 /// A repository with an owner, a reader and a member.
-struct Ground {
-    store: Arc<MemoryStore>,
-    owner: Unlock,
+pub struct Ground {
+    pub store: Arc<MemoryStore>,
+    pub owner: Unlock,
     others: [Unlock; 2],
 }
 
 impl Ground {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
         let unlock = || Unlock::KeyFile(Secret32::random());
         let (owner, others) = (unlock(), [unlock(), unlock()]);
@@ -48,7 +48,12 @@ impl Ground {
         Self { store, owner, others }
     }
 
-    fn owner(&self) -> Repository {
+    /// The same with other objects.
+    pub fn over(&self, store: MemoryStore) -> Self {
+        Self { store: Arc::new(store), owner: self.owner.clone(), others: self.others.clone() }
+    }
+
+    pub fn owner(&self) -> Repository {
         Repository::open(self.store.clone(), &self.owner, None).unwrap()
     }
 
@@ -56,7 +61,7 @@ impl Ground {
         Repository::open(self.store.clone(), &self.others[0], None).unwrap()
     }
 
-    fn member(&self) -> Repository {
+    pub fn member(&self) -> Repository {
         Repository::open(self.store.clone(), &self.others[1], None).unwrap()
     }
 
@@ -66,14 +71,14 @@ impl Ground {
     }
 
     /// Changes a bit of a blob, behind its header of 48 bytes.
-    fn flip(&self, place: &Location) {
+    pub fn flip(&self, place: &Location) {
         let mut bytes = self.store.get(&place.pack.object(), None).unwrap();
         bytes[usize::try_from(place.offset).unwrap() + 60] ^= 4;
         self.store.replace(&place.pack.object(), &bytes);
     }
 
     /// All files of a live snapshot can be read.
-    fn assert_reads(&self, id: SnapshotId, files: &[(&str, &[u8])], case: &str) {
+    pub fn assert_reads(&self, id: SnapshotId, files: &[(&str, &[u8])], case: &str) {
         let found = files_of(&self.owner(), &self.root(id));
         for (path, bytes) in files {
             assert_eq!(found[std::path::Path::new(path)], *bytes, "{case}: {path}");
@@ -86,7 +91,7 @@ fn whole(hand: &Hand<'_, '_>, bytes: &[u8]) -> (Content, u64) {
     (Content::Extents(vec![hand.extent(bytes)]), bytes.len() as u64)
 }
 
-fn single(hand: &Hand<'_, '_>, path: &str, bytes: &[u8]) -> ChunkId {
+pub fn single(hand: &Hand<'_, '_>, path: &str, bytes: &[u8]) -> ChunkId {
     let (content, size) = whole(hand, bytes);
     hand.leaf(&[(path, content, size)]).id
 }
@@ -331,7 +336,7 @@ fn a_condemned_copy_is_stored_again_where_the_one_that_stayed_is_damaged() {
     assert_eq!(check(&ground.owner(), Read::All).damage, []);
 }
 
-fn audit(lost: &[PackName], damaged: &[(PackName, ChunkId)], sound: &[PackName]) -> Act {
+pub fn audit(lost: &[PackName], damaged: &[(PackName, ChunkId)], sound: &[PackName]) -> Act {
     let damaged = damaged.iter().map(|(pack, chunk)| BlobDamage { pack: *pack, chunk: *chunk }).collect();
     Act::Audit { depth: 2, bytes: 0, lost: lost.to_vec(), damaged, sound: sound.to_vec() }
 }

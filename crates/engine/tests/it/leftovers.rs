@@ -256,3 +256,54 @@ impl Scene {
         panic!("the session has no mark")
     }
 }
+
+/// How a crashed session left a base and what it stored against it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Left {
+    OneSegment,
+    TwoSegments,
+    NoSegment,
+    /// The base's pack is lost, and so the segment that lists it is worth nothing.
+    NoBase,
+}
+
+#[test]
+fn what_a_crashed_session_stored_against_its_own_is_adopted_with_it() {
+    for left in [Left::OneSegment, Left::TwoSegments, Left::NoSegment, Left::NoBase] {
+        let scene = Scene::new();
+        let (repository, base) = (scene.open(), noise(1, 200_000));
+        let mut plain = base.clone();
+        plain[1_000] ^= 1;
+        let [base_id, id] = [&base, &plain].map(|plain| repository.id_key().chunk_id(plain));
+        let crashed = Session::begin(&repository, 4 * MIB).unwrap();
+        with_writers(&crashed, || {
+            assert!(store(&repository, &crashed, &base, None));
+            if left == Left::TwoSegments || left == Left::NoBase {
+                crashed.flush().unwrap();
+            }
+            assert_eq!(crashed.keyframe(&base_id), Some(base_id));
+            assert!(store(&repository, &crashed, &plain, Some((&base_id, &base))));
+            crashed.flush().unwrap();
+        });
+        let packs = [base_id, id].map(|id| crashed.locate(&id).unwrap().pack);
+        drop(crashed);
+        match left {
+            Left::OneSegment => assert_eq!(packs[0], packs[1]),
+            Left::TwoSegments => assert_ne!(packs[0], packs[1]),
+            Left::NoBase => scene.objects.delete(&packs[0].object()).unwrap(),
+            Left::NoSegment => {
+                let names = scene.objects.names();
+                names.iter().filter(|name| name.starts_with("index/")).for_each(|it| scene.objects.delete(it).unwrap());
+            }
+        }
+        let writer = scene.open();
+        let session = Session::begin(&writer, 4 * MIB).unwrap();
+        with_writers(&session, || {
+            let [stored_base, stored] = [&base, &plain].map(|plain| store(&writer, &session, plain, None));
+            assert_eq!((stored_base, stored), (left == Left::NoBase, left == Left::NoBase), "{left:?}");
+        });
+        assert!(matches!(commit(&session, id), Committed::Done(..)), "{left:?}");
+        scene.reads(&base_id, &base);
+        scene.reads(&id, &plain);
+    }
+}

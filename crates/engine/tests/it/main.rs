@@ -8,6 +8,7 @@ mod browse;
 mod checkpoints;
 mod compare;
 mod concurrency;
+mod copies;
 mod crash;
 mod damage;
 mod endings;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use seawall_engine::backup::backup;
 use seawall_engine::error::Error;
@@ -13,11 +13,12 @@ use seawall_engine::monitor::Silent;
 use seawall_engine::prune::PruneOptions;
 use seawall_engine::reindex::reindex;
 use seawall_engine::repo::Repository;
-use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
+use seawall_engine::store::{ObjectInfo, Store};
 use seawall_engine::undelete::undelete;
 use seawall_engine::units::MIB;
 
+use crate::beside::{At, Between};
 use crate::place::{files_of, noise};
 use crate::prune::{Scene, patient, run, thorough};
 
@@ -294,5 +295,48 @@ fn while_needed_chunks_are_in_no_list_nothing_is_removed() {
     scene.backup();
     run(&scene.open(), &thorough()).unwrap();
     assert!(scene.known.contains_key(&id));
+    assert_eq!(scene.check(), 3);
+}
+
+/// A prune goes on though a chunk is in no list. While it stores others anew, a backup stores that chunk again, below the
+/// same tree node.
+#[test]
+fn what_a_backup_heals_beside_a_prune_that_goes_on_stays() {
+    let (_, mut scene) = Scene::new();
+    // Each of one chunk, of which half changes: the base of one version alone does not pay.
+    let write = |scene: &Scene, version: u64| {
+        for file in 0..10 {
+            let half = |seed| noise(1_000 * file + seed, 30_000);
+            scene.write(&format!("version {file}"), &[half(1), half(version)].concat());
+        }
+    };
+    write(&scene, 2);
+    let first = scene.backup();
+    write(&scene, 3);
+    scene.backup();
+    scene.write("lost", &noise(4, 300_000));
+    scene.backup();
+    let record = scene.open().segments().pop().unwrap();
+    scene.store.delete(&record.name.object()).unwrap();
+    let mut packs = Vec::new();
+    let each = &mut |info: ObjectInfo| packs.push((info.length, info.name));
+    scene.store.list(&format!("pack/{}/", record.name.session), each).unwrap();
+    scene.store.delete(&packs.into_iter().max().unwrap().1).unwrap();
+    reindex(&scene.open(), false, &Silent).unwrap();
+    forget(&scene.open(), &[first], "test").unwrap();
+
+    // Before the entry that publishes what is stored anew.
+    let (late, options) = (scene.open(), scene.small());
+    let healed = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&healed);
+    let job = Box::new(move || *told.lock().unwrap() = backup(&late, options, &Silent).unwrap().snapshot);
+    let between = Arc::new(Between::new(scene.store.clone(), At::LogEntry(0), job));
+    let owner = Repository::open(between, &scene.unlock, None).unwrap();
+    let report = run(&owner, &PruneOptions { despite_missing: true, ..thorough() }).unwrap();
+    assert!(report.rebased_chunks > 0 && report.problems == 1, "the scene: {report:?}");
+    let healed = healed.lock().unwrap().take().expect("the backup ran");
+    scene.known.insert(healed.id, scene.files());
+    assert_eq!(scene.check(), 3);
+    assert_eq!(run(&scene.open(), &thorough()).unwrap().problems, 0);
     assert_eq!(scene.check(), 3);
 }

@@ -3,12 +3,16 @@
 use std::fs;
 use std::sync::Arc;
 
+use seawall_engine::error::Error;
 use seawall_engine::forget::forget;
 use seawall_engine::ids::SnapshotId;
-use seawall_engine::prune::PruneOptions;
+use seawall_engine::monitor::Silent;
+use seawall_engine::prune::{Planned, PruneOptions, prune};
+use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 
+use crate::beside::{At, Between};
 use crate::place::noise;
 use crate::prune::{Scene, crash_everywhere, patient, run, thorough};
 
@@ -89,7 +93,7 @@ fn a_base_stays_where_that_was_asked_or_nothing_may_be_stored_again() {
 fn a_base_that_a_snapshot_reaches_stays_and_a_forgotten_one_comes_back() {
     let (_, mut scene, first) = star(1);
     run(&scene.open(), &patient()).unwrap();
-    seawall_engine::undelete::undelete(&scene.open(), &[first], &seawall_engine::monitor::Silent).unwrap();
+    seawall_engine::undelete::undelete(&scene.open(), &[first], &Silent).unwrap();
     assert_eq!(scene.check(), 2);
     let report = run(&scene.open(), &thorough()).unwrap();
     assert_eq!(report.rebased_chunks, 0, "the base is needed again");
@@ -159,4 +163,60 @@ fn what_can_not_be_read_is_left_as_it_is() {
         assert!((expected..expected * 11 / 10).contains(&needed), "{needed}");
     }
     assert!(damaged >= 2, "{packs:?}");
+}
+
+/// A star of one dependant, and a snapshot that needs nothing of it; and that dependant's.
+fn ending() -> (Arc<MemoryStore>, Scene, SnapshotId) {
+    let (store, mut scene, _) = star(1);
+    let dependant = scene.open().snapshots()[0].record.id;
+    scene.write("other", &noise(8, 20_000));
+    for file in 0..FILES {
+        fs::remove_file(scene.source().join(format!("data {file}"))).unwrap();
+    }
+    scene.backup();
+    (store, scene, dependant)
+}
+
+/// Between the plan of a prune and its work everything of the star is forgotten, and another prune deletes it.
+#[test]
+fn a_prune_goes_on_where_another_one_was_faster() {
+    let (_, scene, dependant) = ending();
+    let (slow, fast) = (scene.open(), scene.open());
+    let mut planned = None;
+    let mut meanwhile = |plan: &Planned| {
+        planned = Some(plan.rebased_chunks);
+        forget(&fast, &[dependant], "test").unwrap();
+        assert!(run(&fast, &thorough()).unwrap().deleted_packs > 0);
+    };
+    let report = prune(&slow, &thorough(), &mut meanwhile, &Silent).unwrap();
+    assert_eq!((planned, report.rebased_chunks, report.problems), (Some(FILES), 0, 0), "{report:?}");
+    assert_eq!(scene.check(), 1);
+    let (needed, all) = bytes(&scene);
+    assert!(needed == all && all < 30_000, "{needed} of {all}");
+}
+
+/// The same before each call of the prune to the store. It ends well, or is told that the other one fenced it.
+#[test]
+fn a_prune_beside_a_forget_and_a_faster_prune_ends_well() {
+    for operation in 0.. {
+        let (store, mut scene, dependant) = ending();
+        let fast = scene.open();
+        let job = Box::new(move || {
+            forget(&fast, &[dependant], "test").unwrap();
+            run(&fast, &thorough()).unwrap();
+        });
+        let between = Arc::new(Between::new(store, At::Operation(operation), job));
+        let slow = Repository::open(between.clone(), &scene.unlock, None).unwrap();
+        match run(&slow, &thorough()) {
+            Ok(report) => assert_eq!(report.problems, 0, "before {operation}: {report:?}"),
+            Err(Error::Refused(_)) => {}
+            Err(error) => panic!("before {operation}: {error}"),
+        }
+        if !between.is_over() {
+            assert!(operation > 50, "{operation}");
+            return;
+        }
+        scene.known.remove(&dependant);
+        assert_eq!(scene.check(), 1, "before {operation}");
+    }
 }
