@@ -69,6 +69,24 @@ impl Repository {
         }
     }
 
+    /// For a reader who did not find what he needs: what came from the local cache is checked, then the log is read on.
+    ///
+    /// Why in this order, and until the log stands still while a segment can't be opened: a collector removes segments once
+    /// the log has told of those in their place. So who finds one missing learns of these from the log, and only there.
+    ///
+    /// # Errors
+    /// When the log's new entries are damaged or the store fails.
+    pub(crate) fn renew(&self) -> Result<()> {
+        loop {
+            let known = self.state().next;
+            self.check_cached_segments();
+            self.refresh()?;
+            if self.state().next == known || self.closed_segments() == 0 {
+                return Ok(());
+            }
+        }
+    }
+
     /// What whoever leans on the index, or looks up a lot, asks for before: what came from the local cache is checked, and
     /// many segments get a directory.
     pub(crate) fn prove_index(&self) {

@@ -89,8 +89,7 @@ impl<'r> BlobReader<'r> {
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
         // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
         // tried again, as it may have been the base that was moved. Or the local cache misled.
-        self.repository.refresh()?;
-        self.repository.check_cached_segments();
+        self.repository.renew()?;
         let places = self.repository.index().readable(id);
         let outcome = first_good(&places, |place| self.read_at(id, place, out));
         if let Some(Ok(())) = outcome {

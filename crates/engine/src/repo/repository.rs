@@ -386,8 +386,7 @@ impl Repository {
         if let Some(location) = self.locate(id) {
             return Ok(location);
         }
-        self.refresh()?;
-        self.check_cached_segments();
+        self.renew()?;
         self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
     }
 

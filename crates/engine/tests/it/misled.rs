@@ -99,6 +99,31 @@ fn a_spoilt_cache_misleads_neither_backup_nor_prune_nor_readers() {
     assert!(way > 4);
 }
 
+/// While somebody whose cache is spoilt reads, a prune retires and removes all segments that he knows, before any of his
+/// calls: those in their place are found. Why that way to spoil it: the reader misses a chunk, and only then looks at the cache.
+#[test]
+fn a_reader_with_a_spoilt_cache_finds_what_a_prune_moves_meanwhile() {
+    for operation in 0.. {
+        let (_, scene) = scene();
+        for path in cached_segments(&scene) {
+            assert!(spoil(&path, 3));
+        }
+        let pruner = scene.open();
+        let job = Box::new(move || (0..2).for_each(|_| drop(run(&pruner, &thorough()).unwrap())));
+        let between = Arc::new(Between::new(scene.store.clone(), At::Operation(operation), job));
+        let cache = Some(scene.directory.path().join("cache"));
+        let reader = Repository::open(between.clone(), &scene.unlock, cache).unwrap();
+        for snapshot in reader.snapshots() {
+            let files = files_of(&reader, &snapshot.record.root);
+            assert_eq!(files, scene.known[&snapshot.record.id], "before call {operation}");
+        }
+        if !between.is_over() {
+            assert!(operation > 10);
+            break;
+        }
+    }
+}
+
 fn cached_in(scene: &Scene, folder: &str) -> Vec<PathBuf> {
     let place = scene.directory.path().join("cache").join(scene.open().id().to_string()).join(folder);
     let mut files: Vec<PathBuf> = fs::read_dir(place).unwrap().map(|item| item.unwrap().path()).collect();
