@@ -109,7 +109,11 @@ fn a_reader_with_a_spoilt_cache_finds_what_a_prune_moves_meanwhile() {
             assert!(spoil(&path, 3));
         }
         let pruner = scene.open();
-        let job = Box::new(move || (0..2).for_each(|_| drop(run(&pruner, &thorough()).unwrap())));
+        let job = Box::new(move || {
+            for _ in 0..2 {
+                run(&pruner, &thorough()).unwrap();
+            }
+        });
         let between = Arc::new(Between::new(scene.store.clone(), At::Operation(operation), job));
         let cache = Some(scene.directory.path().join("cache"));
         let reader = Repository::open(between.clone(), &scene.unlock, cache).unwrap();
