@@ -24,6 +24,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,11 +190,20 @@ fn restore_from(origin: &dyn Origin, options: &RestoreOptions, monitor: &dyn Mon
         if written.locks {
             finish::lock(&run, &target, &written)?;
         }
-        if options.sync {
+        if options.sync || !tells_of_failures(target.handle()) {
             rustix::fs::syncfs(target.handle()).map_err(|error| Error::file(&options.target, "cannot sync", error))?;
         }
     }
     Ok(run.into_report(started.elapsed()))
+}
+
+/// True for file systems of this machine, on which a write that succeeded finds room. Elsewhere (NFS, SMB, FUSE and whatever
+/// is not known here) the server may refuse later what the page cache took, and only a sync or a close is told.
+fn tells_of_failures(handle: BorrowedFd<'_>) -> bool {
+    // From linux/magic.h: ext4, XFS, btrfs, tmpfs, overlayfs, F2FS, bcachefs; and ZFS.
+    const LOCAL: [u32; 8] =
+        [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0xf2f5_2010, 0xca45_1a4e, 0x2fc1_2fc1];
+    rustix::fs::fstatfs(handle).is_ok_and(|found| u32::try_from(found.f_type).is_ok_and(|kind| LOCAL.contains(&kind)))
 }
 
 /// The target; `None` in a dry run where it does not exist yet.

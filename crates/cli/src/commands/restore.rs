@@ -108,7 +108,9 @@ pub struct Arguments {
     ///
     /// Without it, small files may still be on their way from memory to the disk when the restore ends. After a power cut
     /// in that time files can have the right size and time, but not their content, and a restore that leaves such files
-    /// as they are keeps them: then restore again with `--overwrite always`.
+    /// as they are keeps them: then restore again with `--overwrite always`. Where the target is no file system of this machine
+    /// (NFS, SMB, FUSE) a restore always ends so: there a server may refuse what it was sent, for want of room say, and tells
+    /// only then.
     #[arg(long)]
     pub sync: bool,
 

@@ -220,3 +220,14 @@ fn what_could_not_be_checked_ends_in_3_and_is_not_recorded() {
     std::fs::rename(world.path("away"), &pack).unwrap();
     world.open(["verify", "--read-data"]).expect(0);
 }
+
+/// A file that ends before its size says, and of which no block is on a disk: what nobody read is not taken for zeros.
+#[test]
+fn a_file_that_ends_early_is_a_problem_and_gets_no_zeros() {
+    let world = World::with_repository();
+    let file = "/sys/kernel/uevent_seqnum";
+    let said = world.run(["-r", "repo", "--key-file", "seawall.key", "backup", file]).expect(3);
+    assert!(said.stderr.contains("of 4096 bytes; what could be read is kept"), "{}", said.stderr);
+    let kept = world.open_ok(["cat", &format!("latest:{file}")]);
+    assert!(kept.trim_end().bytes().all(|byte| byte.is_ascii_digit()), "{kept:?}");
+}

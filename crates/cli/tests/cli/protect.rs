@@ -296,6 +296,25 @@ fn a_first_run_that_was_cut_short_is_taken_up() {
     assert!(own_name.exists() && !first_name.exists());
 }
 
+/// The disk of the repository is not mounted: its empty mount point is no place for a new repository.
+#[test]
+fn nothing_is_made_where_another_repository_was_before() {
+    let world = world_with_data();
+    world.ok(["protect", "-r", "disk/repository", "data"]);
+    std::fs::rename(world.path("disk"), world.path("elsewhere")).unwrap();
+    std::fs::create_dir(world.path("disk")).unwrap();
+    let refused = world.run(["protect", "-r", "disk/repository", "data"]).expect(11);
+    assert!(
+        refused.stderr.contains("Is its disk mounted?") && refused.stderr.contains("seawall init -r"),
+        "{}",
+        refused.stderr
+    );
+    assert!(std::fs::read_dir(world.path("disk")).unwrap().next().is_none());
+    std::fs::remove_dir(world.path("disk")).unwrap();
+    std::fs::rename(world.path("elsewhere"), world.path("disk")).unwrap();
+    world.ok(["protect", "-r", "disk/repository", "data"]);
+}
+
 #[test]
 fn passwords_become_slots_of_their_own() {
     let world = world_with_data();

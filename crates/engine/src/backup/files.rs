@@ -220,13 +220,9 @@ impl<'a, 'r> Worker<'a, 'r> {
         self.run.check()?;
         self.run.monitor.current(&path);
         match self.read_settled(job) {
-            Ok((entry, changed)) => {
-                if changed {
-                    self.run.problem(Problem::path(
-                        &path,
-                        "changed",
-                        "changed while it was read; what was read last is kept",
-                    ));
+            Ok((entry, unsettled)) => {
+                if let Some(how) = unsettled {
+                    self.run.problem(Problem::path(&path, "changed", how));
                 }
                 Ok(Some(Box::new(entry)))
             }
@@ -238,8 +234,8 @@ impl<'a, 'r> Worker<'a, 'r> {
         }
     }
 
-    /// Reads a file until nothing changed meanwhile, a few times at most; true if it still changed the last time.
-    fn read_settled(&mut self, job: &FileJob) -> Result<(Entry, bool), Trouble> {
+    /// Reads a file until nothing changed meanwhile, a few times at most; with what is wrong if it was not settled the last time.
+    fn read_settled(&mut self, job: &FileJob) -> Result<(Entry, Option<String>), Trouble> {
         let mut attempt = 1;
         loop {
             let file = metadata::open_file(&job.found)?;
@@ -267,7 +263,11 @@ impl<'a, 'r> Worker<'a, 'r> {
                 }
                 problems.into_iter().for_each(|problem| self.run.problem(problem));
                 entry.size = length;
-                return Ok((entry, !settled));
+                let how = || match same_state(&before, &after) {
+                    true => format!("ends after {length} of {} bytes; what could be read is kept", before.size),
+                    false => "changed while it was read; what was read last is kept".to_owned(),
+                };
+                return Ok((entry, (!settled).then(how)));
             }
             attempt += 1;
         }
@@ -383,9 +383,10 @@ fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -
     let mut end = 0;
     for range in data_ranges(file, stat.size) {
         stream.hole(range.start - end)?;
-        end = stream.range(file, range.start, range.end)?.max(range.start);
+        end = stream.range(file, range.start, range.end)?;
         if end < range.end {
-            break;
+            // Why no hole up to the size: nobody read that there are zeros. The length tells that something is missing.
+            return Ok(stream.finish()?);
         }
     }
     if end < stat.size && metadata::stat_file(file)?.size >= stat.size {

@@ -36,6 +36,7 @@ pub(crate) mod tree_diff;
 pub(crate) use admit::Candidate;
 pub use bases::{Bases, Leanings};
 pub use mend::{MendedPacks, tell_mended};
+pub use place::seen_at;
 pub use reader::{BlobReader, Fetched};
 pub use repository::{Repository, Snapshot};
 pub use session::{Committed, Session};

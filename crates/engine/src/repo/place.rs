@@ -21,6 +21,14 @@ use crate::repo::log::Log;
 /// A remembered place is a line of two ids and nothing more.
 const LINE_BYTES: usize = 2 * RepositoryId::LEN + 1 + 2 * ObjectHash::LEN + 1;
 
+/// The repository that this user last saw in the directory at `location`, whatever is there now; none where nothing is
+/// remembered. `cache` is the directory for all of this user's caches.
+#[must_use]
+pub fn seen_at(location: &Path, cache: Option<&Path>) -> Option<RepositoryId> {
+    let location = std::path::absolute(location).unwrap_or_else(|_| location.to_owned());
+    Place::new(cache, &location.display().to_string()).seen().map(|(repository, _)| repository)
+}
+
 /// One store's place in this user's cache; may be absent.
 pub(crate) struct Place {
     file: Option<PathBuf>,

@@ -281,8 +281,14 @@ impl<'r> Session<'r> {
     /// True if the caller has to [`Self::store`] the chunk now; nobody else will. The commit waits for it.
     #[must_use]
     pub fn claim(&self, id: &ChunkId) -> bool {
-        let claimed = !self.is_listed(id) && self.claim_new(id);
-        *lock(&self.unstored.0) += u64::from(claimed);
+        if self.is_listed(id) {
+            return false;
+        }
+        // Why both under one lock: who meets the claim leans on the chunk, and the commit must wait for it from then on.
+        let mut unstored = lock(&self.unstored.0);
+        let claimed = self.claim_new(id);
+        *unstored += u64::from(claimed);
+        drop(unstored);
         if claimed && self.is_damaged(id) {
             self.mended.fetch_add(1, Ordering::Relaxed);
         }

@@ -4,7 +4,7 @@
 //! known it gets its own name. So a crash at any instant leaves a repository that still opens, or none.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use seawall_engine::clock::Timestamp;
@@ -13,7 +13,7 @@ use seawall_engine::error::{Error, Result};
 use seawall_engine::format::names::MARKER;
 use seawall_engine::format::slot::{self, Unlock};
 use seawall_engine::ids::RepositoryId;
-use seawall_engine::repo::Repository;
+use seawall_engine::repo::{Repository, seen_at};
 use zeroize::Zeroizing;
 
 use crate::commands::init::make_repository;
@@ -55,7 +55,29 @@ pub fn location(run: &Run) -> Result<PathBuf> {
 /// # Errors
 /// When it can't be opened or made, or its key or kit can't be written.
 pub fn open_or_make(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Opened> {
-    if location.join(MARKER).exists() { open(run, location, kit) } else { make(run, location, kit) }
+    let marker = location.join(MARKER);
+    match marker.try_exists() {
+        Ok(true) => open(run, location, kit),
+        Err(error) if error.kind() != ErrorKind::NotADirectory => {
+            Err(Error::file(&marker, "cannot look for the repository", error))
+        }
+        _ => {
+            refuse_where_another_was(run, location)?;
+            make(run, location, kit)
+        }
+    }
+}
+
+/// Why: where the disk of the repository is not mounted, a new one in the empty mount point would say that all is well.
+fn refuse_where_another_was(run: &Run, location: &Path) -> Result<()> {
+    match seen_at(location, run.settings.cache.as_deref()) {
+        None => Ok(()),
+        Some(before) => Err(Error::Refused(format!(
+            "the repository {before} was in {0}, and nothing is there now. Is its disk mounted? To begin a new one there, make it \
+             with `seawall init -r {0}`",
+            location.display()
+        ))),
+    }
 }
 
 fn open(run: &Run, location: &Path, kit: Option<&Path>) -> Result<Opened> {

@@ -260,3 +260,11 @@ fn trees_deeper_than_handles_are_kept_open_come_back_and_go_again() {
     let empty = place.run(&Made::new(), RestoreOptions { delete: true, ..RestoreOptions::default() }).0.unwrap();
     assert_eq!((empty.deleted, place.target().len()), (307, 0));
 }
+
+#[test]
+fn file_systems_that_may_refuse_later_are_told_apart() {
+    use std::os::fd::AsFd;
+    let open = |path: &str| std::fs::File::open(path).unwrap();
+    assert!(crate::restore::tells_of_failures(open("/dev/shm").as_fd()));
+    assert!(!crate::restore::tells_of_failures(open("/proc").as_fd()));
+}
