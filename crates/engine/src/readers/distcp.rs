@@ -11,13 +11,15 @@ use super::input::{Input, READ_BYTES_MAX, ReadAt};
 use super::layout::{Builder, Format};
 use super::pickle::{Global, Node, Pickle, Value, number};
 use super::safetensors;
-use super::zip::Archive;
+use super::zip::{self, Archive};
 use crate::units::MIB;
 
 /// At most so many pieces of a file.
 const PIECES_MAX: usize = 1 << 16;
 /// All pieces of a `.metadata`, with their names, in bytes.
 const STORED_BYTES_MAX: usize = 128 * MIB;
+/// So many bytes tell what begins there.
+const HEAD_BYTES: usize = 16;
 
 /// All archives of a file, the last first.
 pub(super) fn archives(input: &Input) -> Vec<Archive> {
@@ -63,6 +65,53 @@ pub struct Stored {
     pub name: String,
     /// Where in the tensor the piece begins, one number a dimension; empty for what is no tensor.
     pub offset: Vec<u64>,
+    /// True where it was written through an extension, such as compression: its bytes are of no format known here.
+    pub is_transformed: bool,
+}
+
+impl Stored {
+    /// What is wrong with the bytes at its place in `file`, in words that follow the file's name; none where a record lies
+    /// there and its bounds are the piece's. Reads its head and its end: a hole within its numbers is not seen.
+    ///
+    /// A torch zip is the piece, from its first byte to its last. Of safetensors there is one record for all tensors of a
+    /// file: each piece has the place of the record and the length of its own numbers, so the record has to reach at least as far.
+    #[must_use]
+    pub fn lack_in(&self, file: &dyn ReadAt) -> Option<String> {
+        let start = self.range.start;
+        let allowance = Cell::new(READ_BYTES_MAX);
+        let input = Input::new(file, &allowance);
+        let Some(rest) = input.part(start..input.length()) else {
+            return Some(format!("it ends before {start}, where a piece is listed"));
+        };
+        let Some(head) = rest.head::<HEAD_BYTES>() else { return Some(format!("it can't be read at {start}")) };
+        if zip::recognises(&head) && !self.is_transformed {
+            let archive = input.part(self.range.clone()).and_then(|piece| Archive::ending_at(&piece, piece.length()));
+            let is_whole = archive.is_some_and(|archive| archive.range.start == 0);
+            return (!is_whole)
+                .then(|| format!("what begins at {start} does not end at {}, as is listed", self.range.end));
+        }
+        if safetensors::recognises(&head) && !self.is_transformed {
+            let length = safetensors::read(&rest, &mut Builder::new(Format::Safetensors, input.length()));
+            let Some(end) = length.and_then(|length| start.checked_add(length)) else {
+                return Some(format!("the header at {start} can't be read"));
+            };
+            return match self.range.end <= end && end <= input.length() {
+                true => None,
+                false => Some(format!("the header at {start} says {end} bytes, it has {}", input.length())),
+            };
+        }
+        if head.iter().all(|&byte| byte == 0) && !self.range.is_empty() {
+            return Some(format!("zeros are at {start}, where a piece is listed"));
+        }
+        (!self.is_transformed).then(|| format!("no piece begins at {start}, where one is listed"))
+    }
+}
+
+/// Whether another torch zip begins at `end`, behind the last piece of a file that is listed.
+pub fn goes_on(file: &dyn ReadAt, end: u64) -> bool {
+    let allowance = Cell::new(READ_BYTES_MAX);
+    let input = Input::new(file, &allowance);
+    input.array::<4>(end).is_some_and(|head| zip::recognises(&head))
 }
 
 /// What a `.metadata` file says lies where: ascending by file and place. None when it is not one, or says more than fits
@@ -99,6 +148,8 @@ fn stored(pickle: &Pickle, index: Value, info: Value) -> Option<Stored> {
         range: start..end,
         name: pickle.text(pickle.get(index, "fqn")?)?.to_owned(),
         offset,
+        // The writer leaves the field out where there is none.
+        is_transformed: !matches!(pickle.get(info, "transform_descriptors"), None | Some(Value::Nothing)),
     })
 }
 

@@ -35,7 +35,7 @@ mod zip;
 
 use std::cell::Cell;
 
-pub use distcp::{Stored, metadata as distcp_metadata};
+pub use distcp::{Stored, goes_on as distcp_goes_on, metadata as distcp_metadata};
 pub use dtype::{Dtype, GgmlType, ggml};
 pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{

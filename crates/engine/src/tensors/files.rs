@@ -247,6 +247,7 @@ mod tests {
                 range: 0..1000,
                 name: "layer.w".to_owned(),
                 offset: offset.to_vec(),
+                is_transformed: false,
             };
             let (dtype, view, shape) = (Dtype::U8, View::Own, shape.to_vec());
             let tensor = Tensor { name: own.to_owned(), dtype, shape, view, range: 10..20 };

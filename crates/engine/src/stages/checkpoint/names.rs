@@ -19,7 +19,7 @@ pub(super) struct Named {
 
 /// Words before the number of a step, the most telling first.
 const WORDS: [&str; 8] = ["step", "iteration", "iter", "updates", "update", "checkpoint", "ckpt", "epoch"];
-/// Endings of files that hold weights or states.
+/// Endings of files that hold weights or states, and tell themselves whether they are whole; of `.distcp`, `.metadata` tells.
 const ENDINGS: [&str; 6] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz"];
 /// What Orbax puts behind the name of a directory until it is finished, with or without a number.
 pub(super) const ORBAX_TEMPORARY: &str = ".orbax-checkpoint-tmp";

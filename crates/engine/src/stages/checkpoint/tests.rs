@@ -31,10 +31,27 @@ fn touch(path: PathBuf, seconds: u64) {
     fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
 }
 
+/// A file of a checkpoint that torch wrote.
+fn torch_file(name: &str) -> Vec<u8> {
+    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/checkpoints").join(name)).unwrap()
+}
+
+/// A checkpoint of one process, saved in the way of that name.
+fn dcp_alone(directory: &Path, way: &str) {
+    write(directory.join("__0_0.distcp"), torch_file(&format!("{way}/__0_0.distcp")));
+    write(directory.join(".metadata"), torch_file(&format!("{way}/metadata")));
+}
+
 fn dcp(directory: &Path) {
-    write(directory.join("__0_0.distcp"), fixture("__0_0.distcp"));
-    write(directory.join("__1_0.distcp"), [7; 77]);
-    write(directory.join(".metadata"), fixture("checkpoint.metadata"));
+    write(directory.join("__1_0.distcp"), torch_file("ranks/__1_0.distcp"));
+    dcp_alone(directory, "ranks");
+}
+
+/// Changes the bytes of a file.
+fn edit(path: PathBuf, act: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(&path).unwrap();
+    act(&mut bytes);
+    fs::write(path, bytes).unwrap();
 }
 
 fn megatron(run: &Path) {
@@ -187,7 +204,7 @@ fn distributed_checkpoints() {
             (
                 "a part is short",
                 |run| cut(run.join("step-100/__0_0.distcp")),
-                "__0_0.distcp has 3126 bytes, .metadata lists parts of it up to 3136",
+                "__0_0.distcp has 1631 bytes, .metadata lists parts of it up to 1641",
             ),
             (
                 "metadata being written",
@@ -202,6 +219,45 @@ fn distributed_checkpoints() {
                     touch(run.join("step-100/__1_0.distcp"), 1010);
                 },
                 "__1_0.distcp is newer than .metadata, others are older: it was overwritten in part (of a mere copy, touch .metadata)",
+            ),
+            (
+                "a hole of the same length, and a newer .metadata",
+                |run| {
+                    edit(run.join("step-100/__1_0.distcp"), |bytes| bytes.fill(0));
+                    touch(run.join("step-100/.metadata"), 4_000_000_000);
+                },
+                "__1_0.distcp: zeros are at 0, where a piece is listed (in .metadata)",
+            ),
+            (
+                "a hole within",
+                |run| edit(run.join("step-100/__1_0.distcp"), |bytes| bytes[1000..4096].fill(0)),
+                "__1_0.distcp: what begins at 0 does not end at 1261, as is listed (in .metadata)",
+            ),
+            (
+                "a hole at the end",
+                |run| edit(run.join("step-100/__1_0.distcp"), |bytes| bytes[7000..].fill(0)),
+                "__1_0.distcp: what begins at 6056 does not end at 7633, as is listed (in .metadata)",
+            ),
+            (
+                "all parts written anew, and the old .metadata",
+                |run| {
+                    for part in ["step-100/__0_0.distcp", "step-100/__1_0.distcp"] {
+                        write(run.join(part), torch_file("no_dist/__0_0.distcp"));
+                        touch(run.join(part), 1010);
+                    }
+                    touch(run.join("step-100/.metadata"), 1000);
+                },
+                "__0_0.distcp: what begins at 0 does not end at 1641, as is listed (in .metadata)",
+            ),
+            (
+                "pieces elsewhere",
+                |run| edit(run.join("step-100/__1_0.distcp"), |bytes| drop(bytes.splice(..1261, [7; 1261]))),
+                "__1_0.distcp: no piece begins at 0, where one is listed (in .metadata)",
+            ),
+            (
+                "a piece more than the old .metadata knows",
+                |run| edit(run.join("step-100/__1_0.distcp"), |bytes| bytes.extend_from_within(..1261)),
+                "__1_0.distcp: it goes on behind its last piece (in .metadata)",
             ),
             (
                 "no file, but a link out",
@@ -220,6 +276,42 @@ fn distributed_checkpoints() {
                 "nothing is in it yet",
             ),
         ],
+    );
+}
+
+#[test]
+fn distributed_checkpoints_in_all_ways_to_save() {
+    for way in ["asynchronous", "no_dist"] {
+        let mut bench = Bench::new(|run| dcp_alone(&run.join("step-100"), way));
+        bench.look(0);
+        assert_eq!(bench.states(1), [State::Complete], "{way}");
+    }
+    check(
+        Layout::Dcp,
+        Some(1),
+        |run| dcp_alone(&run.join("step-100"), "safetensors"),
+        &[
+            (
+                "cut behind the pieces' ends",
+                |run| cut(run.join("step-100/__0_0.distcp")),
+                "__0_0.distcp: the header at 1261 says 1989 bytes, it has 1979 (in .metadata)",
+            ),
+            (
+                "a hole",
+                |run| edit(run.join("step-100/__0_0.distcp"), |bytes| bytes[1261..].fill(0)),
+                "__0_0.distcp: zeros are at 1261, where a piece is listed (in .metadata)",
+            ),
+        ],
+    );
+    check(
+        Layout::Dcp,
+        Some(1),
+        |run| dcp_alone(&run.join("step-100"), "extension"),
+        &[(
+            "a hole",
+            |run| edit(run.join("step-100/__0_0.distcp"), |bytes| bytes[2594..].fill(0)),
+            "__0_0.distcp: zeros are at 2594, where a piece is listed (in .metadata)",
+        )],
     );
 }
 
@@ -257,7 +349,7 @@ fn megatron_checkpoints() {
             (
                 "a short part",
                 |run| cut(run.join("iter_0000100/__1_0.distcp")),
-                "__1_0.distcp has 67 bytes, .metadata lists parts of it up to 77",
+                "__1_0.distcp has 7623 bytes, .metadata lists parts of it up to 7633",
             ),
             (
                 "a torn common.pt",
@@ -612,7 +704,7 @@ fn what_is_known_is_not_opened() {
 fn hostile_metadata_leads_nowhere() {
     // The names in a real file, replaced by ones of equal length.
     let hostile = |name: &[u8; 13]| {
-        let mut bytes = fixture("checkpoint.metadata");
+        let mut bytes = torch_file("ranks/metadata");
         let places: Vec<usize> = bytes
             .windows(13)
             .enumerate()

@@ -1,20 +1,25 @@
 //! torch's distributed checkpoints (DCP): parts named `__RANK_NUMBER.distcp`, and `.metadata`, which is written last under
 //! the name `.metadata.tmp` and renamed.
 //!
-//! Whoever overwrites a checkpoint in place leaves the old `.metadata` over new parts for a while. Sizes may fit then; that
-//! some parts are newer than `.metadata` and others older gives it away.
+//! Whoever overwrites a checkpoint in place leaves the old `.metadata` over new parts for a while. Sizes may fit then. What
+//! gives it away: some parts are newer than `.metadata` and others older; or no piece lies where `.metadata` lists one,
+//! which also tells a part whose bytes were lost. New parts with each piece where the old one was are the new checkpoint:
+//! all that `.metadata` says of it is true.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
 use super::super::listing::Seen;
 use super::super::names;
 use super::{Marked, Scene};
-use crate::readers::distcp_metadata;
+use crate::readers::{ReadAt, Stored, distcp_goes_on, distcp_metadata};
 
 const METADATA: &str = ".metadata";
 /// Clocks of several writers may differ by so many seconds.
 const SKEW_SECONDS: i64 = 2;
+/// About so many pieces are looked at, of whatever number: each costs two small reads, and a file system far away takes a
+/// millisecond for one. Of each part two, however many parts there are.
+const LOOKS_MAX: usize = 4096;
 
 /// Whether a file belongs to one.
 pub(super) fn is_part(file: &Seen) -> bool {
@@ -48,31 +53,83 @@ fn directory_lack(scene: &Scene, directory: &Path) -> Result<(), String> {
     let open = scene.open(metadata).map_err(|error| format!("{shown} can't be read: {error}"))?;
     let pieces =
         distcp_metadata(&open).ok_or_else(|| format!("{shown} is torn, or not of a distributed checkpoint"))?;
-    let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
-    for piece in &pieces {
-        let end = ends.entry(&piece.file).or_default();
-        *end = piece.range.end.max(*end);
-    }
+    let parts: Vec<&[Stored]> = pieces.chunk_by(|left, right| left.file == right.file).collect();
     let mut newer = Vec::new();
-    for (name, &end) in &ends {
-        let relative = Path::new(name);
-        if !relative.components().all(|component| matches!(component, Component::Normal(_))) {
-            return Err(format!("{shown} names {name:?}, which is no file beside it"));
-        }
-        let path = directory.join(relative);
-        let Some(part) = scene.listing.file(&path) else {
-            return Err(format!("{} is missing: {shown} lists it", path.display()));
-        };
-        if part.size < end {
-            return Err(format!("{} has {} bytes, {shown} lists parts of it up to {end}", part.text(), part.size));
-        }
+    for pieces in &parts {
+        let part = part(scene, directory, pieces, shown)?;
         newer.extend((part.mtime.seconds > metadata.mtime.seconds.saturating_add(SKEW_SECONDS)).then_some(part));
     }
-    match newer.first() {
-        Some(part) if newer.len() < ends.len() => Err(format!(
+    if let Some(part) = newer.first().filter(|_| newer.len() < parts.len()) {
+        return Err(format!(
             "{} is newer than {shown}, others are older: it was overwritten in part (of a mere copy, touch {shown})",
             part.text()
-        )),
-        _ => Ok(()),
+        ));
+    }
+    let looks = (LOOKS_MAX / parts.len().max(1)).max(2);
+    parts.into_iter().try_for_each(|pieces| {
+        let part = part(scene, directory, pieces, shown)?;
+        let fail = |why: String| format!("{}: {why} (in {shown})", part.text());
+        let open = scene.open(part).map_err(|error| format!("{} can't be read: {error}", part.text()))?;
+        part_lack(&open, pieces, looks).map_or(Ok(()), |why| Err(fail(why)))
+    })
+}
+
+/// The file of these pieces, if it is there and long enough.
+fn part<'s>(scene: &'s Scene, directory: &Path, pieces: &[Stored], shown: &str) -> Result<&'s Seen, String> {
+    let name = pieces.first().map(|piece| piece.file.as_str()).unwrap_or_default();
+    let relative = Path::new(name);
+    if !relative.components().all(|component| matches!(component, Component::Normal(_))) {
+        return Err(format!("{shown} names {name:?}, which is no file beside it"));
+    }
+    let path = directory.join(relative);
+    let Some(part) = scene.listing.file(&path) else {
+        return Err(format!("{} is missing: {shown} lists it", path.display()));
+    };
+    let end = pieces.iter().map(|piece| piece.range.end).max().unwrap_or(0);
+    if part.size < end {
+        return Err(format!("{} has {} bytes, {shown} lists parts of it up to {end}", part.text(), part.size));
+    }
+    Ok(part)
+}
+
+/// What is wrong with a part: some of its pieces are looked at, the first and the last always. `pieces` ascend.
+fn part_lack(part: &dyn ReadAt, pieces: &[Stored], looks: usize) -> Option<String> {
+    // Why: pieces in safetensors share one place.
+    let places: Vec<&Stored> =
+        pieces.chunk_by(|left, right| left.range.start == right.range.start).filter_map(furthest).collect();
+    let last = places.last()?;
+    let wrong = spread(places.len(), looks).find_map(|place| places[place].lack_in(part));
+    let goes_on = || distcp_goes_on(part, last.range.end).then(|| "it goes on behind its last piece".to_owned());
+    wrong.or_else(goes_on)
+}
+
+fn furthest(pieces: &[Stored]) -> Option<&Stored> {
+    pieces.iter().max_by_key(|piece| piece.range.end)
+}
+
+/// At most `count` (at least 2) numbers below `length`, evenly spread, the first and the last among them.
+fn spread(length: usize, count: usize) -> impl Iterator<Item = usize> {
+    let steps = count.min(length).saturating_sub(1).max(1);
+    let last = length.saturating_sub(1);
+    (0..=steps).map(move |step| last / steps * step + last % steps * step / steps).take(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_pieces_stand_for_many() {
+        for (length, count, expected) in [
+            (0, 2, &[][..]),
+            (1, 2, &[0]),
+            (2, 2, &[0, 1]),
+            (100_000, 2, &[0, 99_999]),
+            (4, 9, &[0, 1, 2, 3]),
+            (10, 4, &[0, 3, 6, 9]),
+            (11, 4, &[0, 3, 6, 10]),
+        ] {
+            assert_eq!(spread(length, count).collect::<Vec<_>>(), expected, "{length}, {count}");
+        }
     }
 }
