@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::commands::backup::options;
 use crate::commands::overlap;
 use crate::commands::sources::LabelArguments;
-use crate::output::{JsonPath, printable};
+use crate::output::{JsonPath, Output, printable};
 use crate::quantities::{bytes, duration};
 use crate::run::Run;
 use crate::snapshot_name::short;
@@ -275,6 +275,14 @@ impl<'r> Keeper<'r> {
     pub fn refuse_overlap(&self, location: &std::path::Path, checkpoint: &Checkpoint) -> Result<()> {
         overlap::refuse(location, std::slice::from_ref(&checkpoint.path), &Excludes::default(), false)
     }
+}
+
+/// Says of a link that it was not followed. With `--json` the note has the text.
+pub fn passed_over(output: &Output, link: &std::path::Path) {
+    let shown = printable(std::os::unix::ffi::OsStrExt::as_bytes(link.as_os_str()));
+    output.note(&format!(
+        "{shown} is a link and was not followed: if checkpoints lie where it leads, name that directory too"
+    ));
 }
 
 /// The line that says that a checkpoint is durable.

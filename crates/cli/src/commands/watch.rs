@@ -20,7 +20,7 @@ use super::sources::LabelArguments;
 use crate::checkpoints::hints::Hints;
 use crate::checkpoints::metrics::{self, Counts};
 use crate::checkpoints::status::{RunStatus, runs, seconds};
-use crate::checkpoints::{CheckpointLine, Durable, Keeper, PATIENCE, Taken, durable_line, labels, title};
+use crate::checkpoints::{CheckpointLine, Durable, Keeper, PATIENCE, Taken, durable_line, labels, passed_over, title};
 use crate::failure::Exit;
 use crate::parity::ParityArguments;
 use crate::quantities::parse_pause;
@@ -50,7 +50,8 @@ const RPO_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
-    /// Directories of runs, or above them
+    /// Directories of runs, or above them. A link among these is followed; one below them is not, and is named: give what it
+    /// leads to as a further DIR
     #[arg(value_name = "DIR", required = true)]
     pub paths: Vec<PathBuf>,
 
@@ -220,13 +221,21 @@ impl<'r> Watch<'r> {
         for (path, what) in &look.trouble {
             self.trouble(path.clone(), "unreadable", what);
         }
+        for link in &look.links {
+            if self.is_news(link, "is a link") {
+                passed_over(&self.run.output, link);
+            }
+        }
         let mut again = false;
         for checkpoint in &look.checkpoints {
             again |= self.checkpoint(checkpoint)?;
         }
         let paths: std::collections::HashSet<&PathBuf> =
             look.checkpoints.iter().map(|checkpoint| &checkpoint.path).collect();
-        self.told.retain(|path, _| paths.contains(path) || look.trouble.iter().any(|(other, _)| other == path));
+        let is_there = |path: &PathBuf| {
+            paths.contains(path) || look.links.contains(path) || look.trouble.iter().any(|(other, _)| other == path)
+        };
+        self.told.retain(|path, _| is_there(path));
         self.tell_risk(&look, again);
         let scan = Scan { checkpoints: look.checkpoints.len(), seconds: self.look_took.as_secs_f64() };
         let _ = self.run.output.record("scan", scan);

@@ -3,14 +3,15 @@
 //! Writers and readers of a test wait for each other's files and lines of output, never for time to pass.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::world::World;
+use super::world::{World, ended};
 
 /// A file that another library wrote.
 fn fixture(name: &str) -> Vec<u8> {
@@ -311,6 +312,48 @@ fn one_scan_for_cron() {
     assert_eq!(of_state(&second.json(), "durable").len(), 1);
     assert_eq!(scan().expect(0).summary()["durable"].as_u64(), Some(0));
     assert_eq!(snapshots(&world).len(), 2);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_run_that_cant_be_listed_is_a_problem_and_a_link_is_noted() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    std::fs::create_dir_all(world.path("runs/shut/checkpoint-7")).unwrap();
+    std::fs::create_dir_all(world.path("fast/checkpoint-8")).unwrap();
+    symlink(world.path("fast"), world.path("runs/fast")).unwrap();
+    symlink("checkpoint-100", world.path("runs/a/latest")).unwrap();
+    let command = |more: &[&str]| {
+        world.command(
+            ["-r", "repo", "--key-file", "seawall.key"].iter().chain(more).chain(["--settle", "50ms", "--json"].iter()),
+        )
+    };
+    let mut commands =
+        [command(&["backup", "--checkpoints", "runs", "--wait", "0"]), command(&["watch", "runs", "--once"])];
+    if !commands.iter_mut().all(|command| world.become_ordinary(command)) {
+        println!("skipped: running as root and no user to become");
+        return;
+    }
+    let shut = world.path("runs/shut");
+    set_mode(&shut, 0o000);
+    let ends = commands.map(|mut command| ended(command.output().unwrap()));
+    set_mode(&shut, 0o700);
+    for (ended, durable) in ends.into_iter().zip([1, 0]) {
+        let ended = ended.expect(3);
+        let lines = ended.json();
+        let problems: Vec<&Value> = lines.iter().filter(|line| line["type"] == "problem").collect();
+        assert_eq!(problems.len(), 1, "{lines:?}");
+        assert_eq!(problems[0]["subject"], shut.to_str().unwrap());
+        assert!(problems[0]["what"].as_str().unwrap().contains("Permission denied"), "{}", problems[0]);
+        let notes: Vec<&str> =
+            lines.iter().filter(|line| line["type"] == "note").filter_map(|line| line["text"].as_str()).collect();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with(world.path("runs/fast").to_str().unwrap()), "{notes:?}");
+        assert_eq!(ended.summary()["durable"], durable);
+    }
 }
 
 /// Longer than what is in flight, so that the reading is not over when the first pack lies there.

@@ -16,7 +16,7 @@ use seawall_engine::stages::checkpoint::{Checkpoint, Look, Pace, Scanner, State}
 use serde::Serialize;
 
 use super::Arguments;
-use crate::checkpoints::{CheckpointLine, Durable, Keeper, PATIENCE, Taken, durable_line, title};
+use crate::checkpoints::{CheckpointLine, Durable, Keeper, PATIENCE, Taken, durable_line, passed_over, title};
 use crate::commands::sources::absolute;
 use crate::failure::Exit;
 use crate::quantities::{bytes, counted, parse_pause};
@@ -173,6 +173,9 @@ impl Round<'_> {
     fn conclude(mut self, last: &Look) -> anyhow::Result<Outcome> {
         for (path, what) in &last.trouble {
             self.problem(path, "unreadable", what);
+        }
+        for link in &last.links {
+            passed_over(&self.run.output, link);
         }
         for (path, reason) in std::mem::take(&mut self.discarded) {
             self.problem(&path, "changed", &format!("is not kept: {reason}"));

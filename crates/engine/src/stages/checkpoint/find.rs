@@ -2,7 +2,8 @@
 //!
 //! Found by names alone, so that a look at a run costs a few listings: whether what was found is a checkpoint, and
 //! whether it is finished, is asked later. What lies in a checkpoint is not looked through for others; a directory beside
-//! steps that is no step itself is. Links are not followed: `latest` often is one, and leads to what is found anyway.
+//! steps that is no step itself is. Links are not followed: `latest` often is one, and leads to what is found anyway; what
+//! leads elsewhere is named. What can't be listed is named with the reason; only what has vanished is passed over in silence.
 
 use std::ffi::OsString;
 use std::fs::{self, FileType};
@@ -42,6 +43,10 @@ pub(super) struct Found {
     pub candidates: Vec<Candidate>,
     /// The directories without a checkpoint that were looked through: where others may appear.
     pub directories: Vec<PathBuf>,
+    /// Directories below the root that can't be listed, and why.
+    pub trouble: Vec<(PathBuf, String)>,
+    /// Links that may lead to checkpoints and were not followed, wherever they lead.
+    pub links: Vec<PathBuf>,
 }
 
 /// All candidates at or below `root`.
@@ -70,9 +75,13 @@ impl Found {
         }
         let children = match children(directory) {
             Ok(children) => children,
-            // Why: below the root, what vanished or is closed to us is not ours; the root itself must be there.
-            Err(_) if depth > 0 => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) if depth == 0 => return Err(error),
+            // Rotated away since the directory above was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                self.trouble.push((directory.to_path_buf(), format!("cannot be looked through: {error}")));
+                return Ok(());
+            }
         };
         let named = directory.file_name().and_then(|name| names::directory(name.to_str()?));
         if is_checkpoint(directory, named, &children) {
@@ -90,9 +99,20 @@ impl Found {
                 && let Some(named) = names::file(child.text())
             {
                 self.candidates.push(Candidate { path, named: Some(named), is_file: true });
+            } else if child.kind.is_symlink() && !hidden && may_lead_to_checkpoints(&path, child.text()) {
+                self.links.push(path);
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a link leads to a directory, or has the name of a file that would be a checkpoint. One that leads nowhere does
+/// not; of one that can't be followed nobody knows.
+fn may_lead_to_checkpoints(link: &Path, name: &str) -> bool {
+    match fs::metadata(link) {
+        Ok(target) => target.is_dir() || (target.is_file() && names::file(name).is_some()),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
@@ -100,7 +120,13 @@ fn children(directory: &Path) -> io::Result<Vec<Child>> {
     let mut children = Vec::new();
     for item in fs::read_dir(directory)? {
         let item = item?;
-        children.push(Child { name: item.file_name(), kind: item.file_type()? });
+        let kind = match item.file_type() {
+            Ok(kind) => kind,
+            // Why: one name that went must not hide the others.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        children.push(Child { name: item.file_name(), kind });
     }
     children.sort_unstable_by(|left, right| left.name.cmp(&right.name));
     Ok(children)
@@ -219,5 +245,25 @@ mod tests {
         assert_eq!(found.directories, [folder.path()]);
         let paths: Vec<PathBuf> = found.candidates.into_iter().map(|candidate| candidate.path).collect();
         assert_eq!(paths, [folder.path().join("step-1")]);
+        assert_eq!(found.links, [folder.path().join("step-2")]);
+    }
+
+    /// As root a mode keeps nobody out, but a path that is too long does.
+    #[test]
+    fn what_cant_be_listed_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut root = folder.path().to_path_buf();
+        while root.as_os_str().len() < 3850 {
+            root.push("r".repeat(200));
+        }
+        fs::create_dir_all(root.join("a/closed run/step-1")).unwrap();
+        fs::create_dir_all(root.join("open run/step-2")).unwrap();
+        let long = root.join("a".repeat(4090 - root.as_os_str().len() - 1));
+        fs::rename(root.join("a"), &long).unwrap();
+        let found = candidates(&root).unwrap();
+        let paths: Vec<PathBuf> = found.candidates.into_iter().map(|candidate| candidate.path).collect();
+        assert_eq!(paths, [root.join("open run/step-2")]);
+        let [(path, why)] = &found.trouble[..] else { panic!("{:?}", found.trouble) };
+        assert!(*path == long.join("closed run") && why.contains("cannot be looked through"), "{why}");
     }
 }

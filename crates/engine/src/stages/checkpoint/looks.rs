@@ -39,6 +39,8 @@ pub struct Look {
     pub trouble: Vec<(PathBuf, String)>,
     /// The directories above checkpoints: where others may appear.
     pub directories: Vec<PathBuf>,
+    /// Links to directories, or to single files of checkpoints, that lead out of what is looked through: not followed.
+    pub links: Vec<PathBuf>,
 }
 
 /// Looks for checkpoints below some directories, and remembers what it saw.
@@ -135,12 +137,19 @@ impl Scanner {
             match candidates(root) {
                 Ok(found) => {
                     look.directories.extend(found.directories);
+                    look.trouble.extend(found.trouble);
+                    look.links.extend(found.links.into_iter().filter(|link| self.leads_out(link)));
                     sighted.extend(found.candidates.into_iter().filter_map(|candidate| sight(candidate, look)));
                 }
                 Err(error) => look.trouble.push((root.clone(), format!("cannot be looked through: {error}"))),
             }
         }
         sighted
+    }
+
+    /// Whether what a link leads to is not found without it.
+    fn leads_out(&self, link: &Path) -> bool {
+        link.canonicalize().map_or(true, |target| !self.roots.iter().any(|root| target.starts_with(root)))
     }
 
     fn judge(

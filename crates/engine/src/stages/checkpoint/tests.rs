@@ -688,6 +688,28 @@ fn steps_before_a_torn_tracker_stay_complete() {
 }
 
 #[test]
+fn links_that_lead_out_are_told() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    dcp(&elsewhere.path().join("step-7"));
+    let mut bench = Bench::new(|run| {
+        dcp(&run.join("a/step-100"));
+        for (target, link) in [
+            (Path::new("step-100"), "a/latest"),
+            (Path::new("nowhere"), "a/best"),
+            (elsewhere.path(), "b"),
+            (&elsewhere.path().join("step-7"), "a/step-7"),
+            (&elsewhere.path().join("step-7/.metadata"), "a/notes"),
+        ] {
+            std::os::unix::fs::symlink(target, run.join(link)).unwrap();
+        }
+    });
+    let look = bench.scanner.look(bench.begin, bench.wall, &|_| false);
+    let run = bench.run().canonicalize().unwrap();
+    assert_eq!(look.links, [run.join("a/step-7"), run.join("b")]);
+    assert_eq!((look.checkpoints.len(), look.trouble.len()), (1, 0));
+}
+
+#[test]
 fn what_is_known_is_not_opened() {
     let mut bench = Bench::new(|run| dcp(&run.join("step-100")));
     let known = bench.look(0).remove(0).fingerprint;
