@@ -4,12 +4,12 @@
 //! repository by labels. A checkpoint that changes or goes while it is read is discarded: nothing is committed, what was
 //! stored serves the next attempt.
 
+pub mod attempts;
 pub mod hints;
 pub mod labels;
 pub mod metrics;
 pub mod status;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
@@ -31,12 +31,9 @@ use crate::output::{JsonPath, Output, printable};
 use crate::quantities::{bytes, duration};
 use crate::run::Run;
 use crate::snapshot_name::short;
+use attempts::{Attempts, Failed};
 use labels::Kept;
 
-/// A checkpoint as it is, is tried so often; then it is left until something about it changes.
-const ATTEMPTS_MAX: u32 = 3;
-/// Of so many failed ones the attempts are remembered, so that a long watch stays small.
-const ATTEMPTS_REMEMBERED: usize = 1_000;
 /// Without progress for so long, a checkpoint is taken not to be written any more.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -52,19 +49,19 @@ pub struct Keeper<'r> {
     kept: Vec<Kept>,
     /// The log's length when `kept` was made.
     log_entries: Option<u64>,
-    attempts: HashMap<String, u32>,
+    attempts: Attempts,
 }
 
 /// What became of one checkpoint.
 pub enum Taken {
     /// It is in the repository.
     Durable(Box<Durable>),
-    /// It changed, or went, while it was read: nothing was committed. With the reason, and whether it is tried again as it is.
+    /// It changed, or went, while it was read, or could not be read: nothing was committed.
     Discarded {
         /// Which file, and what became of it.
         reason: String,
-        /// False once it was tried often enough.
-        again: bool,
+        /// How often this failed in a row.
+        failed: Failed,
     },
 }
 
@@ -101,6 +98,12 @@ pub struct CheckpointLine {
     seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     durable_seconds: Option<f64>,
+    /// How often it failed in a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failures: Option<u32>,
+    /// Until it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_seconds: Option<f64>,
 }
 
 impl CheckpointLine {
@@ -120,6 +123,18 @@ impl CheckpointLine {
             bytes_stored: None,
             seconds: None,
             durable_seconds: None,
+            failures: None,
+            next_seconds: None,
+        }
+    }
+
+    /// A checkpoint that could not be kept.
+    #[must_use]
+    pub fn discarded(checkpoint: &Checkpoint, reason: &str, failed: &Failed) -> Self {
+        Self {
+            failures: Some(failed.times),
+            next_seconds: failed.pause.map(|pause| pause.as_secs_f64()),
+            ..Self::new(checkpoint, "discarded", Some(reason))
         }
     }
 
@@ -152,7 +167,7 @@ impl<'r> Keeper<'r> {
     /// A keeper of what the scanner finds.
     pub fn new(run: &'r Run, repository: &'r Repository, labels: &'r LabelArguments, scanner: Scanner) -> Self {
         let host = labels.host.clone().unwrap_or_else(|| run.environment.host.clone());
-        let (kept, log_entries, attempts) = (Vec::new(), None, HashMap::new());
+        let (kept, log_entries, attempts) = (Vec::new(), None, Attempts::few());
         let (bases, effort) = (Vec::new(), Some(Effort::Balanced));
         Self { run, repository, labels, bases, effort, host, scanner, kept, log_entries, attempts }
     }
@@ -161,6 +176,12 @@ impl<'r> Keeper<'r> {
     #[must_use]
     pub fn with(self, bases: Vec<(ChunkId, TreeKey)>, effort: Option<Effort>) -> Self {
         Self { bases, effort, ..self }
+    }
+
+    /// What fails is tried again after growing pauses, for ever: for one who looks so often.
+    #[must_use]
+    pub fn persistent(self, interval: Duration) -> Self {
+        Self { attempts: Attempts::for_ever(interval), ..self }
     }
 
     /// Looks at the log and at the directories.
@@ -172,7 +193,9 @@ impl<'r> Keeper<'r> {
         self.reread();
         let kept = &self.kept;
         let is_known = |checkpoint: &Checkpoint| kept.iter().any(|kept| kept.is_complete && kept.is_of(checkpoint));
-        Ok(self.scanner.look(monotonic(), Timestamp::now(), &is_known))
+        let look = self.scanner.look(monotonic(), Timestamp::now(), &is_known);
+        self.attempts.keep_those_of(&look.checkpoints);
+        Ok(look)
     }
 
     /// Takes in what the log says now, as far as it was read.
@@ -200,10 +223,16 @@ impl<'r> Keeper<'r> {
         self.kept.iter().any(|kept| kept.is_of(checkpoint))
     }
 
-    /// True if it was tried often enough as it is.
+    /// False for what failed as it is, while it is too early to try again, or for good.
     #[must_use]
-    pub fn has_given_up(&self, checkpoint: &Checkpoint) -> bool {
-        self.attempts.get(&checkpoint.fingerprint).is_some_and(|&attempts| attempts >= ATTEMPTS_MAX)
+    pub fn may_take(&self, checkpoint: &Checkpoint) -> bool {
+        self.attempts.may_try(checkpoint, monotonic())
+    }
+
+    /// How long until something that failed is tried again; none where nothing waits.
+    #[must_use]
+    pub fn next_attempt(&self) -> Option<Duration> {
+        self.attempts.next(monotonic())
     }
 
     /// Makes a snapshot of one checkpoint. `lack` is what an incomplete one lacks, which the user wants nevertheless.
@@ -217,7 +246,7 @@ impl<'r> Keeper<'r> {
             Ok(report) => {
                 let now = status::seconds(Timestamp::now());
                 let seconds = (now - status::seconds(checkpoint.finished)).max(0.0);
-                self.attempts.remove(&checkpoint.fingerprint);
+                self.attempts.succeeded(checkpoint);
                 // The next one is encoded against this.
                 self.reread();
                 return Ok(Taken::Durable(Box::new(Durable { report, seconds })));
@@ -226,12 +255,7 @@ impl<'r> Keeper<'r> {
             Err(error @ (Error::Changed(_) | Error::File { .. })) => error.to_string(),
             Err(error) => return Err(error),
         };
-        if self.attempts.len() > ATTEMPTS_REMEMBERED {
-            self.attempts.clear();
-        }
-        let attempts = self.attempts.entry(checkpoint.fingerprint.clone()).or_default();
-        *attempts += 1;
-        Ok(Taken::Discarded { reason, again: *attempts < ATTEMPTS_MAX })
+        Ok(Taken::Discarded { reason, failed: self.attempts.failed(checkpoint, monotonic()) })
     }
 
     fn back_up(&self, checkpoint: &Checkpoint, lack: Option<&str>) -> Result<BackupReport> {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::backup::EffortArgument;
 use super::backup::checkpoints::SETTLE;
 use super::sources::LabelArguments;
+use crate::checkpoints::attempts::{ATTEMPTS_MAX, Failed};
 use crate::checkpoints::hints::Hints;
 use crate::checkpoints::metrics::{self, Counts};
 use crate::checkpoints::status::{RunStatus, runs, seconds};
@@ -146,12 +147,16 @@ impl<'r> Watch<'r> {
         repository: &'r Repository,
         scanner: Scanner,
     ) -> Self {
+        let keeper = Keeper::new(run, repository, &arguments.labels, scanner);
+        let keeper = keeper.with(Vec::new(), arguments.effort.chosen());
         Self {
             run,
             arguments,
             location,
-            keeper: Keeper::new(run, repository, &arguments.labels, scanner)
-                .with(Vec::new(), arguments.effort.chosen()),
+            keeper: match arguments.once {
+                true => keeper,
+                false => keeper.persistent(arguments.interval),
+            },
             summary: Summary::default(),
             counts: BTreeMap::new(),
             told: HashMap::new(),
@@ -180,6 +185,7 @@ impl<'r> Watch<'r> {
                 true => self.settle(),
                 false => self.arguments.interval,
             };
+            let longest = self.keeper.next_attempt().map_or(longest, |next| next.max(SHORTEST).min(longest));
             // Why at least that: a look through many files must not be all that a network file system does.
             let shortest = (self.look_took * SCAN_SHARE).max(SHORTEST).min(longest);
             self.pause(shortest);
@@ -246,11 +252,11 @@ impl<'r> Watch<'r> {
     /// Takes it if it is complete; true if that changed what is known.
     fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<bool> {
         match &checkpoint.state {
-            State::Complete if !self.keeper.has_given_up(checkpoint) => {
+            State::Complete if self.keeper.may_take(checkpoint) => {
                 self.keeper.refuse_overlap(self.location, checkpoint)?;
                 match self.keeper.take(checkpoint, None)? {
                     Taken::Durable(durable) => self.durable(checkpoint, &durable),
-                    Taken::Discarded { reason, again } => self.discarded(checkpoint, &reason, again),
+                    Taken::Discarded { reason, failed } => self.discarded(checkpoint, &reason, &failed),
                 }
                 Ok(true)
             }
@@ -288,13 +294,13 @@ impl<'r> Watch<'r> {
         self.flush();
     }
 
-    fn discarded(&mut self, checkpoint: &Checkpoint, reason: &str, again: bool) {
+    fn discarded(&mut self, checkpoint: &Checkpoint, reason: &str, failed: &Failed) {
         self.summary.discarded += 1;
         self.counts.entry(labels::run_of(checkpoint)).or_default().discarded += 1;
-        self.record(CheckpointLine::new(checkpoint, "discarded", Some(reason)));
-        self.run.output.note(&format!("discarded an attempt: {reason}"));
-        if !again {
-            self.trouble(checkpoint.path.clone(), "changed", &format!("is left until it changes again: {reason}"));
+        self.record(CheckpointLine::discarded(checkpoint, reason, failed));
+        self.run.output.note(&format!("discarded an attempt: {reason}; {}", failed.text()));
+        if failed.times >= ATTEMPTS_MAX {
+            self.trouble(checkpoint.path.clone(), "changed", &format!("is not kept, again and again: {reason}"));
         }
         self.flush();
     }

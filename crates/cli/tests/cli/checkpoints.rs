@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -179,7 +179,10 @@ struct Watch {
 impl Watch {
     fn start(world: &World, more: &[&str]) -> Self {
         let fixed = ["-r", "repo", "--key-file", "seawall.key", "--json", "watch", "runs", "--settle", "50ms"];
-        let mut command = world.command(fixed.iter().chain(more));
+        Self::spawn(world.command(fixed.iter().chain(more)))
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, lines }
@@ -354,6 +357,37 @@ fn a_run_that_cant_be_listed_is_a_problem_and_a_link_is_noted() {
         assert!(notes[0].starts_with(world.path("runs/fast").to_str().unwrap()), "{notes:?}");
         assert_eq!(ended.summary()["durable"], durable);
     }
+}
+
+#[test]
+fn a_checkpoint_that_cant_be_read_is_tried_again_and_kept_when_it_can() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    world.write("runs/a/checkpoint-100/dataloader.state", b"state");
+    let fixed = ["-r", "repo", "--key-file", "seawall.key", "--json", "watch", "runs", "--settle", "50ms"];
+    let mut command = world.command(fixed.iter().chain(&["--interval", "50ms"]));
+    if !world.become_ordinary(&mut command) {
+        println!("skipped: running as root and no user to become");
+        return;
+    }
+    let state = world.path("runs/a/checkpoint-100/dataloader.state");
+    set_mode(&state, 0o000);
+    let mut watch = Watch::spawn(command);
+    for times in 1..=3 {
+        let line = watch.wait_for("a failure", |line| line["state"] == "discarded");
+        assert_eq!(line["failures"], times, "{line}");
+        assert!(line["next_seconds"].as_f64().unwrap() <= 0.5, "{line}");
+    }
+    // Its names, sizes and times of modification stay as they are.
+    set_mode(&state, 0o600);
+    let scans = std::cell::Cell::new(0);
+    watch.wait_for("a durable step", |line| {
+        scans.set(scans.get() + u32::from(line["type"] == "scan"));
+        assert!(scans.get() < 500, "it was given up");
+        line["state"] == "durable"
+    });
+    let summary = watch.terminate();
+    assert_eq!(summary["durable"], 1, "{summary}");
 }
 
 /// Longer than what is in flight, so that the reading is not over when the first pack lies there.

@@ -120,6 +120,12 @@ impl Checkpoint {
             .map(|entry| if entry.path == Path::new("") { self.path.clone() } else { self.path.join(&entry.path) })
     }
 
+    /// True if nothing that was seen of this is otherwise in `other`, inodes and times of change included.
+    #[must_use]
+    pub fn looks_like(&self, other: &Self) -> bool {
+        self.listing == other.listing
+    }
+
     /// Looks again, whether all is as it was at the look that made this.
     ///
     /// # Errors

@@ -122,18 +122,18 @@ impl Round<'_> {
 
     /// Takes a complete checkpoint; true if it has to be looked at again.
     fn complete(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<bool> {
-        if self.arguments.dry_run || self.keeper.has_given_up(checkpoint) || self.summary.discarded >= DISCARDS_MAX {
+        if self.arguments.dry_run || !self.keeper.may_take(checkpoint) || self.summary.discarded >= DISCARDS_MAX {
             return Ok(false);
         }
         self.keeper.refuse_overlap(self.location, checkpoint)?;
         match self.keeper.take(checkpoint, None)? {
             Taken::Durable(durable) => self.durable(checkpoint, &durable)?,
-            Taken::Discarded { reason, again } => {
+            Taken::Discarded { reason, failed } => {
                 self.summary.discarded += 1;
-                self.run.output.record("checkpoint", CheckpointLine::new(checkpoint, "discarded", Some(&reason)))?;
-                self.run.output.note(&format!("discarded an attempt: {reason}"));
+                self.run.output.record("checkpoint", CheckpointLine::discarded(checkpoint, &reason, &failed))?;
+                self.run.output.note(&format!("discarded an attempt: {reason}; {}", failed.text()));
                 self.discarded.insert(checkpoint.path.clone(), reason);
-                return Ok(again && self.summary.discarded < DISCARDS_MAX);
+                return Ok(failed.pause.is_some() && self.summary.discarded < DISCARDS_MAX);
             }
         }
         Ok(false)
