@@ -1,8 +1,9 @@
 //! From what was found in files to the tensors of one file: parts are put together, and what can't be put into a
 //! safetensors file as it is, is refused by name.
 //!
-//! Refused: a name that several files (or places of one file) have, parts of which some are missing, a view whose numbers
-//! do not lie in the order of its shape, a dtype that safetensors does not have.
+//! Refused: a name that several files (or places of one file) have, parts of which some are missing, parts in several
+//! directories (they are of several checkpoints), a view whose numbers do not lie in the order of its shape, a dtype that
+//! safetensors does not have.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -52,6 +53,13 @@ fn whole(name: String, found: &[(usize, Found)], files: &[TreeKey]) -> Result<Wh
             return refuse(format!("{why} ({})", path(*file)));
         }
     }
+    if let Some((one, other)) = apart(found, files) {
+        return refuse(format!(
+            "both {} and {} have parts of one, and they are of different checkpoints; name the folder of one of them",
+            path(one),
+            path(other)
+        ));
+    }
     let places: Option<Vec<&Place>> = found.iter().map(|(_, found)| found.place.as_ref()).collect();
     let (file, first) = &found[0];
     let dtype = first.tensor.dtype;
@@ -80,6 +88,14 @@ fn whole(name: String, found: &[(usize, Found)], files: &[TreeKey]) -> Result<Wh
     };
     let parts = found.iter().zip(placements).map(part).collect();
     Ok(Whole { name, dtype, shape, parts })
+}
+
+/// Two files with parts that different `.metadata` files explain: each explains those beside it.
+fn apart(found: &[(usize, Found)], files: &[TreeKey]) -> Option<(usize, usize)> {
+    let mut parts = found.iter().filter(|(_, found)| found.place.is_some()).map(|(file, _)| *file);
+    let first = parts.next()?;
+    let directory = files[first].parent();
+    parts.find(|&file| files[file].parent() != directory).map(|other| (first, other))
 }
 
 /// Why a tensor can't be written, by itself.
@@ -147,7 +163,7 @@ mod tests {
     }
 
     fn tried(found: Vec<(usize, Found)>) -> Result<Whole, String> {
-        let files = ["a", "b"].map(|name| TreeKey(name.into()));
+        let files = ["/a", "/b", "/step-2/b"].map(|path| TreeKey::from_path(path.as_ref()).unwrap());
         let made = wholes(BTreeMap::from([("t".to_owned(), found)]), &files);
         made.map(|mut made| made.remove(0)).map_err(|error| error.to_string())
     }
@@ -163,6 +179,7 @@ mod tests {
             (vec![part(0, &[4, 8], &[0, 0], 2), part(1, &[2, 8], &[4, 0], 2)], Ok(&[6, 8])),
             (vec![alone], Ok(&[2, 2])),
             (vec![part(0, &[4, 8], &[0, 0], 2)], Err("of which 1 are here")),
+            (vec![part(0, &[4, 8], &[0, 0], 2), part(2, &[2, 8], &[4, 0], 2)], Err("both /a and /step-2/b have parts")),
             (vec![part(0, &[4, 8], &[2, 0], 1)], Err("gaps")),
             (vec![part(0, &[4, 8], &[0, 0], 2), part(1, &[4, 8], &[2, 0], 2)], Err("overlap")),
             (

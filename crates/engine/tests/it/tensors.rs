@@ -327,6 +327,30 @@ fn pieces_are_put_together_by_metadata() {
     assert!(places.iter().all(|place| place.parts == 2));
 }
 
+/// Halves of different steps make no whole, though their numbers fit; of two whole steps one has to be named.
+#[test]
+fn pieces_of_several_checkpoints_are_not_put_together() {
+    let scene = Scene::new();
+    let ranks = fixtures().join("../checkpoints/ranks");
+    let put = |step: &str, name: &str, file: &str| {
+        scene.write(&format!("{step}/{name}"), &fs::read(ranks.join(file)).unwrap())
+    };
+    for (step, part) in [("step-1", "__0_0.distcp"), ("step-2", "__1_0.distcp")] {
+        put(step, ".metadata", "metadata");
+        put(step, part, part);
+    }
+    let refused = |root: &ChunkId| scene.extract(root, "", &["weight"]).unwrap_err().to_string();
+    let why = refused(&scene.backup());
+    assert!(why.contains("step-1/__0_0.distcp") && why.contains("step-2/__1_0.distcp"), "{why}");
+    put("step-1", "__1_0.distcp", "__1_0.distcp");
+    put("step-2", "__0_0.distcp", "__0_0.distcp");
+    let root = scene.backup();
+    let why = refused(&root);
+    assert!(why.contains("step-1/__0_0.distcp") && why.contains("name the folder of one"), "{why}");
+    let report = scene.extract(&root, "step-2", &["weight"]).unwrap();
+    assert_eq!((report.tensors.len(), &report.tensors[0].shape[..]), (1, &[6, 8][..]));
+}
+
 /// Three shards of noise with tensors of all lengths. Gives what they hold.
 fn shards(scene: &Scene) -> Vec<(String, Vec<Given>)> {
     let mut seed = 0;
