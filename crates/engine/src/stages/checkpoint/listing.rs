@@ -1,15 +1,18 @@
 //! What lies in a checkpoint at one moment: names, sizes, times and inodes, to be compared with another moment.
 //!
-//! Links are not followed: a snapshot keeps the link, not what it leads to. Nothing is opened here.
+//! Links are not followed: a snapshot keeps the link, not what it leads to. Nothing but directories is opened here.
+//!
+//! A network file system keeps what it heard of a file for seconds, so that two looks might be one answer while another
+//! machine writes. Each look asks the server, for a directory before its names are read.
 //!
 //! Invariants: entries ascend by path; a listing has at most [`ENTRIES_MAX`].
 
-use std::fs::{self, FileType, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::super::walk::{Device, Stat, StatKind};
 use crate::clock::Timestamp;
 
 /// A checkpoint of more entries is refused: each takes about 200 bytes.
@@ -44,22 +47,20 @@ pub struct Seen {
     /// Last change of the inode.
     pub ctime: Timestamp,
     /// Inode, and the device that it is on.
-    pub inode: (u64, u64),
+    pub inode: (u64, Device),
 }
 
 impl Seen {
-    fn new(path: PathBuf, metadata: &Metadata) -> Self {
-        let kind = kind(metadata.file_type());
-        // Below 10^9, as the system gives it.
-        let time = |seconds, nanos: i64| Timestamp { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
-        Self {
-            path,
-            kind,
-            size: if kind == SeenKind::File { metadata.len() } else { 0 },
-            mtime: time(metadata.mtime(), metadata.mtime_nsec()),
-            ctime: time(metadata.ctime(), metadata.ctime_nsec()),
-            inode: (metadata.ino(), metadata.dev()),
-        }
+    fn look(place: &Path, path: PathBuf) -> io::Result<Self> {
+        let stat = Stat::of_path_now(place)?;
+        let kind = match stat.kind {
+            StatKind::File => SeenKind::File,
+            StatKind::Directory => SeenKind::Directory,
+            StatKind::Symlink => SeenKind::Link,
+            _ => SeenKind::Other,
+        };
+        let size = if kind == SeenKind::File { stat.size } else { 0 };
+        Ok(Self { path, kind, size, mtime: stat.mtime, ctime: stat.ctime, inode: (stat.inode, stat.device) })
     }
 
     /// The path as text; what is no text matches no pattern.
@@ -70,15 +71,6 @@ impl Seen {
     /// The last component of the path.
     pub(super) fn name(&self) -> &str {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
-    }
-}
-
-fn kind(file_type: FileType) -> SeenKind {
-    match file_type {
-        _ if file_type.is_file() => SeenKind::File,
-        _ if file_type.is_dir() => SeenKind::Directory,
-        _ if file_type.is_symlink() => SeenKind::Link,
-        _ => SeenKind::Other,
     }
 }
 
@@ -95,9 +87,9 @@ impl Listing {
     /// When something vanishes meanwhile or can't be looked at, or there is too much.
     pub fn of(path: &Path) -> io::Result<Self> {
         let mut listing = Self::default();
-        let top = fs::symlink_metadata(path)?;
-        let is_directory = top.is_dir();
-        listing.entries.push(Seen::new(PathBuf::new(), &top));
+        let top = Seen::look(path, PathBuf::new())?;
+        let is_directory = top.kind == SeenKind::Directory;
+        listing.entries.push(top);
         if is_directory {
             listing.descend(path, Path::new(""), 0)?;
         }
@@ -114,9 +106,10 @@ impl Listing {
                 )));
             }
             let path = relative.join(item.file_name());
-            let metadata = item.metadata()?;
-            self.entries.push(Seen::new(path.clone(), &metadata));
-            if metadata.is_dir() {
+            let seen = Seen::look(&item.path(), path.clone())?;
+            let is_directory = seen.kind == SeenKind::Directory;
+            self.entries.push(seen);
+            if is_directory {
                 self.descend(&item.path(), &path, depth + 1)?;
             }
         }

@@ -7,6 +7,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
@@ -75,6 +76,12 @@ impl Stat {
         Ok(Self::from_statx(&statx(directory, name, flags, wanted_fields())?))
     }
 
+    /// Asks for a path as it is on the server now, where a network file system would answer from what it heard a while
+    /// ago. Costs a round trip there.
+    pub(crate) fn of_path_now(path: &Path) -> Result<Self, Errno> {
+        Ok(Self::from_statx(&statx(rustix::fs::CWD, path, now_flags(), wanted_fields())?))
+    }
+
     /// Asks for an open file or directory.
     pub(crate) fn of_open(file: impl AsFd) -> Result<Self, Errno> {
         Ok(Self::from_statx(&statx(file, c"", AtFlags::EMPTY_PATH, wanted_fields())?))
@@ -139,6 +146,10 @@ impl Stat {
     }
 }
 
+fn now_flags() -> AtFlags {
+    AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_FORCE_SYNC
+}
+
 fn wanted_fields() -> StatxFlags {
     StatxFlags::TYPE
         | StatxFlags::MODE
@@ -168,4 +179,20 @@ fn kind_of(file_type: FileType) -> StatKind {
 
 fn timestamp(raw: StatxTimestamp) -> Timestamp {
     Timestamp { seconds: raw.tv_sec, nanos: raw.tv_nsec }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that answers from its clients' memory is not to be had in a test; what is asked for is.
+    #[test]
+    fn a_look_at_a_checkpoint_asks_the_server() {
+        assert!(now_flags().contains(AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW));
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        assert_eq!(Stat::of_path_now(&link).unwrap().kind, StatKind::Symlink);
+        assert_eq!(Stat::of_path_now(&folder.path().join("missing")).unwrap_err(), Errno::NOENT);
+    }
 }
