@@ -74,6 +74,14 @@ fn a_missing_source_is_a_problem_unless_all_are_missing() {
     let protect = world.run(["protect", "data", "none"]).expect(3);
     assert!(protect.stderr.contains("/none") && !protect.stdout.contains("PROTECTED"), "{}", protect.stderr);
     world.run(["protect", "none"]).expect(1);
+    // A link that is named means what it leads to, and that is not there.
+    std::os::unix::fs::symlink("nowhere", world.path("away")).unwrap();
+    for sources in [&["away"][..], &["data", "away"]] {
+        let told = world.open(["backup"].iter().chain(sources).copied()).expect(3);
+        assert!(told.stderr.contains("/away: is a link, and what it leads to cannot be found"), "{}", told.stderr);
+        let protect = world.run(["protect"].iter().chain(sources)).expect(3);
+        assert!(protect.stderr.contains("/away") && !protect.stdout.contains("PROTECTED"), "{}", protect.stdout);
+    }
     // What the snapshot lacks may only be missing because it was away.
     let refused = world.open(["restore", "latest", "--target", "out", "--delete", "--yes"]).expect(1);
     assert!(refused.stderr.contains("1 problem") && refused.stderr.contains("without --delete"), "{}", refused.stderr);

@@ -1,8 +1,8 @@
 //! The sources of one walk, resolved and merged into a tree of names.
 //!
 //! Each source is made absolute and its parent directory canonical; the last component is not followed. Where it is a
-//! symbolic link to something that exists, both the link and the real path behind it become sources: who names a link
-//! means the data, and the link belongs to it. Duplicates and nested sources merge, because they are places in one tree.
+//! symbolic link, both the link and the real path behind it become sources: who names a link means the data, and the link
+//! belongs to it. A link whose target can't be found is a source by itself, and a problem: the data is not there. Duplicates and nested sources merge, because they are places in one tree.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -67,7 +67,13 @@ impl Sources {
         let mut failure = Error::Usage("no source was named".to_owned());
         for path in paths {
             match real_paths(path) {
-                Ok(found) => sources.keys.extend(found.iter().filter_map(|path| TreeKey::from_path(path))),
+                Ok(found) => {
+                    sources.keys.extend(found.paths.iter().filter_map(|path| TreeKey::from_path(path)));
+                    if let Some(error) = found.behind {
+                        let what = format!("is a link, and what it leads to cannot be found: {error}");
+                        sources.problems.push(Problem::path(path, "unreadable", what));
+                    }
+                }
                 Err(error) => {
                     // Why not `missing`: that code is for stored objects, and means damage.
                     let what = format!("cannot find the source: {error}");
@@ -88,18 +94,28 @@ impl Sources {
     }
 }
 
-/// The path with its parents resolved, and, where it is a symbolic link, what it leads to.
-fn real_paths(path: &Path) -> io::Result<Vec<PathBuf>> {
+/// A source as it lies in the file system.
+struct Resolved {
+    /// The path with its parents resolved, and, where it is a symbolic link, what it leads to.
+    paths: Vec<PathBuf>,
+    /// Why what a link leads to can't be found.
+    behind: Option<io::Error>,
+}
+
+fn real_paths(path: &Path) -> io::Result<Resolved> {
     let absolute = std::path::absolute(path)?;
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         // The root, or a path that ends in `..`.
-        return Ok(vec![fs::canonicalize(&absolute)?]);
+        return Ok(Resolved { paths: vec![fs::canonicalize(&absolute)?], behind: None });
     };
     let place = fs::canonicalize(parent)?.join(name);
-    let mut found = Vec::new();
+    let mut found = Resolved { paths: Vec::new(), behind: None };
     if fs::symlink_metadata(&place)?.is_symlink() {
-        found.extend(fs::canonicalize(&place).ok());
+        match fs::canonicalize(&place) {
+            Ok(target) => found.paths.push(target),
+            Err(error) => found.behind = Some(error),
+        }
     }
-    found.push(place);
+    found.paths.push(place);
     Ok(found)
 }

@@ -228,10 +228,12 @@ fn sources_merge_and_their_parents_lead_to_them() {
     make(&root, &["a/b/c/file", "a/b/other", "a/beside", "apart/file", "real/inside", "unseen/file"]);
     symlink(root.join("real"), root.join("link")).unwrap();
     symlink("nowhere", root.join("dangling")).unwrap();
-    let sources = ["a/b/c", "a/b", "a/./b/", "apart/file", "link", "dangling", "missing"];
+    symlink("ring", root.join("ring")).unwrap();
+    let sources = ["a/b/c", "a/b", "a/./b/", "apart/file", "link", "dangling", "missing", "ring"];
     let sources = sources.iter().map(|source| root.join(source)).collect();
     let walked = walk_with(&WalkOptions { sources, ..WalkOptions::default() });
-    let expected = ["a/b", "a/b/c", "a/b/c/file", "a/b/other", "apart/file", "dangling", "link", "real", "real/inside"];
+    let expected =
+        ["a/b", "a/b/c", "a/b/c/file", "a/b/other", "apart/file", "dangling", "link", "real", "real/inside", "ring"];
     assert_eq!(walked.below(&root), expected);
     assert_eq!(walked.found[0].key, TreeKey::default());
     assert_eq!(walked.found[0].name(), b".");
@@ -240,9 +242,9 @@ fn sources_merge_and_their_parents_lead_to_them() {
         assert!(found.parent_only && found.stat.kind == StatKind::Directory, "{parent}");
     }
     assert!(walked.get(&root.join("a/beside")).is_none() && walked.get(&root.join("unseen")).is_none());
-    assert_eq!(walked.codes(), [("missing", "unreadable")]);
+    assert_eq!(walked.codes(), ["dangling", "missing", "ring"].map(|name| (name, "unreadable")));
     let resolved: Vec<_> = walked.summary.sources.iter().map(|key| key.name().to_vec()).collect();
-    assert_eq!(resolved, [&b"b"[..], b"c", b"file", b"dangling", b"link", b"real"]);
+    assert_eq!(resolved, [&b"b"[..], b"c", b"file", b"dangling", b"link", b"real", b"ring"]);
 }
 
 #[test]
