@@ -26,10 +26,9 @@ use crate::repo::nodes::{Search, Step};
 use crate::repo::{Committed, Repository, Session, Snapshot};
 use crate::units::MIB;
 
+pub use crate::rules::REPAIRED_FROM;
 pub use replace::{ReplaceReport, replace};
 
-/// Label of a repaired snapshot: the id of the one that it stands for.
-pub const REPAIRED_FROM: &str = "repaired-from";
 /// Label of a repaired snapshot: the number of the log entry of the one that it stands for, where it belongs among the
 /// others.
 pub const REPAIRED_PLACE: &str = "repaired-place";

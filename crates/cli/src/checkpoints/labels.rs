@@ -1,7 +1,7 @@
 //! The labels by which a snapshot is known as one of a checkpoint (docs/checkpoints.md).
 //!
-//! They are data of the snapshot record, signed with it. Whoever may write into the repository may write any, so a label
-//! decides only whether a checkpoint has to be taken again.
+//! They are data of the snapshot record, signed with it. Whoever may write into the repository may write any, so only labels
+//! that this key's own member or an owner signed count, and all that they decide is whether a checkpoint has to be taken again.
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ impl Kept {
     }
 }
 
-/// The checkpoints of a host, in log order. Forgotten ones are among them as long as they can come back: what somebody
+/// The checkpoints of a host that this key's own member or an owner signed, in log order. Forgotten ones are among them as long as they can come back: what somebody
 /// forgot on purpose is not taken again because it still lies on the disk.
 #[must_use]
 pub fn kept(repository: &Repository, host: &str) -> Vec<Kept> {
@@ -82,7 +82,7 @@ pub fn kept(repository: &Repository, host: &str) -> Vec<Kept> {
     let gone = forgotten.iter().map(|forgotten| (&forgotten.snapshot, false));
     let snapshots = repository.snapshots();
     let live = snapshots.iter().map(|snapshot| (snapshot, true));
-    let of_host = gone.chain(live).filter(|(snapshot, _)| snapshot.record.host == host);
+    let of_host = gone.chain(live).filter(|(snapshot, _)| snapshot.record.host == host && repository.trusts(snapshot));
     of_host.filter_map(|(snapshot, is_live)| Kept::read(snapshot, is_live)).collect()
 }
 

@@ -395,3 +395,46 @@ fn a_checkpoint_that_changes_while_it_is_read_is_discarded_and_taken_again() {
     assert!(kept[0]["bytes_stored"].as_u64().unwrap() < (LARGE_BYTES - (2 << 20)) as u64, "{}", kept[0]);
     assert_stored(&world, &name, &bytes);
 }
+
+/// A key that may only add copies a checkpoint's labels onto a snapshot of junk. Only what this key's own member or an owner
+/// signed makes a checkpoint known, and durable.
+#[test]
+fn labels_that_another_member_copied_make_nothing_known() {
+    let world = repository();
+    world.open_ok(["key", "add", "--role", "member", "--label", "evil", "--new-key-file", "evil.key"]);
+    world.open_ok(["key", "add", "--role", "member", "--label", "victim", "--new-key-file", "victim.key"]);
+    write_checkpoint(&world, 100);
+    // What the fingerprint of the files is, the victim's own snapshot tells.
+    let host = ["--host", "victim"];
+    take(&world, &host).expect(0);
+    let own = snapshots(&world).pop().unwrap();
+    world.open_ok(["forget", own["id"].as_str().unwrap()]);
+    world.open_ok(["prune", "--window", "0"]);
+    world.write("junk", b"junk");
+    let mut forged = vec!["-r", "repo", "--key-file", "evil.key", "backup", "junk", "--host", "victim"];
+    let labels: Vec<String> = own["labels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|label| format!("{}={}", label[0].as_str().unwrap(), label[1].as_str().unwrap()))
+        .collect();
+    forged.extend(labels.iter().flat_map(|label| ["--label", label.as_str()]));
+    world.run(forged).expect(0);
+
+    for (key, more) in [("victim.key", &["watch", "runs", "--once", "--settle", "50ms"][..]), ("seawall.key", &[])] {
+        let command = if more.is_empty() { &TAKE[..5] } else { more };
+        let fixed = ["-r", "repo", "--key-file", key, "--json"];
+        let ended = world.run(fixed.iter().chain(command).chain(&host)).expect(0);
+        let lines = ended.json();
+        assert_eq!(of_state(&lines, "durable").len(), 1, "{key}: {}", ended.stdout);
+        for rpo in lines.iter().filter(|line| line["type"] == "rpo" && line["durable"] != 0) {
+            assert_eq!(rpo["durable"], 1, "{key}: the forged one does not count");
+        }
+        // Of the same key, it is known now.
+        let again = world.run(fixed.iter().chain(command).chain(&host)).expect(0);
+        assert_eq!(of_state(&again.json(), "durable").len(), 0, "{key}");
+    }
+    let place = format!("latest:{}", world.path("runs/a/checkpoint-100").display());
+    world.open_ok(["restore", &place, "--target", "back"]);
+    assert!(std::fs::read(world.path("back/optimizer.pt")).unwrap() == fixture("model.pt"));
+}
