@@ -62,6 +62,11 @@ const WORKER_BYTES: usize = 32 * MIB;
 /// Writer threads: one makes a pack durable while the other is filled.
 const WRITERS: usize = 2;
 
+/// Label of a snapshot whose backup left paths out by an exclude: how many, those below them not counted.
+pub const EXCLUDED_PATHS: &str = "excluded-paths";
+/// Label of a snapshot whose backup left directories out on which other file systems are mounted: how many.
+pub const OTHER_FILE_SYSTEMS: &str = "other-file-systems";
+
 /// What to back up.
 pub enum Source {
     /// Files and directories.
@@ -202,6 +207,8 @@ pub(crate) struct Run<'a, 'r> {
     refused: OnceLock<Problem>,
     bytes_read: AtomicU64,
     problems: AtomicU64,
+    excluded: AtomicU64,
+    other_file_systems: AtomicU64,
     files_known: AtomicU64,
     bytes_known: AtomicU64,
 }
@@ -234,6 +241,8 @@ impl<'a, 'r> Run<'a, 'r> {
             refused: OnceLock::new(),
             bytes_read: AtomicU64::new(0),
             problems: AtomicU64::new(0),
+            excluded: AtomicU64::new(0),
+            other_file_systems: AtomicU64::new(0),
             files_known: AtomicU64::new(0),
             bytes_known: AtomicU64::new(0),
         }
@@ -453,7 +462,7 @@ fn record(
         entries: root.entries,
         files: counts.files(),
         bytes: counts.bytes,
-        labels: options.labels.clone(),
+        labels: labels(run, &options.labels),
         program: options.program.clone(),
         problems: run.problems.load(Ordering::Relaxed),
         parent: parent.map(|parent| parent.id),
@@ -461,6 +470,14 @@ fn record(
         bytes_stored: totals.stored_bytes,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+/// The labels that were asked for, behind what the walk left out.
+fn labels(run: &Run<'_, '_>, own: &[(String, String)]) -> Vec<(String, String)> {
+    let counts = [(EXCLUDED_PATHS, &run.excluded), (OTHER_FILE_SYSTEMS, &run.other_file_systems)];
+    let counts = counts.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+    let left_out = counts.into_iter().filter(|(_, count)| *count > 0);
+    left_out.map(|(name, count)| (name.to_owned(), count.to_string())).chain(own.iter().cloned()).collect()
 }
 
 fn report(
@@ -524,7 +541,9 @@ fn walk_sources<'scope>(
         }
         assembler.advance()?;
     }
-    walker.join().map_err(|_| Error::Refused("the walk ended unexpectedly".into()))??;
+    let walked = walker.join().map_err(|_| Error::Refused("the walk ended unexpectedly".into()))??;
+    run.excluded.store(walked.excluded, Ordering::Relaxed);
+    run.other_file_systems.store(walked.other_file_systems, Ordering::Relaxed);
     Ok(())
 }
 

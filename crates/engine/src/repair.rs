@@ -206,6 +206,8 @@ fn put_in_place(
                     files: left.files,
                     bytes: left.root.bytes,
                     labels: labels(snapshot, left.lost),
+                    // Why: whoever asks whether a snapshot has all that its source had, asks this.
+                    problems: snapshot.record.problems.saturating_add(left.lost),
                     program: program.to_owned(),
                     parent: Some(snapshot.record.id),
                     bytes_read: 0,

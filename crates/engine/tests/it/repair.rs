@@ -224,6 +224,7 @@ fn what_is_lost_is_listed_and_dropped() {
             assert_eq!(labels[REPAIRED_FROM], old.to_string());
             assert_eq!(labels[REPAIRED_PLACE], number.to_string());
             assert_eq!(labels[LOST_PATHS], lost.to_string());
+            assert_eq!(snapshot.record.problems, record.problems + lost, "{pack}: what it lacks is a problem of it");
         }
     }
     assert!(hit_snapshots >= 4, "{hit_snapshots}");
