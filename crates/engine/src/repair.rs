@@ -24,6 +24,7 @@ use crate::ids::SnapshotId;
 use crate::monitor::{Monitor, Phase};
 use crate::repo::nodes::{Search, Step};
 use crate::repo::{Committed, Repository, Session, Snapshot};
+use crate::rules::Forgotten;
 use crate::units::MIB;
 
 pub use crate::rules::REPAIRED_FROM;
@@ -34,6 +35,13 @@ pub use replace::{ReplaceReport, replace};
 pub const REPAIRED_PLACE: &str = "repaired-place";
 /// Label of a repaired snapshot: how many paths it lacks.
 pub const LOST_PATHS: &str = "lost-paths";
+
+/// Labels of checkpoints (docs/checkpoints.md): whether one is whole, and why it is not.
+const CHECKPOINT_STATE: &str = "checkpoint.state";
+const CHECKPOINT_REASON: &str = "checkpoint.reason";
+/// What a FORGET gives as its reason: before the id of the new snapshot, and where nothing is left.
+const REPAIRED_AS: &str = "repaired as ";
+const ALL_LOST: &str = "all of it is lost";
 
 /// Length of new data packs.
 const PACK_BYTES: usize = 24 * MIB;
@@ -166,8 +174,8 @@ fn refuse_held(repository: &Repository, id: &SnapshotId) -> Result<()> {
 
 fn forget(repository: &Repository, id: &SnapshotId, new: Option<SnapshotId>) -> Result<()> {
     let reason = match new {
-        Some(new) => format!("repaired as {new}"),
-        None => "all of it is lost".to_owned(),
+        Some(new) => format!("{REPAIRED_AS}{new}"),
+        None => ALL_LOST.to_owned(),
     };
     repository.append(&mut |state| {
         if state.snapshot(id).is_none() || state.holds.contains_key(id) {
@@ -176,6 +184,12 @@ fn forget(repository: &Repository, id: &SnapshotId, new: Option<SnapshotId>) -> 
         Ok(Act::Forget { snapshots: vec![*id], reason: reason.clone() })
     })?;
     Ok(())
+}
+
+/// True if a repair forgot the snapshot because something of it was lost, and nobody because it is not wanted any more.
+#[must_use]
+pub fn was_forgotten_for_loss(forgotten: &Forgotten) -> bool {
+    forgotten.reason.starts_with(REPAIRED_AS) || forgotten.reason == ALL_LOST
 }
 
 /// Commits a snapshot without what this one has lost, unless nothing is left; gives its id and how much is lost.
@@ -226,7 +240,8 @@ fn put_in_place(
     })
 }
 
-/// The snapshot's labels, and what tells that it was repaired. Repaired twice, it stands for the first.
+/// The snapshot's labels, and what tells that it was repaired. Repaired twice, it stands for the first. A checkpoint that
+/// lacks something is not whole any more.
 fn labels(snapshot: &Snapshot, lost: u64) -> Vec<(String, String)> {
     let mut labels = snapshot.record.labels.clone();
     let before = |name: &str| labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.clone());
@@ -234,6 +249,12 @@ fn labels(snapshot: &Snapshot, lost: u64) -> Vec<(String, String)> {
     let place = before(REPAIRED_PLACE).unwrap_or_else(|| snapshot.number.to_string());
     let lost = before(LOST_PATHS).and_then(|lost| lost.parse().ok()).unwrap_or(0u64).saturating_add(lost);
     labels.retain(|(label, _)| ![REPAIRED_FROM, REPAIRED_PLACE, LOST_PATHS].contains(&label.as_str()));
+    if lost > 0 && labels.iter().any(|(label, _)| label == CHECKPOINT_STATE) {
+        labels.retain(|(label, _)| ![CHECKPOINT_STATE, CHECKPOINT_REASON].contains(&label.as_str()));
+        let reason = format!("paths that the repository lost, left out by a repair: {lost}");
+        labels.push((CHECKPOINT_STATE.to_owned(), "incomplete".to_owned()));
+        labels.push((CHECKPOINT_REASON.to_owned(), reason));
+    }
     for (label, value) in [(REPAIRED_FROM, origin), (REPAIRED_PLACE, place), (LOST_PATHS, lost.to_string())] {
         labels.push((label.to_owned(), value));
     }

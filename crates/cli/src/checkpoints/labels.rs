@@ -8,9 +8,10 @@ use std::path::PathBuf;
 
 use seawall_engine::clock::Timestamp;
 use seawall_engine::ids::SnapshotId;
+use seawall_engine::repair::was_forgotten_for_loss;
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_engine::stages::checkpoint::Checkpoint;
-use seawall_plan::retention::{INCOMPLETE, RUN, STATE, STEP};
+use seawall_plan::retention::{INCOMPLETE, LOST_PATHS, RUN, STATE, STEP};
 
 use super::status::seconds;
 
@@ -36,7 +37,7 @@ pub struct Kept {
     pub world_size: Option<u64>,
     /// When it was finished, in Unix seconds.
     pub finished: f64,
-    /// False where it was forced.
+    /// False where it was forced, or a repair left something out of it.
     pub is_complete: bool,
     /// False where it was forgotten and no prune has removed it yet.
     pub is_live: bool,
@@ -57,7 +58,7 @@ impl Kept {
             step: number(STEP),
             world_size: number(WORLD_SIZE),
             finished: label(FINISHED).and_then(|value| value.parse().ok()).unwrap_or_else(|| seconds(record.time)),
-            is_complete: label(STATE)? == COMPLETE,
+            is_complete: label(STATE)? == COMPLETE && number(LOST_PATHS).is_none_or(|lost| lost == 0),
             is_live,
             layout: label(LAYOUT)?.to_owned(),
             fingerprint: label(FINGERPRINT)?.to_owned(),
@@ -75,11 +76,12 @@ impl Kept {
 }
 
 /// The checkpoints of a host that this key's own member or an owner signed, in log order. Forgotten ones are among them as long as they can come back: what somebody
-/// forgot on purpose is not taken again because it still lies on the disk.
+/// forgot on purpose is not taken again because it still lies on the disk. What a repair forgot is: it has lost something.
 #[must_use]
 pub fn kept(repository: &Repository, host: &str) -> Vec<Kept> {
     let forgotten = repository.forgotten();
-    let gone = forgotten.iter().map(|forgotten| (&forgotten.snapshot, false));
+    let gone = forgotten.iter().filter(|forgotten| !was_forgotten_for_loss(forgotten));
+    let gone = gone.map(|forgotten| (&forgotten.snapshot, false));
     let snapshots = repository.snapshots();
     let live = snapshots.iter().map(|snapshot| (snapshot, true));
     let of_host = gone.chain(live).filter(|(snapshot, _)| snapshot.record.host == host && repository.trusts(snapshot));

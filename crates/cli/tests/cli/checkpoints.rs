@@ -438,3 +438,48 @@ fn labels_that_another_member_copied_make_nothing_known() {
     world.open_ok(["restore", &place, "--target", "back"]);
     assert!(std::fs::read(world.path("back/optimizer.pt")).unwrap() == fixture("model.pt"));
 }
+
+/// A checkpoint with a file besides that is stored in a pack of its own; the others are short, or shared with other steps.
+fn write_with_noise(world: &World, step: u64) {
+    write_checkpoint(world, step);
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ step;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let bytes: Vec<u8> = (0..300_000).map(|_| random()).collect();
+    world.write(&format!("runs/a/checkpoint-{step}/dataloader.state"), &bytes);
+}
+
+/// The longest pack that is not among `others`.
+fn longest_pack(world: &World, others: &[PathBuf]) -> PathBuf {
+    let all = every_pack(world).into_iter().filter(|pack| !others.contains(pack));
+    all.max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap()
+}
+
+fn every_pack(world: &World) -> Vec<PathBuf> {
+    let below = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|item| item.unwrap().path());
+    below(world.path("repo/pack")).flat_map(below).collect()
+}
+
+/// What is left after a repair does not count: neither as known, nor before a whole one.
+#[test]
+fn a_checkpoint_of_which_a_repair_left_a_part_is_taken_again() {
+    let world = repository();
+    write_with_noise(&world, 100);
+    take(&world, &[]).expect(0);
+    let first = snapshots(&world).pop().unwrap();
+    std::fs::remove_file(longest_pack(&world, &[])).unwrap();
+    world.open(["verify"]).expect(13);
+    world.open_ok(["repair", "--drop", "--yes"]);
+    let repaired = snapshots(&world).pop().unwrap();
+    assert_eq!(label(&repaired, "checkpoint.state"), Some("incomplete"));
+    assert!(repaired["files"].as_u64() < first["files"].as_u64());
+
+    assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(1));
+    assert_eq!(take(&world, &[]).expect(0).summary()["known"].as_u64(), Some(1));
+    world.open_ok(["forget", "--run-last", "1"]);
+    let left = snapshots(&world);
+    assert!(left.iter().any(|snapshot| snapshot["files"] == first["files"]), "{left:?}");
+    assert_restores(&world, left.iter().find(|snapshot| snapshot["files"] == first["files"]).unwrap(), 100);
+}
