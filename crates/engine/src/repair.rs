@@ -24,7 +24,7 @@ use crate::ids::SnapshotId;
 use crate::monitor::{Monitor, Phase};
 use crate::repo::nodes::{Search, Step};
 use crate::repo::{Committed, Repository, Session, Snapshot};
-use crate::rules::Forgotten;
+use crate::rules::{self, Forgotten};
 use crate::units::MIB;
 
 pub use crate::rules::REPAIRED_FROM;
@@ -101,6 +101,33 @@ pub fn losses(
         find_lost(&mut search, &mut judge, &snapshot, all, monitor, &mut note)?;
     }
     Ok(lost)
+}
+
+/// True if the log knows damage in what this snapshot reaches: some chunk of it has no sound copy any more, or a part of its
+/// tree can't be read. Nothing is read but its tree and lists of chunks, and these only where damage was found since
+/// the snapshot was committed. To a key that can't read trees, any damage that was found since is damage in it.
+///
+/// # Errors
+/// When the store can't be read; damage is an answer.
+pub fn is_hit(repository: &Repository, snapshot: &Snapshot) -> Result<bool> {
+    if rules::may_rest_on(&repository.state(), &snapshot.record.id) {
+        return Ok(false);
+    }
+    if !repository.can_read_data() {
+        return Ok(true);
+    }
+    let (mut is_hit, mut failure) = (false, None);
+    Search::new(repository, false).run(&snapshot.record.root, &mut |step| {
+        let sound = match step {
+            Step::Node(_) => Ok(true),
+            Step::Lost(_, error) => lost::of_damage(error).map(|()| false),
+            Step::Entry(_, entry) => lost::is_listed_sound(repository, entry),
+        };
+        is_hit |= matches!(sound, Ok(false));
+        failure = failure.take().or(sound.err());
+        if is_hit || failure.is_some() { ControlFlow::Break(true) } else { ControlFlow::Continue(false) }
+    });
+    failure.map_or(Ok(is_hit), Err)
 }
 
 fn find_lost(

@@ -483,3 +483,60 @@ fn a_checkpoint_of_which_a_repair_left_a_part_is_taken_again() {
     assert!(left.iter().any(|snapshot| snapshot["files"] == first["files"]), "{left:?}");
     assert_restores(&world, left.iter().find(|snapshot| snapshot["files"] == first["files"]).unwrap(), 100);
 }
+
+/// What `verify` found damaged is not known and not durable until it is taken again. A key that can read trees sees which
+/// checkpoints are hit; to one that only adds, all older ones may be.
+#[test]
+fn a_damaged_checkpoint_does_not_count_until_it_is_taken_again() {
+    for (key, hit, rest) in [("seawall.key", 1, 1), ("host.key", 2, 0)] {
+        let world = repository();
+        world.open_ok(["key", "add", "--role", "member", "--label", "host", "--new-key-file", "host.key"]);
+        let run = |arguments: &[&str]| {
+            world.run(["-r", "repo", "--key-file", key, "--json"].iter().chain(arguments)).expect(0)
+        };
+        let taken = || {
+            let summary = run(&[&TAKE[..5], &["--wait", "0"]].concat()).summary();
+            (summary["durable"].as_u64().unwrap(), summary["known"].as_u64().unwrap())
+        };
+        write_with_noise(&world, 100);
+        assert_eq!(taken(), (1, 0));
+        let before = every_pack(&world);
+        write_with_noise(&world, 200);
+        assert_eq!(taken(), (1, 1));
+        std::fs::remove_file(longest_pack(&world, &before)).unwrap();
+        assert_eq!(taken(), (0, 2), "nobody knows yet");
+        world.open(["verify"]).expect(13);
+
+        // Nothing is on the disk that could be taken: the watch says what does not count.
+        std::fs::rename(world.path("runs/a"), world.path("away")).unwrap();
+        let watched = run(&["watch", "runs", "--once", "--settle", "50ms"]);
+        let rpo = watched.json().into_iter().find(|line| line["type"] == "rpo").unwrap();
+        assert_eq!((rpo["damaged"].as_u64(), rpo["durable"].as_u64()), (Some(hit), Some(rest)), "{key}: {rpo}");
+        let shown = world.run(["-r", "repo", "--key-file", key, "watch", "runs", "--once"]).expect(0).stdout;
+        assert!(shown.contains("not count: damage was found since"), "{key}: {shown}");
+        std::fs::rename(world.path("away"), world.path("runs/a")).unwrap();
+
+        assert_eq!(taken(), (hit, rest), "{key}");
+        assert_eq!(taken(), (0, 2), "{key}: healed");
+        let watched = run(&["watch", "runs", "--once", "--settle", "50ms"]);
+        let rpo = watched.json().into_iter().find(|line| line["type"] == "rpo").unwrap();
+        assert_eq!((rpo["damaged"].as_u64(), rpo["durable_step"].as_u64()), (Some(0), Some(200)), "{key}: {rpo}");
+        world.open_ok(["verify", "--read-data"]);
+        assert_restores(&world, &snapshots(&world).pop().unwrap(), 200);
+    }
+}
+
+/// `watch` too takes it again.
+#[test]
+fn a_watch_heals_a_damaged_checkpoint() {
+    let world = repository();
+    write_with_noise(&world, 100);
+    take(&world, &[]).expect(0);
+    std::fs::remove_file(longest_pack(&world, &[])).unwrap();
+    world.open(["verify"]).expect(13);
+    let mut watch = Watch::start(&world, &["--interval", "100ms"]);
+    watch.durable(100);
+    let summary = watch.terminate();
+    assert_eq!(summary["durable"].as_u64(), Some(1));
+    world.open_ok(["verify", "--read-data"]);
+}
