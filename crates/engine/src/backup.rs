@@ -42,7 +42,8 @@ use crate::repo::Bases;
 use crate::repo::parent::{Parent, SourceName};
 use crate::repo::session::SessionTotals;
 use crate::repo::tree::TreeRoot;
-use crate::repo::{Committed, Repository, Session};
+use crate::repo::{Committed, Repository, Session, Snapshot};
+use crate::rules;
 use crate::stages::metadata::Names;
 use crate::stages::walk::{Event, StatKind, WalkOptions, walk};
 use crate::units::MIB;
@@ -60,6 +61,11 @@ const PACK_BYTES: usize = 24 * MIB;
 const WORKER_BYTES: usize = 32 * MIB;
 /// Writer threads: one makes a pack durable while the other is filled.
 const WRITERS: usize = 2;
+
+/// Label of a snapshot whose backup left paths out by an exclude: how many, those below them not counted.
+pub const EXCLUDED_PATHS: &str = "excluded-paths";
+/// Label of a snapshot whose backup left directories out on which other file systems are mounted: how many.
+pub const OTHER_FILE_SYSTEMS: &str = "other-file-systems";
 
 /// What to back up.
 pub enum Source {
@@ -99,7 +105,8 @@ pub struct BackupOptions {
     pub force_read: bool,
     /// Only count what would be read.
     pub dry_run: bool,
-    /// Compare with this snapshot instead of the newest of the same host and paths.
+    /// Compare with this snapshot instead of the newest of the same host and paths that [`Repository::trusts`] names. One that
+    /// it does not name serves as base, and nothing is taken over from it.
     pub parent: Option<SnapshotId>,
     /// Files of tensors to encode against, where no nearer version is found: roots of trees, and a file or directory in each.
     pub bases: Vec<(ChunkId, TreeKey)>,
@@ -114,11 +121,31 @@ pub struct BackupOptions {
     pub budget_bytes: usize,
 }
 
+/// What a backup made of an earlier snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ParentUse {
+    /// There was none of the same host and paths.
+    #[default]
+    None,
+    /// What did not change since was taken over from it.
+    TakenOver(SnapshotId),
+    /// This key can't read its tree, and no list of it is on this disk: every file was read.
+    Unreadable(SnapshotId),
+    /// Only snapshots that another member signed were there: this one serves as base, and every file was read.
+    OtherMember(SnapshotId),
+    /// The same, and who signed it was removed since.
+    RemovedKey(SnapshotId),
+    /// The same, and a repair made it, of whoever's snapshot.
+    Repaired(SnapshotId),
+}
+
 /// What [`backup`] did.
 #[derive(Debug, Clone, Default)]
 pub struct BackupReport {
     /// The committed snapshot; none in a dry run.
     pub snapshot: Option<SnapshotRecord>,
+    /// What it was compared with.
+    pub parent: ParentUse,
     /// Number of its log entry.
     pub number: u64,
     /// Files that no earlier snapshot had.
@@ -180,6 +207,8 @@ pub(crate) struct Run<'a, 'r> {
     refused: OnceLock<Problem>,
     bytes_read: AtomicU64,
     problems: AtomicU64,
+    excluded: AtomicU64,
+    other_file_systems: AtomicU64,
     files_known: AtomicU64,
     bytes_known: AtomicU64,
 }
@@ -212,6 +241,8 @@ impl<'a, 'r> Run<'a, 'r> {
             refused: OnceLock::new(),
             bytes_read: AtomicU64::new(0),
             problems: AtomicU64::new(0),
+            excluded: AtomicU64::new(0),
+            other_file_systems: AtomicU64::new(0),
             files_known: AtomicU64::new(0),
             bytes_known: AtomicU64::new(0),
         }
@@ -294,7 +325,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     }
     let (end, ended) = crossbeam_channel::bounded(0);
     let threads = options.threads.clamp(1, (options.budget_bytes / WORKER_BYTES).max(1));
-    let old_root = parent.as_ref().map(|parent| parent.root);
+    let old_root = parent.as_ref().map(|parent| parent.record.root);
     let queues = Queues::new(threads, options.budget_bytes / 8);
     let is_strict = options.steady.is_some();
     let run = Run::new(&session, repository, monitor, (old_root, options.effort), queues, ended);
@@ -302,7 +333,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
     for (root, key) in &options.bases {
         run.runs.declare(repository, root, key)?;
     }
-    if let Some(other) = parent.as_ref().filter(|parent| parent.paths != paths) {
+    if let Some(other) = parent.as_ref().filter(|parent| parent.record.paths != paths) {
         // Why before the walk: nothing of it lies where the walk comes by, or in the order of the walk.
         Parent::open(repository, &name, Some(other)).drain(&mut |key, entry| run.runs.note(key, entry, true));
     }
@@ -332,7 +363,7 @@ pub fn backup(repository: &Repository, options: BackupOptions, monitor: &dyn Mon
 struct Task {
     name: SourceName,
     snapshot: SnapshotId,
-    parent: Option<SnapshotRecord>,
+    parent: Option<Snapshot>,
     paths: Vec<Vec<u8>>,
     parent_time: Timestamp,
 }
@@ -354,6 +385,7 @@ fn perform<'scope>(
     let mut parent = task.parent.clone();
     for walk in 1..=WALKS_MAX {
         let known = Parent::open(run.repository, &task.name, parent.as_ref());
+        let used = parent_use(run.repository, parent.as_ref(), &known);
         let mut assembler = Assembler::new(run, known, &task.name, task.parent_time, options.force_read);
         let is_stream = match &mut options.source {
             Source::Paths(walk_options) => {
@@ -372,16 +404,17 @@ fn perform<'scope>(
             run.check()?;
             steady()?;
         }
+        let parent_record = parent.as_ref().map(|parent| &parent.record);
         let outcome = run
             .session
-            .commit(&mut |totals| record(run, task, &options, (root, &counts, parent.as_ref()), totals, started))?;
+            .commit(&mut |totals| record(run, task, &options, (root, &counts, parent_record), totals, started))?;
         match outcome {
             Committed::Done(number, snapshot) => {
                 if let Some(entries) = entries {
                     entries.commit(&snapshot.id);
                 }
                 run.runs.save(run.repository.cache());
-                let report = report(run, &counts, (number, *snapshot), started);
+                let report = BackupReport { parent: used, ..report(run, &counts, (number, *snapshot), started) };
                 if report.chunks_mended > 0 {
                     run.monitor.note(&format!("chunks that were damaged are stored again: {}", report.chunks_mended));
                 }
@@ -429,7 +462,7 @@ fn record(
         entries: root.entries,
         files: counts.files(),
         bytes: counts.bytes,
-        labels: options.labels.clone(),
+        labels: labels(run, &options.labels),
         program: options.program.clone(),
         problems: run.problems.load(Ordering::Relaxed),
         parent: parent.map(|parent| parent.id),
@@ -437,6 +470,14 @@ fn record(
         bytes_stored: totals.stored_bytes,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+/// The labels that were asked for, behind what the walk left out.
+fn labels(run: &Run<'_, '_>, own: &[(String, String)]) -> Vec<(String, String)> {
+    let counts = [(EXCLUDED_PATHS, &run.excluded), (OTHER_FILE_SYSTEMS, &run.other_file_systems)];
+    let counts = counts.map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+    let left_out = counts.into_iter().filter(|(_, count)| *count > 0);
+    left_out.map(|(name, count)| (name.to_owned(), count.to_string())).chain(own.iter().cloned()).collect()
 }
 
 fn report(
@@ -447,6 +488,7 @@ fn report(
 ) -> BackupReport {
     let SessionTotals { chunks, mended, plain_bytes, stored_bytes } = run.session.totals();
     BackupReport {
+        parent: ParentUse::None,
         number,
         files_new: counts.files_new,
         files_changed: counts.files_changed,
@@ -499,7 +541,9 @@ fn walk_sources<'scope>(
         }
         assembler.advance()?;
     }
-    walker.join().map_err(|_| Error::Refused("the walk ended unexpectedly".into()))??;
+    let walked = walker.join().map_err(|_| Error::Refused("the walk ended unexpectedly".into()))??;
+    run.excluded.store(walked.excluded, Ordering::Relaxed);
+    run.other_file_systems.store(walked.other_file_systems, Ordering::Relaxed);
     Ok(())
 }
 
@@ -522,7 +566,7 @@ fn dry_run(
     repository: &Repository,
     options: &BackupOptions,
     name: &SourceName,
-    snapshot: Option<&SnapshotRecord>,
+    snapshot: Option<&Snapshot>,
     monitor: &dyn Monitor,
 ) -> Result<BackupReport> {
     let started = monotonic();
@@ -530,7 +574,8 @@ fn dry_run(
         return Err(Error::Usage("a stream can't be backed up as a dry run".into()));
     };
     let mut parent = Parent::open(repository, name, snapshot);
-    let mut report = BackupReport::default();
+    let used = parent_use(repository, snapshot, &parent);
+    let mut report = BackupReport { parent: used, ..BackupReport::default() };
     walk(walk_options, &mut |event| {
         match event {
             Event::Problem(problem) => {
@@ -600,20 +645,35 @@ fn stream_key(name: &[u8]) -> Result<TreeKey> {
     })
 }
 
-/// The snapshot to compare with: the one that was asked for, else the newest of the same host and paths.
+/// The snapshot to compare with: the one that was asked for, else the newest of the same host and paths that this key trusts,
+/// else the newest of any member.
 fn choose_parent(
     repository: &Repository,
     asked: Option<SnapshotId>,
     host: &str,
     paths: &[Vec<u8>],
-) -> Result<Option<SnapshotRecord>> {
-    let snapshots = repository.snapshots();
-    let mut records = snapshots.into_iter().rev().map(|snapshot| snapshot.record);
-    match asked {
-        Some(id) => match records.find(|record| record.id == id) {
-            Some(record) => Ok(Some(record)),
-            None => Err(Error::NotFound(format!("no snapshot {id}"))),
-        },
-        None => Ok(records.find(|record| record.host == host && record.paths == paths)),
+) -> Result<Option<Snapshot>> {
+    let state = repository.state();
+    if let Some(id) = asked {
+        let found = state.snapshot(&id).ok_or_else(|| Error::NotFound(format!("no snapshot {id}")))?;
+        return Ok(Some(found.clone()));
+    }
+    let is_same = |it: &&Snapshot| it.record.host == host && it.record.paths == paths;
+    let of_source = || state.snapshots.iter().rev().filter(is_same);
+    // Why not just the newest: whoever may add can sign one in this host's name.
+    let trusted = of_source().find(|snapshot| repository.trusts(snapshot));
+    Ok(trusted.or_else(|| of_source().next()).cloned())
+}
+
+/// What is made of the snapshot that was chosen.
+fn parent_use(repository: &Repository, chosen: Option<&Snapshot>, known: &Parent<'_>) -> ParentUse {
+    let Some(chosen) = chosen else { return ParentUse::None };
+    let id = chosen.record.id;
+    match () {
+        () if repository.state().active(&chosen.member).is_none() => ParentUse::RemovedKey(id),
+        () if rules::is_repaired(&chosen.record) => ParentUse::Repaired(id),
+        () if !repository.trusts(chosen) => ParentUse::OtherMember(id),
+        () if known.snapshot().is_none() => ParentUse::Unreadable(id),
+        () => ParentUse::TakenOver(id),
     }
 }

@@ -24,17 +24,24 @@ use crate::ids::SnapshotId;
 use crate::monitor::{Monitor, Phase};
 use crate::repo::nodes::{Search, Step};
 use crate::repo::{Committed, Repository, Session, Snapshot};
+use crate::rules::{self, Forgotten};
 use crate::units::MIB;
 
+pub use crate::rules::REPAIRED_FROM;
 pub use replace::{ReplaceReport, replace};
 
-/// Label of a repaired snapshot: the id of the one that it stands for.
-pub const REPAIRED_FROM: &str = "repaired-from";
 /// Label of a repaired snapshot: the number of the log entry of the one that it stands for, where it belongs among the
 /// others.
 pub const REPAIRED_PLACE: &str = "repaired-place";
 /// Label of a repaired snapshot: how many paths it lacks.
 pub const LOST_PATHS: &str = "lost-paths";
+
+/// Labels of checkpoints (docs/checkpoints.md): whether one is whole, and why it is not.
+const CHECKPOINT_STATE: &str = "checkpoint.state";
+const CHECKPOINT_REASON: &str = "checkpoint.reason";
+/// What a FORGET gives as its reason: before the id of the new snapshot, and where nothing is left.
+const REPAIRED_AS: &str = "repaired as ";
+const ALL_LOST: &str = "all of it is lost";
 
 /// Length of new data packs.
 const PACK_BYTES: usize = 24 * MIB;
@@ -94,6 +101,33 @@ pub fn losses(
         find_lost(&mut search, &mut judge, &snapshot, all, monitor, &mut note)?;
     }
     Ok(lost)
+}
+
+/// True if the log knows damage in what this snapshot reaches: some chunk of it has no sound copy any more, or a part of its
+/// tree can't be read. Nothing is read but its tree and lists of chunks, and these only where damage was found since
+/// the snapshot was committed. To a key that can't read trees, any damage that was found since is damage in it.
+///
+/// # Errors
+/// When the store can't be read; damage is an answer.
+pub fn is_hit(repository: &Repository, snapshot: &Snapshot) -> Result<bool> {
+    if rules::may_rest_on(&repository.state(), &snapshot.record.id) {
+        return Ok(false);
+    }
+    if !repository.can_read_data() {
+        return Ok(true);
+    }
+    let (mut is_hit, mut failure) = (false, None);
+    Search::new(repository, false).run(&snapshot.record.root, &mut |step| {
+        let sound = match step {
+            Step::Node(_) => Ok(true),
+            Step::Lost(_, error) => lost::of_damage(error).map(|()| false),
+            Step::Entry(_, entry) => lost::is_listed_sound(repository, entry),
+        };
+        is_hit |= matches!(sound, Ok(false));
+        failure = failure.take().or(sound.err());
+        if is_hit || failure.is_some() { ControlFlow::Break(true) } else { ControlFlow::Continue(false) }
+    });
+    failure.map_or(Ok(is_hit), Err)
 }
 
 fn find_lost(
@@ -167,8 +201,8 @@ fn refuse_held(repository: &Repository, id: &SnapshotId) -> Result<()> {
 
 fn forget(repository: &Repository, id: &SnapshotId, new: Option<SnapshotId>) -> Result<()> {
     let reason = match new {
-        Some(new) => format!("repaired as {new}"),
-        None => "all of it is lost".to_owned(),
+        Some(new) => format!("{REPAIRED_AS}{new}"),
+        None => ALL_LOST.to_owned(),
     };
     repository.append(&mut |state| {
         if state.snapshot(id).is_none() || state.holds.contains_key(id) {
@@ -177,6 +211,12 @@ fn forget(repository: &Repository, id: &SnapshotId, new: Option<SnapshotId>) -> 
         Ok(Act::Forget { snapshots: vec![*id], reason: reason.clone() })
     })?;
     Ok(())
+}
+
+/// True if a repair forgot the snapshot because something of it was lost, and nobody because it is not wanted any more.
+#[must_use]
+pub fn was_forgotten_for_loss(forgotten: &Forgotten) -> bool {
+    forgotten.reason.starts_with(REPAIRED_AS) || forgotten.reason == ALL_LOST
 }
 
 /// Commits a snapshot without what this one has lost, unless nothing is left; gives its id and how much is lost.
@@ -207,6 +247,8 @@ fn put_in_place(
                     files: left.files,
                     bytes: left.root.bytes,
                     labels: labels(snapshot, left.lost),
+                    // Why: whoever asks whether a snapshot has all that its source had, asks this.
+                    problems: snapshot.record.problems.saturating_add(left.lost),
                     program: program.to_owned(),
                     parent: Some(snapshot.record.id),
                     bytes_read: 0,
@@ -225,7 +267,8 @@ fn put_in_place(
     })
 }
 
-/// The snapshot's labels, and what tells that it was repaired. Repaired twice, it stands for the first.
+/// The snapshot's labels, and what tells that it was repaired. Repaired twice, it stands for the first. A checkpoint that
+/// lacks something is not whole any more.
 fn labels(snapshot: &Snapshot, lost: u64) -> Vec<(String, String)> {
     let mut labels = snapshot.record.labels.clone();
     let before = |name: &str| labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.clone());
@@ -233,6 +276,12 @@ fn labels(snapshot: &Snapshot, lost: u64) -> Vec<(String, String)> {
     let place = before(REPAIRED_PLACE).unwrap_or_else(|| snapshot.number.to_string());
     let lost = before(LOST_PATHS).and_then(|lost| lost.parse().ok()).unwrap_or(0u64).saturating_add(lost);
     labels.retain(|(label, _)| ![REPAIRED_FROM, REPAIRED_PLACE, LOST_PATHS].contains(&label.as_str()));
+    if lost > 0 && labels.iter().any(|(label, _)| label == CHECKPOINT_STATE) {
+        labels.retain(|(label, _)| ![CHECKPOINT_STATE, CHECKPOINT_REASON].contains(&label.as_str()));
+        let reason = format!("paths that the repository lost, left out by a repair: {lost}");
+        labels.push((CHECKPOINT_STATE.to_owned(), "incomplete".to_owned()));
+        labels.push((CHECKPOINT_REASON.to_owned(), reason));
+    }
     for (label, value) in [(REPAIRED_FROM, origin), (REPAIRED_PLACE, place), (LOST_PATHS, lost.to_string())] {
         labels.push((label.to_owned(), value));
     }

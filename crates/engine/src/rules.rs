@@ -11,8 +11,10 @@ mod state;
 
 pub use state::{DataKey, Forgotten, Member, PackDamage, Snapshot, Standing, State, may};
 
+use crate::format::log::SnapshotRecord;
 use crate::format::names::PackName;
-use crate::ids::{ChunkId, ObjectHash, SessionId, SnapshotId};
+use crate::format::slot::Role;
+use crate::ids::{ChunkId, MemberId, ObjectHash, SessionId, SnapshotId};
 use crate::simulation::{Rule, is_left_out};
 
 /// A copy of a chunk, as a published segment lists it.
@@ -108,6 +110,25 @@ pub fn obstacle(state: &State, draft: &Draft) -> Option<Obstacle> {
 #[must_use]
 pub fn may_rest_on(state: &State, parent: &SnapshotId) -> bool {
     state.snapshot(parent).is_some_and(|parent| !state.standing.is_damage_newer(parent.number))
+}
+
+/// True if a writer that is `own` may take over what this snapshot says of files, instead of reading them: `own` signed it, or
+/// an owner did, and that member was not removed since. Anybody who may add can commit a snapshot in any host's name, and only
+/// a look at the files tells whether it is true. What a repair made is signed by the owner who ran it, whoever made the
+/// snapshot before, so of that nothing is taken over either.
+#[must_use]
+pub fn may_take_over(state: &State, own: &MemberId, snapshot: &Snapshot) -> bool {
+    let signer = state.active(&snapshot.member);
+    signer.is_some_and(|signer| signer.id == *own || signer.role == Role::Owner) && !is_repaired(&snapshot.record)
+}
+
+/// Label of a repaired snapshot: the id of the one that it stands for.
+pub const REPAIRED_FROM: &str = "repaired-from";
+
+/// True if a repair made this snapshot from another.
+#[must_use]
+pub fn is_repaired(record: &SnapshotRecord) -> bool {
+    record.labels.iter().any(|(label, _)| label == REPAIRED_FROM)
 }
 
 /// Rule W2, second half: whether a writer that had read `since` entries when it leaned on a record of this segment has to

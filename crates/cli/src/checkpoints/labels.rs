@@ -1,16 +1,19 @@
 //! The labels by which a snapshot is known as one of a checkpoint (docs/checkpoints.md).
 //!
-//! They are data of the snapshot record, signed with it. Whoever may write into the repository may write any, so a label
-//! decides only whether a checkpoint has to be taken again.
+//! They are data of the snapshot record, signed with it. Whoever may write into the repository may write any, so only labels
+//! that this key's own member or an owner signed count, and all that they decide is whether a checkpoint has to be taken again.
 
+use std::collections::HashMap;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use seawall_engine::clock::Timestamp;
+use seawall_engine::error::Result;
 use seawall_engine::ids::SnapshotId;
+use seawall_engine::repair::{is_hit, was_forgotten_for_loss};
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_engine::stages::checkpoint::Checkpoint;
-use seawall_plan::retention::{INCOMPLETE, RUN, STATE, STEP};
+use seawall_plan::retention::{INCOMPLETE, LOST_PATHS, RUN, STATE, STEP};
 
 use super::status::seconds;
 
@@ -36,10 +39,12 @@ pub struct Kept {
     pub world_size: Option<u64>,
     /// When it was finished, in Unix seconds.
     pub finished: f64,
-    /// False where it was forced.
+    /// False where it was forced, or a repair left something out of it.
     pub is_complete: bool,
     /// False where it was forgotten and no prune has removed it yet.
     pub is_live: bool,
+    /// True where `verify` found damage in it since: it does not count, and is taken again.
+    pub is_damaged: bool,
     layout: String,
     fingerprint: String,
 }
@@ -57,11 +62,19 @@ impl Kept {
             step: number(STEP),
             world_size: number(WORLD_SIZE),
             finished: label(FINISHED).and_then(|value| value.parse().ok()).unwrap_or_else(|| seconds(record.time)),
-            is_complete: label(STATE)? == COMPLETE,
+            is_complete: label(STATE)? == COMPLETE && number(LOST_PATHS).is_none_or(|lost| lost == 0),
             is_live,
+            is_damaged: false,
             layout: label(LAYOUT)?.to_owned(),
             fingerprint: label(FINGERPRINT)?.to_owned(),
         })
+    }
+
+    /// True if both are of the same files of the same step.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        (&self.run, self.step, &self.layout, &self.fingerprint)
+            == (&other.run, other.step, &other.layout, &other.fingerprint)
     }
 
     /// True if this is what lies there now.
@@ -74,16 +87,45 @@ impl Kept {
     }
 }
 
-/// The checkpoints of a host, in log order. Forgotten ones are among them as long as they can come back: what somebody
-/// forgot on purpose is not taken again because it still lies on the disk.
-#[must_use]
-pub fn kept(repository: &Repository, host: &str) -> Vec<Kept> {
+/// The checkpoints of a host that this key's own member or an owner signed, in log order. Forgotten ones are among them as long as they can come back: what somebody
+/// forgot on purpose is not taken again because it still lies on the disk. What a repair forgot is: it has lost something.
+///
+/// # Errors
+/// When the store can't be read to see which of them damage has hit.
+pub fn kept(repository: &Repository, host: &str, whole: &mut Whole) -> Result<Vec<Kept>> {
     let forgotten = repository.forgotten();
-    let gone = forgotten.iter().map(|forgotten| (&forgotten.snapshot, false));
+    let gone = forgotten.iter().filter(|forgotten| !was_forgotten_for_loss(forgotten));
+    let gone = gone.map(|forgotten| (&forgotten.snapshot, false));
     let snapshots = repository.snapshots();
     let live = snapshots.iter().map(|snapshot| (snapshot, true));
-    let of_host = gone.chain(live).filter(|(snapshot, _)| snapshot.record.host == host);
-    of_host.filter_map(|(snapshot, is_live)| Kept::read(snapshot, is_live)).collect()
+    let of_host = gone.chain(live).filter(|(snapshot, _)| snapshot.record.host == host && repository.trusts(snapshot));
+    let kept = of_host.filter_map(|(snapshot, is_live)| Some((snapshot, Kept::read(snapshot, is_live)?)));
+    kept.map(|(snapshot, kept)| {
+        let is_damaged = kept.is_live && !whole.contains(repository, snapshot)?;
+        Ok(Kept { is_damaged, ..kept })
+    })
+    .collect()
+}
+
+/// Snapshots that were looked through after damage had been found, and which it did not hit: each with the entry that found
+/// the newest damage then.
+#[derive(Debug, Default)]
+pub struct Whole(HashMap<SnapshotId, u64>);
+
+impl Whole {
+    fn contains(&mut self, repository: &Repository, snapshot: &Snapshot) -> Result<bool> {
+        let state = repository.state();
+        let said = state.standing.damage.values().chain(state.standing.claims.values());
+        let newest = said.map(|damage| damage.number).max().unwrap_or(0);
+        if self.0.get(&snapshot.record.id) == Some(&newest) {
+            return Ok(true);
+        }
+        let is_whole = !is_hit(repository, snapshot)?;
+        if is_whole && newest >= snapshot.number {
+            self.0.insert(snapshot.record.id, newest);
+        }
+        Ok(is_whole)
+    }
 }
 
 /// The run of a checkpoint as labels have it.

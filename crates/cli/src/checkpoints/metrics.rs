@@ -26,7 +26,7 @@ pub struct Counts {
 /// Name, type and help of a metric, and its value.
 type Metric = (&'static str, &'static str, &'static str, fn(&RunStatus, &Counts) -> Option<f64>);
 
-const METRICS: [Metric; 11] = [
+const METRICS: [Metric; 12] = [
     ("age_seconds", "gauge", "Age of the newest durable checkpoint.", |run, _| run.age_seconds),
     ("finished_timestamp_seconds", "gauge", "When the newest durable checkpoint was finished.", |run, _| run.finished),
     ("step", "gauge", "Step of the newest durable checkpoint.", |run, _| number(run.durable_step)),
@@ -43,6 +43,9 @@ const METRICS: [Metric; 11] = [
     }),
     ("incomplete", "gauge", "Checkpoints on disk that lack something and are not being written.", |run, _| {
         number(Some(run.incomplete))
+    }),
+    ("damaged", "gauge", "Checkpoints in the repository that do not count: damage was found since.", |run, _| {
+        number(Some(run.damaged))
     }),
     ("durable_seconds", "gauge", "Seconds from completion marker to commit of the last checkpoint.", |_, counts| {
         counts.durable_seconds

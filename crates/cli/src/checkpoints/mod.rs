@@ -32,7 +32,7 @@ use crate::quantities::{bytes, duration};
 use crate::run::Run;
 use crate::snapshot_name::short;
 use attempts::{Attempts, Failed};
-use labels::Kept;
+use labels::{Kept, Whole};
 
 /// Without progress for so long, a checkpoint is taken not to be written any more.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +47,8 @@ pub struct Keeper<'r> {
     host: String,
     scanner: Scanner,
     kept: Vec<Kept>,
+    /// Which of them were looked through for damage.
+    whole: Whole,
     /// The log's length when `kept` was made.
     log_entries: Option<u64>,
     attempts: Attempts,
@@ -167,9 +169,9 @@ impl<'r> Keeper<'r> {
     /// A keeper of what the scanner finds.
     pub fn new(run: &'r Run, repository: &'r Repository, labels: &'r LabelArguments, scanner: Scanner) -> Self {
         let host = labels.host.clone().unwrap_or_else(|| run.environment.host.clone());
-        let (kept, log_entries, attempts) = (Vec::new(), None, Attempts::few());
+        let (kept, whole, log_entries, attempts) = (Vec::new(), Whole::default(), None, Attempts::few());
         let (bases, effort) = (Vec::new(), Some(Effort::Balanced));
-        Self { run, repository, labels, bases, effort, host, scanner, kept, log_entries, attempts }
+        Self { run, repository, labels, bases, effort, host, scanner, kept, whole, log_entries, attempts }
     }
 
     /// With files to encode against, and the time to spend on each chunk.
@@ -190,20 +192,23 @@ impl<'r> Keeper<'r> {
     /// When the log can't be read.
     pub fn look(&mut self) -> Result<Look> {
         self.repository.refresh()?;
-        self.reread();
+        self.reread()?;
+        let counts = |kept: &&Kept| kept.is_complete && !kept.is_damaged;
         let kept = &self.kept;
-        let is_known = |checkpoint: &Checkpoint| kept.iter().any(|kept| kept.is_complete && kept.is_of(checkpoint));
+        let is_known = |checkpoint: &Checkpoint| kept.iter().filter(counts).any(|kept| kept.is_of(checkpoint));
         let look = self.scanner.look(monotonic(), Timestamp::now(), &is_known);
         self.attempts.keep_those_of(&look.checkpoints);
         Ok(look)
     }
 
     /// Takes in what the log says now, as far as it was read.
-    fn reread(&mut self) {
-        if self.log_entries != Some(self.repository.log_entries()) {
-            self.log_entries = Some(self.repository.log_entries());
-            self.kept = labels::kept(self.repository, &self.host);
+    fn reread(&mut self) -> Result<()> {
+        let log_entries = self.repository.log_entries();
+        if self.log_entries != Some(log_entries) {
+            self.kept = labels::kept(self.repository, &self.host, &mut self.whole)?;
+            self.log_entries = Some(log_entries);
         }
+        Ok(())
     }
 
     /// What is in the repository of runs below the scanner's roots, forgotten ones not counted.
@@ -220,7 +225,7 @@ impl<'r> Keeper<'r> {
     /// True if this very incomplete checkpoint was kept before.
     #[must_use]
     pub fn has_incomplete(&self, checkpoint: &Checkpoint) -> bool {
-        self.kept.iter().any(|kept| kept.is_of(checkpoint))
+        self.kept.iter().any(|kept| !kept.is_damaged && kept.is_of(checkpoint))
     }
 
     /// False for what failed as it is, while it is too early to try again, or for good.
@@ -240,6 +245,12 @@ impl<'r> Keeper<'r> {
     /// # Errors
     /// When storing fails, or the user interrupts.
     pub fn take(&mut self, checkpoint: &Checkpoint, lack: Option<&str>) -> Result<Taken> {
+        if let Some(damaged) = self.kept().find(|kept| kept.is_damaged && kept.is_of(checkpoint)) {
+            let snapshot = short(&damaged.snapshot);
+            let what =
+                format!("damage was found since snapshot {snapshot} was made; taken again: {}", title(checkpoint));
+            self.run.output.note(&what);
+        }
         // Why before: what is gone or changing already need not be read.
         let result = checkpoint.still_the_same().and_then(|()| self.back_up(checkpoint, lack));
         let reason = match result {
@@ -247,8 +258,8 @@ impl<'r> Keeper<'r> {
                 let now = status::seconds(Timestamp::now());
                 let seconds = (now - status::seconds(checkpoint.finished)).max(0.0);
                 self.attempts.succeeded(checkpoint);
-                // The next one is encoded against this.
-                self.reread();
+                // The next one is encoded against this. Where the store fails now, the next look tells.
+                let _ = self.reread();
                 return Ok(Taken::Durable(Box::new(Durable { report, seconds })));
             }
             // Where even the walk does not find it any more.

@@ -1,6 +1,7 @@
 //! How each run stands: its newest durable checkpoint, and what a disaster now would cost.
 //!
-//! Durable is what a live snapshot of a complete checkpoint says; what a forced one holds does not count.
+//! Durable is what a live snapshot of a complete checkpoint says; what a forced one holds does not count, nor what damage was
+//! found in since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,9 +12,9 @@ use seawall_plan::risk::{Durable, Facts, Risk, risk};
 use serde::Serialize;
 
 use super::Keeper;
-use super::labels::run_of;
+use super::labels::{Kept, run_of};
 use crate::output::printable;
-use crate::quantities::{count, duration};
+use crate::quantities::{count, counted, duration};
 
 /// One run at one moment.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -45,6 +46,8 @@ pub struct RunStatus {
     pub incomplete: u64,
     /// Checkpoints in the repository.
     pub durable: u64,
+    /// Checkpoints in the repository that do not count, because damage was found in them since.
+    pub damaged: u64,
 }
 
 /// Unix seconds of a time.
@@ -61,15 +64,21 @@ pub fn runs(keeper: &Keeper, look: &Look, gpus: Option<f64>) -> Vec<RunStatus> {
     let roots = keeper.scanner().roots();
     let below_root = |run: &str| roots.iter().any(|root| Path::new(run).starts_with(root));
     let on_disk: BTreeSet<String> = look.checkpoints.iter().map(run_of).collect();
-    for kept in keeper.kept().filter(|kept| kept.is_complete && (on_disk.contains(&kept.run) || below_root(&kept.run)))
-    {
+    let is_shown = |kept: &&Kept| kept.is_complete && (on_disk.contains(&kept.run) || below_root(&kept.run));
+    let (hit, sound): (Vec<&Kept>, Vec<&Kept>) = keeper.kept().filter(is_shown).partition(|kept| kept.is_damaged);
+    let mut damaged: BTreeMap<&str, u64> = BTreeMap::new();
+    for kept in hit.iter().filter(|hit| !sound.iter().any(|sound| sound.is_as(hit))) {
+        *damaged.entry(&kept.run).or_default() += 1;
+    }
+    for kept in sound {
         durable.entry(&kept.run).or_default().push(Durable { step: kept.step, finished: kept.finished });
         if let Some(size) = kept.world_size {
             let known = world_sizes.entry(&kept.run).or_insert((kept.finished, size));
             *known = if kept.finished >= known.0 { (kept.finished, size) } else { *known };
         }
     }
-    let names: BTreeSet<&str> = on_disk.iter().map(String::as_str).chain(durable.keys().copied()).collect();
+    let kept = durable.keys().chain(damaged.keys()).copied();
+    let names: BTreeSet<&str> = on_disk.iter().map(String::as_str).chain(kept).collect();
     let status = |run: &str| {
         let own = durable.get(run).map(Vec::as_slice).unwrap_or_default();
         let of_run = || look.checkpoints.iter().filter(|checkpoint| run_of(checkpoint) == run);
@@ -77,7 +86,8 @@ pub fn runs(keeper: &Keeper, look: &Look, gpus: Option<f64>) -> Vec<RunStatus> {
         let incomplete = of_run().filter(|checkpoint| matches!(checkpoint.state, State::Incomplete(_))).count();
         let gpus = gpus.or_else(|| world_sizes.get(run).map(|(_, size)| *size as f64));
         let facts = Facts { now: seconds(Timestamp::now()), durable: own, newest_seen: newest_step, gpus };
-        RunStatus { newest_step, incomplete: incomplete as u64, ..RunStatus::new(run, &risk(&facts), own) }
+        let damaged = damaged.get(run).copied().unwrap_or_default();
+        RunStatus { newest_step, incomplete: incomplete as u64, damaged, ..RunStatus::new(run, &risk(&facts), own) }
     };
     names.into_iter().map(status).collect()
 }
@@ -101,9 +111,18 @@ impl RunStatus {
     #[must_use]
     pub fn line(&self) -> String {
         let run = printable(self.run.as_bytes());
-        let Some(age) = self.age_seconds else { return format!("RPO {run}: nothing is durable yet") };
+        let damaged = (self.damaged > 0).then(|| {
+            let checkpoints = counted(self.damaged, "kept checkpoint does", "kept checkpoints do");
+            format!("{checkpoints} not count: damage was found since")
+        });
+        let Some(age) = self.age_seconds else {
+            let what = if self.damaged > 0 { "nothing is durable" } else { "nothing is durable yet" };
+            let parts: Vec<String> = std::iter::once(what.to_owned()).chain(damaged).collect();
+            return format!("RPO {run}: {}", parts.join("; "));
+        };
         let mut parts =
             vec![format!("newest durable checkpoint is {} old", duration(std::time::Duration::from_secs_f64(age)))];
+        parts.extend(damaged);
         parts.extend(self.durable_step.map(|step| format!("step {step}")));
         match (self.steps_at_risk, self.steps_at_risk_by_rate) {
             (Some(steps), Some(by_rate)) => {

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use seawall_engine::backup::{BackupOptions, BackupReport, Source, backup};
+use seawall_engine::backup::{BackupOptions, BackupReport, ParentUse, Source, backup};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::Effort;
 use seawall_engine::entry::TreeKey;
@@ -40,7 +40,8 @@ Examples:
 /// Make a snapshot of files, of standard input, or of a command's output
 ///
 /// Files that did not change since the last snapshot of the same host and paths are not read again; what is stored
-/// already is not stored again. Files that can't be read are listed and make the exit code 3; the rest is kept.
+/// already is not stored again. Only snapshots that this key or an owner's key made, neither removed since, are trusted so
+/// far: of others nothing is taken over unread. Files that can't be read are listed and make the exit code 3; the rest is kept.
 ///
 /// With `--checkpoints`, each complete checkpoint of a training run becomes a snapshot of its own, and what is torn or still
 /// being written is told with the reason; `seawall watch` does that continuously.
@@ -104,7 +105,8 @@ pub struct Arguments {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
-    /// Compare with this snapshot instead of the last one of the same host and paths
+    /// Compare with this snapshot instead of the last one of the same host and paths; if neither this key nor an owner's
+    /// made it, every file is read, as with --force-read
     #[arg(long, value_name = "SNAPSHOT")]
     pub parent: Option<OsString>,
 }
@@ -247,6 +249,11 @@ pub struct BackupSummary {
     snapshot: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+    /// `none`, `taken-over`, `unreadable`, `other-member`, `removed-key`, `repaired`: but for `taken-over`, every file was
+    /// read.
+    parent_use: &'static str,
     files_new: u64,
     files_changed: u64,
     files_unchanged: u64,
@@ -268,7 +275,17 @@ impl BackupSummary {
     /// The summary of a report and the problems that its run met.
     #[must_use]
     pub fn new(report: &BackupReport, problems: Problems) -> Self {
+        let (parent, parent_use) = match report.parent {
+            ParentUse::None => (None, "none"),
+            ParentUse::TakenOver(id) => (Some(id), "taken-over"),
+            ParentUse::Unreadable(id) => (Some(id), "unreadable"),
+            ParentUse::OtherMember(id) => (Some(id), "other-member"),
+            ParentUse::RemovedKey(id) => (Some(id), "removed-key"),
+            ParentUse::Repaired(id) => (Some(id), "repaired"),
+        };
         Self {
+            parent: parent.map(|id| id.to_string()),
+            parent_use,
             snapshot: report.snapshot.as_ref().map(|snapshot| snapshot.id.to_string()),
             time: report.snapshot.as_ref().map(|snapshot| crate::moments::rfc3339(snapshot.time)),
             files_new: report.files_new,
@@ -315,10 +332,35 @@ fn show(run: &Run, report: &BackupReport, problems: &Problems) -> std::io::Resul
         bytes(report.bytes_stored),
         ratio(report.bytes_new, report.bytes_stored)
     ))?;
+    if let Some(why) = why_all_is_read(report.parent) {
+        output.report(format!(
+            "  parent: {why}: every file {}",
+            if report.snapshot.is_some() { "was read" } else { read }
+        ))?;
+    }
     let seconds = report.duration.as_secs_f64();
     output.report(format!("  in {} ({})", duration(report.duration), rate(report.bytes_read, seconds)))?;
     if problems.count > 0 {
         output.report(format!("  {}, listed above", counted(problems.count, "problem", "problems")))?;
     }
     Ok(())
+}
+
+/// Why nothing was taken over although there is a snapshot to compare with.
+fn why_all_is_read(parent: ParentUse) -> Option<String> {
+    match parent {
+        ParentUse::None | ParentUse::TakenOver(_) => None,
+        ParentUse::Unreadable(id) => {
+            Some(format!("{} is not on this machine, and this key can't read it back", short(&id)))
+        }
+        ParentUse::OtherMember(id) => {
+            Some(format!("none of your own or an owner's; {} is another member's and only a base", short(&id)))
+        }
+        ParentUse::RemovedKey(id) => {
+            Some(format!("none of your own or an owner's; the key that made {} was removed", short(&id)))
+        }
+        ParentUse::Repaired(id) => {
+            Some(format!("none of your own or an owner's; {} is what a repair left of another", short(&id)))
+        }
+    }
 }

@@ -8,9 +8,12 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use seawall_engine::backup::{EXCLUDED_PATHS, OTHER_FILE_SYSTEMS};
 use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::monitor::Monitor;
+use seawall_engine::format::log::SnapshotRecord;
+use seawall_engine::monitor::{Monitor, Problem};
+use seawall_engine::repair::LOST_PATHS;
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_engine::restore::{Act, Overwrite, OwnerBy, RestoreOptions, RestoreReport, restore};
 use serde::Serialize;
@@ -91,10 +94,19 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = OverwriteChoice::IfChanged, value_name = "WHEN")]
     pub overwrite: OverwriteChoice,
 
-    /// Delete what the snapshot does not have from the restored directories (asks first); refused where the backup had
-    /// problems
+    /// Delete what the snapshot does not have from the restored directories (asks first)
+    ///
+    /// Refused where that would take away the last copy: the backup had problems, a repair left lost paths out of the
+    /// snapshot, or the backup left something out (see --delete-excluded). Snapshots that Seawall made before it counted what
+    /// it leaves out do not tell: look with --dry-run.
     #[arg(long)]
     pub delete: bool,
+
+    /// With --delete, also from a snapshot whose backup left something out: excluded paths, other file systems
+    ///
+    /// These were never stored, and are deleted with the rest, unless they match --exclude of this restore.
+    #[arg(long, requires = "delete")]
+    pub delete_excluded: bool,
 
     /// Do not ask before deleting
     #[arg(short, long)]
@@ -161,6 +173,9 @@ impl Arguments {
         let options = self.options(run, &from, target.clone())?;
         if self.delete {
             require_whole(snapshot)?;
+            if !self.delete_excluded {
+                require_nothing_left_out(snapshot)?;
+            }
             if !self.dry_run && !self.yes {
                 confirm_deletion(run, &repository, snapshot, &options)?;
             }
@@ -169,6 +184,9 @@ impl Arguments {
         let monitor = SourcesOnly::new(&display, &snapshot.record, nix::unistd::geteuid().is_root());
         let report = restore(&repository, &snapshot.record.root, &options, &monitor)?;
         monitor.conclude("directories above the sources belong to this user now; a restore as root sets their owners");
+        if let Some(problem) = lost_to_repair(&snapshot.record) {
+            display.problem(problem);
+        }
         let problems = display.problems();
         drop(display);
         show(run, &report, &problems, snapshot, &target, self.dry_run)?;
@@ -226,8 +244,17 @@ pub fn exit(counted: u64, problems: &Problems) -> Exit {
     }
 }
 
-/// A file that the backup could not read is not in the snapshot, and `--delete` would take it for a stray.
+/// A file that the backup could not read is not in the snapshot, nor is one that was lost to damage, and `--delete` would take
+/// it for a stray.
 fn require_whole(snapshot: &Snapshot) -> anyhow::Result<()> {
+    let lost = count_in_label(&snapshot.record, LOST_PATHS);
+    anyhow::ensure!(
+        lost == 0,
+        "a repair left {} out of snapshot {}, as the repository has lost them: what is on the disk may be the last copy and \
+         would be deleted; restore without --delete",
+        counted(lost, "path", "paths"),
+        short(&snapshot.record.id),
+    );
     let problems = snapshot.record.problems;
     anyhow::ensure!(
         problems == 0,
@@ -236,6 +263,43 @@ fn require_whole(snapshot: &Snapshot) -> anyhow::Result<()> {
         counted(problems, "problem", "problems")
     );
     Ok(())
+}
+
+/// What the backup was told to leave out is not in the snapshot either.
+fn require_nothing_left_out(snapshot: &Snapshot) -> anyhow::Result<()> {
+    let [excluded, elsewhere] = [EXCLUDED_PATHS, OTHER_FILE_SYSTEMS].map(|name| count_in_label(&snapshot.record, name));
+    let mut left_out = Vec::new();
+    if excluded > 0 {
+        left_out.push(counted(excluded, "excluded path", "excluded paths"));
+    }
+    if elsewhere > 0 {
+        left_out.push(counted(elsewhere, "other file system", "other file systems"));
+    }
+    anyhow::ensure!(
+        left_out.is_empty(),
+        "the backup of snapshot {} left {} out, which would be deleted though it was never stored; restore without --delete, \
+         or add --delete-excluded, and --exclude for what must stay (--dry-run lists what would go)",
+        short(&snapshot.record.id),
+        left_out.join(" and "),
+    );
+    Ok(())
+}
+
+/// What a repaired snapshot lacks.
+fn lost_to_repair(record: &SnapshotRecord) -> Option<Problem> {
+    let lost = count_in_label(record, LOST_PATHS);
+    let what = format!(
+        "the repository has lost {} of it, which a repair left out: they are not restored",
+        counted(lost, "path", "paths")
+    );
+    let subject = format!("snapshot {}", short(&record.id));
+    (lost > 0).then_some(Problem { subject, what, code: "skipped" })
+}
+
+/// The number in a label that the engine gives; 0 where it is not there.
+fn count_in_label(record: &SnapshotRecord, name: &str) -> u64 {
+    let labels = record.labels.iter().filter(|(label, _)| label == name);
+    labels.filter_map(|(_, value)| value.parse().ok()).max().unwrap_or(0)
 }
 
 /// Asks, after a dry run that counts what would go. Nothing is asked where nothing would.

@@ -472,3 +472,148 @@ fn a_checkpoint_that_changes_while_it_is_read_is_discarded_and_taken_again() {
     assert!(kept[0]["bytes_stored"].as_u64().unwrap() < (LARGE_BYTES - (2 << 20)) as u64, "{}", kept[0]);
     assert_stored(&world, &name, &bytes);
 }
+
+/// A key that may only add copies a checkpoint's labels onto a snapshot of junk. Only what this key's own member or an owner
+/// signed makes a checkpoint known, and durable.
+#[test]
+fn labels_that_another_member_copied_make_nothing_known() {
+    let world = repository();
+    world.open_ok(["key", "add", "--role", "member", "--label", "evil", "--new-key-file", "evil.key"]);
+    world.open_ok(["key", "add", "--role", "member", "--label", "victim", "--new-key-file", "victim.key"]);
+    write_checkpoint(&world, 100);
+    // What the fingerprint of the files is, the victim's own snapshot tells.
+    let host = ["--host", "victim"];
+    take(&world, &host).expect(0);
+    let own = snapshots(&world).pop().unwrap();
+    world.open_ok(["forget", own["id"].as_str().unwrap()]);
+    world.open_ok(["prune", "--window", "0"]);
+    world.write("junk", b"junk");
+    let mut forged = vec!["-r", "repo", "--key-file", "evil.key", "backup", "junk", "--host", "victim"];
+    let labels: Vec<String> = own["labels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|label| format!("{}={}", label[0].as_str().unwrap(), label[1].as_str().unwrap()))
+        .collect();
+    forged.extend(labels.iter().flat_map(|label| ["--label", label.as_str()]));
+    world.run(forged).expect(0);
+
+    for (key, more) in [("victim.key", &["watch", "runs", "--once", "--settle", "50ms"][..]), ("seawall.key", &[])] {
+        let command = if more.is_empty() { &TAKE[..5] } else { more };
+        let fixed = ["-r", "repo", "--key-file", key, "--json"];
+        let ended = world.run(fixed.iter().chain(command).chain(&host)).expect(0);
+        let lines = ended.json();
+        assert_eq!(of_state(&lines, "durable").len(), 1, "{key}: {}", ended.stdout);
+        for rpo in lines.iter().filter(|line| line["type"] == "rpo" && line["durable"] != 0) {
+            assert_eq!(rpo["durable"], 1, "{key}: the forged one does not count");
+        }
+        // Of the same key, it is known now.
+        let again = world.run(fixed.iter().chain(command).chain(&host)).expect(0);
+        assert_eq!(of_state(&again.json(), "durable").len(), 0, "{key}");
+    }
+    let place = format!("latest:{}", world.path("runs/a/checkpoint-100").display());
+    world.open_ok(["restore", &place, "--target", "back"]);
+    assert!(std::fs::read(world.path("back/optimizer.pt")).unwrap() == fixture("model.pt"));
+}
+
+/// A checkpoint with a file besides that is stored in a pack of its own; the others are short, or shared with other steps.
+fn write_with_noise(world: &World, step: u64) {
+    write_checkpoint(world, step);
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ step;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    };
+    let bytes: Vec<u8> = (0..300_000).map(|_| random()).collect();
+    world.write(&format!("runs/a/checkpoint-{step}/dataloader.state"), &bytes);
+}
+
+/// The longest pack that is not among `others`.
+fn longest_pack(world: &World, others: &[PathBuf]) -> PathBuf {
+    let all = every_pack(world).into_iter().filter(|pack| !others.contains(pack));
+    all.max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap()
+}
+
+fn every_pack(world: &World) -> Vec<PathBuf> {
+    let below = |path: PathBuf| std::fs::read_dir(path).unwrap().map(|item| item.unwrap().path());
+    below(world.path("repo/pack")).flat_map(below).collect()
+}
+
+/// What is left after a repair does not count: neither as known, nor before a whole one.
+#[test]
+fn a_checkpoint_of_which_a_repair_left_a_part_is_taken_again() {
+    let world = repository();
+    write_with_noise(&world, 100);
+    take(&world, &[]).expect(0);
+    let first = snapshots(&world).pop().unwrap();
+    std::fs::remove_file(longest_pack(&world, &[])).unwrap();
+    world.open(["verify"]).expect(13);
+    world.open_ok(["repair", "--drop", "--yes"]);
+    let repaired = snapshots(&world).pop().unwrap();
+    assert_eq!(label(&repaired, "checkpoint.state"), Some("incomplete"));
+    assert!(repaired["files"].as_u64() < first["files"].as_u64());
+
+    assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(1));
+    assert_eq!(take(&world, &[]).expect(0).summary()["known"].as_u64(), Some(1));
+    world.open_ok(["forget", "--run-last", "1"]);
+    let left = snapshots(&world);
+    assert!(left.iter().any(|snapshot| snapshot["files"] == first["files"]), "{left:?}");
+    assert_restores(&world, left.iter().find(|snapshot| snapshot["files"] == first["files"]).unwrap(), 100);
+}
+
+/// What `verify` found damaged is not known and not durable until it is taken again. A key that can read trees sees which
+/// checkpoints are hit; to one that only adds, all older ones may be.
+#[test]
+fn a_damaged_checkpoint_does_not_count_until_it_is_taken_again() {
+    for (key, hit, rest) in [("seawall.key", 1, 1), ("host.key", 2, 0)] {
+        let world = repository();
+        world.open_ok(["key", "add", "--role", "member", "--label", "host", "--new-key-file", "host.key"]);
+        let run = |arguments: &[&str]| {
+            world.run(["-r", "repo", "--key-file", key, "--json"].iter().chain(arguments)).expect(0)
+        };
+        let taken = || {
+            let summary = run(&[&TAKE[..5], &["--wait", "0"]].concat()).summary();
+            (summary["durable"].as_u64().unwrap(), summary["known"].as_u64().unwrap())
+        };
+        write_with_noise(&world, 100);
+        assert_eq!(taken(), (1, 0));
+        let before = every_pack(&world);
+        write_with_noise(&world, 200);
+        assert_eq!(taken(), (1, 1));
+        std::fs::remove_file(longest_pack(&world, &before)).unwrap();
+        assert_eq!(taken(), (0, 2), "nobody knows yet");
+        world.open(["verify"]).expect(13);
+
+        // Nothing is on the disk that could be taken: the watch says what does not count.
+        std::fs::rename(world.path("runs/a"), world.path("away")).unwrap();
+        let watched = run(&["watch", "runs", "--once", "--settle", "50ms"]);
+        let rpo = watched.json().into_iter().find(|line| line["type"] == "rpo").unwrap();
+        assert_eq!((rpo["damaged"].as_u64(), rpo["durable"].as_u64()), (Some(hit), Some(rest)), "{key}: {rpo}");
+        let shown = world.run(["-r", "repo", "--key-file", key, "watch", "runs", "--once"]).expect(0).stdout;
+        assert!(shown.contains("not count: damage was found since"), "{key}: {shown}");
+        std::fs::rename(world.path("away"), world.path("runs/a")).unwrap();
+
+        assert_eq!(taken(), (hit, rest), "{key}");
+        assert_eq!(taken(), (0, 2), "{key}: healed");
+        let watched = run(&["watch", "runs", "--once", "--settle", "50ms"]);
+        let rpo = watched.json().into_iter().find(|line| line["type"] == "rpo").unwrap();
+        assert_eq!((rpo["damaged"].as_u64(), rpo["durable_step"].as_u64()), (Some(0), Some(200)), "{key}: {rpo}");
+        world.open_ok(["verify", "--read-data"]);
+        assert_restores(&world, &snapshots(&world).pop().unwrap(), 200);
+    }
+}
+
+/// `watch` too takes it again.
+#[test]
+fn a_watch_heals_a_damaged_checkpoint() {
+    let world = repository();
+    write_with_noise(&world, 100);
+    take(&world, &[]).expect(0);
+    std::fs::remove_file(longest_pack(&world, &[])).unwrap();
+    world.open(["verify"]).expect(13);
+    let mut watch = Watch::start(&world, &["--interval", "100ms"]);
+    watch.durable(100);
+    let summary = watch.terminate();
+    assert_eq!(summary["durable"].as_u64(), Some(1));
+    world.open_ok(["verify", "--read-data"]);
+}

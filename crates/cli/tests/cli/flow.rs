@@ -218,3 +218,48 @@ fn help_completions_and_manual_pages_cover_every_command() {
         assert!(commands.iter().all(|command| script.contains(command)), "{shell}");
     }
 }
+
+/// What was never stored is not deleted as a stray, unless that is asked for.
+#[test]
+fn deleting_stops_at_what_the_backup_left_out() {
+    let world = World::with_repository();
+    world.write("data/live.db", b"never stored");
+    world.open_ok(["backup", "data", "--exclude", "*.db", "--label", "excluded-paths=0"]);
+    world.write("data/stray", b"x");
+    let place = format!("latest:{}", world.path("data").display());
+    let restore = |more: &[&str]| {
+        let fixed = ["restore", &place, "--in-place", "--delete", "--yes"];
+        world.open(fixed.into_iter().chain(more.iter().copied()))
+    };
+    let refused = restore(&[]).expect(1).stderr;
+    assert!(refused.contains("1 excluded path") && refused.contains("--delete-excluded"), "{refused}");
+    assert!(world.path("data/live.db").exists() && world.path("data/stray").exists());
+    let dry = restore(&["--delete-excluded", "--dry-run"]).expect(0).stdout;
+    assert!(dry.contains("live.db") && world.path("data/live.db").exists(), "{dry}");
+    restore(&["--delete-excluded", "--exclude", "*.db"]).expect(0);
+    assert!(world.path("data/live.db").exists() && !world.path("data/stray").exists());
+    restore(&["--delete-excluded"]).expect(0);
+    assert!(!world.path("data/live.db").exists());
+
+    // Nothing left out, nothing refused.
+    world.open_ok(["backup", "data"]);
+    restore(&[]).expect(0);
+    world.open(["restore", &place, "--target", "out", "--delete-excluded"]).expect(2);
+}
+
+/// A mount point is kept, what is mounted there is not; the snapshot says so.
+#[test]
+fn other_file_systems_that_were_left_out_are_counted() {
+    use std::os::unix::fs::MetadataExt;
+    let device = |path: &str| std::fs::metadata(path).map(|it| it.dev()).ok();
+    if device("/dev/shm").is_none() || device("/dev/shm") == device("/dev") {
+        println!("skipped: /dev/shm is no file system of its own");
+        return;
+    }
+    let world = World::with_repository();
+    world.open(["backup", "/dev", "--one-file-system"]);
+    let snapshots = world.open(["snapshots", "--json"]).expect(0).json();
+    let labels = snapshots[0]["labels"].as_array().unwrap();
+    let count = labels.iter().find(|label| label[0] == "other-file-systems").unwrap();
+    assert!(count[1].as_str().unwrap().parse::<u64>().unwrap() >= 1, "{labels:?}");
+}

@@ -148,3 +148,32 @@ fn a_lost_index_segment_is_written_anew() {
     world.open_ok(["prune", "--window", "0"]);
     world.open_ok(["restore", "latest", "--target", "out"]);
 }
+
+/// What the repository has lost and the disk still has: a restore says what it lacks, and --delete does not take the last copy.
+#[test]
+fn what_a_repair_left_out_is_told_and_never_deleted() {
+    let world = World::with_repository();
+    world.write("data/big", &noise(3 << 20));
+    world.open_ok(["backup", "data"]);
+    fs::remove_file(&packs(&world)[0]).unwrap();
+    world.open(["verify"]).expect(13);
+    let repair = world.open(["repair", "--drop", "--yes", "--json"]).expect(0).summary();
+    let lost = number(&repair["dropped"][0], "paths_lost");
+    assert!(lost > 0, "{repair}");
+    let listed = world.open(["snapshots", "--json"]).expect(0).json();
+    let repaired = listed.iter().find(|line| line["id"] == repair["dropped"][0]["new"]).unwrap();
+    assert_eq!(number(repaired, "problems"), lost, "{repaired}");
+
+    let place = format!("latest:{}", world.path("data").display());
+    for more in [&["--yes"][..], &["--yes", "--delete-excluded"], &["--dry-run"]] {
+        let arguments = ["restore", &place, "--in-place", "--delete"].into_iter().chain(more.iter().copied());
+        let refused = world.open(arguments).expect(1);
+        assert!(refused.stderr.contains("a repair left") && refused.stderr.contains("--delete"), "{}", refused.stderr);
+    }
+    assert!(world.path("data/big").exists(), "the last copy");
+    let told = world.open(["restore", &place, "--target", "out", "--json"]).expect(3);
+    assert_eq!(number(&told.summary()["problems"], "count"), 1, "{}", told.stdout);
+    let told = world.open(["restore", &place, "--target", "out"]).expect(3);
+    let paths = if lost == 1 { "1 path".to_owned() } else { format!("{lost} paths") };
+    assert!(told.stderr.contains(&format!("has lost {paths}")), "{}", told.stderr);
+}

@@ -206,3 +206,32 @@ fn no_other_repository_is_opened_than_the_expected_one() {
     world.open(["--expect", &wrong, "backup", "data"]).expect(0);
     world.open_ok(["snapshots"]);
 }
+
+#[test]
+fn a_backup_says_why_everything_is_read() {
+    let world = World::with_repository();
+    for name in ["one", "two"] {
+        let file = format!("{name}.key");
+        world.open_ok(["key", "add", "--role", "reader", "--label", name, "--new-key-file", &file]);
+    }
+    let backup = |key: &str, more: &[&str]| with(&world, ["--key-file", key], &[&["backup", "data"], more].concat());
+    let json = |key: &str, more: &[&str]| {
+        with(&world, ["--key-file", key], &[&["--json", "backup", "data"], more].concat()).expect(0).summary()
+    };
+    let first = json("one.key", &[]);
+    assert_eq!((first["parent_use"].as_str(), first["parent"].as_str()), (Some("none"), None));
+    let id = first["snapshot"].as_str().unwrap();
+    let told = backup("two.key", &["--dry-run"]).expect(0).stdout;
+    let line = format!("parent: none of your own or an owner's; {} is another member's", &id[..8]);
+    assert!(told.contains(&line) && told.contains("every file would be read"), "{told}");
+    let second = json("two.key", &[]);
+    assert_eq!((second["parent_use"].as_str(), second["parent"].as_str()), (Some("other-member"), Some(id)));
+    assert!(second["bytes_read"].as_u64() > Some(300_000), "{second}");
+    let asked = backup("two.key", &["--parent", id]).expect(0).stdout;
+    assert!(asked.contains(&line) && asked.contains("every file was read"), "{asked}");
+    let own = backup("two.key", &[]).expect(0).stdout;
+    assert!(!own.contains("parent:"), "{own}");
+    world.open_ok(["key", "remove", "one", "--yes"]);
+    let removed = backup("two.key", &["--parent", id]).expect(0).stdout;
+    assert!(removed.contains(&format!("the key that made {} was removed", &id[..8])), "{removed}");
+}

@@ -365,9 +365,9 @@ impl Counts {
     }
 }
 
-/// True if an entry can be taken over: kind, size, mtime, ctime and inode are as they were, the last change lies clearly
-/// before that earlier reading (a change in the same instant would not show in the times), and all its chunks are
-/// stored.
+/// True if an entry can be taken over: this key's own member or an owner signed it, kind, size, mtime, ctime and inode are
+/// as they were, the last change lies clearly before that earlier reading (a change in the same instant would not show in
+/// the times), and all its chunks are stored.
 pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &Stored<'_, '_>) -> bool {
     let entry = &known.entry;
     let same_kind = match (&entry.kind, stat.kind) {
@@ -384,7 +384,7 @@ pub(crate) fn is_unchanged(known: &Known, stat: &Stat, stored: &Stored<'_, '_>) 
     let same_times = entry.mtime == stat.mtime && entry.ctime == stat.ctime;
     // Why saturating: that time comes from a log entry or a cache file, and may be anything.
     let settled = stat.ctime.seconds < known.read_at.seconds.saturating_sub(1);
-    same_kind && same_inode && same_times && settled && stored.has(known)
+    !known.only_base && same_kind && same_inode && same_times && settled && stored.has(known)
 }
 
 /// Tells whether all chunks of a known entry are stored.

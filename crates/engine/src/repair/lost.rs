@@ -75,6 +75,12 @@ impl<'r> Judge<'r> {
     }
 }
 
+/// True if every chunk of an entry's content has a sound copy in the index. No data is read, only lists of chunks.
+pub(super) fn is_listed_sound(repository: &Repository, entry: &Entry) -> Result<bool> {
+    let Kind::File(content) = &entry.kind else { return Ok(true) };
+    each_chunk(repository, content, &mut |id| Ok(repository.is_sound(id)))
+}
+
 /// Calls `each` for every chunk that content consists of, lists of extents among them, until one gives false. A list that
 /// can't be read or makes no sense gives false too.
 fn each_chunk(

@@ -15,11 +15,10 @@ use rustix::fs::{FlockOperation, flock};
 use crate::clock::{Timestamp, monotonic};
 use crate::crypto::random;
 use crate::entry::{Entry, TreeKey};
-use crate::format::log::SnapshotRecord;
 use crate::format::node::{decode_single, encode_single};
 use crate::ids::{SessionId, SnapshotId};
 use crate::repo::cache::{Cache, lock_if_free};
-use crate::repo::repository::Repository;
+use crate::repo::repository::{Repository, Snapshot};
 use crate::repo::tree::TreeEntries;
 use crate::units::{KIB, MIB};
 
@@ -235,40 +234,56 @@ pub struct Known {
     pub read_at: Timestamp,
     /// True if that run did not commit: what it says was stored may not be.
     pub unfinished: bool,
+    /// True if whoever signed it may say anything: a base that is checked, never taken over.
+    pub only_base: bool,
 }
 
 /// What an earlier run knows of the source, asked in ascending key order.
 #[derive(Default)]
 pub struct Parent<'r> {
-    /// Each with the time at which its run began to read, and whether that run did not commit.
-    sequences: Vec<(std::iter::Peekable<Sequence<'r>>, Timestamp, bool)>,
+    sequences: Vec<Earlier<'r>>,
     snapshot: Option<SnapshotId>,
+}
+
+/// What one earlier run knows.
+struct Earlier<'r> {
+    entries: std::iter::Peekable<Sequence<'r>>,
+    read_at: Timestamp,
+    unfinished: bool,
+    only_base: bool,
 }
 
 impl<'r> Parent<'r> {
     /// Opens what there is: the file of a run that did not finish, and the newest snapshot, from the local file if that
-    /// is its, else from the repository where the key may read it. Damage only makes the parent shorter.
+    /// is its, else from the repository where the key may read it. Damage only makes the parent shorter. Of a snapshot that
+    /// [`Repository::trusts`] does not name, nothing may be taken over.
     #[must_use]
-    pub fn open(repository: &'r Repository, source: &SourceName, snapshot: Option<&SnapshotRecord>) -> Self {
+    pub fn open(repository: &'r Repository, source: &SourceName, snapshot: Option<&Snapshot>) -> Self {
         let mut parent = Self::default();
         let directory = repository.cache().entries_directory();
         let unfinished = directory.as_ref().and_then(|directory| largest_unfinished(directory, source));
         if let Some((file, time)) = unfinished.and_then(|path| EntriesFile::open(&path)) {
-            parent.sequences.push((Sequence::File(file).peekable(), time, true));
+            let entries = Sequence::File(file).peekable();
+            parent.sequences.push(Earlier { entries, read_at: time, unfinished: true, only_base: false });
         }
         let Some(snapshot) = snapshot else { return parent };
-        parent.snapshot = Some(snapshot.id);
-        let path = directory.map(|directory| directory.join(source.finished(&snapshot.id)));
-        if let Some((file, time)) = path.and_then(|path| EntriesFile::open(&path)) {
-            parent.sequences.push((Sequence::File(file).peekable(), time, false));
+        let only_base = !repository.trusts(snapshot);
+        let record = &snapshot.record;
+        let path = directory.map(|directory| directory.join(source.finished(&record.id)));
+        let (entries, read_at) = if let Some((file, time)) = path.and_then(|path| EntriesFile::open(&path)) {
+            (Sequence::File(file), time)
         } else if repository.can_read_data() {
-            let entries = repository.tree(&snapshot.root).entries();
-            parent.sequences.push((Sequence::Tree(entries).peekable(), snapshot.time, false));
-        }
+            (Sequence::Tree(repository.tree(&record.root).entries()), record.time)
+        } else {
+            return parent;
+        };
+        parent.snapshot = (!only_base).then_some(record.id);
+        let entries = entries.peekable();
+        parent.sequences.push(Earlier { entries, read_at, unfinished: false, only_base });
         parent
     }
 
-    /// The committed snapshot among what it knows.
+    /// The committed snapshot from which it takes over.
     #[must_use]
     pub fn snapshot(&self) -> Option<SnapshotId> {
         self.snapshot
@@ -276,7 +291,7 @@ impl<'r> Parent<'r> {
 
     /// Tells all entries of all that is known.
     pub fn drain(self, each: &mut dyn FnMut(&TreeKey, &Entry)) {
-        for (key, entry) in self.sequences.into_iter().flat_map(|(sequence, ..)| sequence) {
+        for (key, entry) in self.sequences.into_iter().flat_map(|earlier| earlier.entries) {
             each(&key, &entry);
         }
     }
@@ -285,12 +300,13 @@ impl<'r> Parent<'r> {
     /// told.
     pub fn take(&mut self, key: &TreeKey, gone: &mut dyn FnMut(&TreeKey, &Entry)) -> [Option<Known>; 2] {
         let mut found = [None, None];
-        for (place, (sequence, read_at, unfinished)) in found.iter_mut().zip(&mut self.sequences) {
-            while let Some((known, entry)) = sequence.next_if(|(known, _)| known < key) {
+        for (place, earlier) in found.iter_mut().zip(&mut self.sequences) {
+            while let Some((known, entry)) = earlier.entries.next_if(|(known, _)| known < key) {
                 gone(&known, &entry);
             }
-            let entry = sequence.next_if(|(known, _)| known == key).map(|(_, entry)| entry);
-            *place = entry.map(|entry| Known { entry, read_at: *read_at, unfinished: *unfinished });
+            let entry = earlier.entries.next_if(|(known, _)| known == key).map(|(_, entry)| entry);
+            let Earlier { read_at, unfinished, only_base, .. } = *earlier;
+            *place = entry.map(|entry| Known { entry, read_at, unfinished, only_base });
         }
         found
     }

@@ -258,6 +258,13 @@ impl Repository {
         self.log().state().snapshots.clone()
     }
 
+    /// True if this key's own member or an owner signed the snapshot, and that member was not removed since. What others say
+    /// of a source serves as base, and as nothing else ([`crate::rules::may_take_over`]).
+    #[must_use]
+    pub fn trusts(&self, snapshot: &Snapshot) -> bool {
+        crate::rules::may_take_over(&self.state(), &self.ring.member, snapshot)
+    }
+
     /// Snapshots that were forgotten and of which no prune has deleted anything yet, in log order.
     #[must_use]
     pub fn forgotten(&self) -> Vec<Forgotten> {

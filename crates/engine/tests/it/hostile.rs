@@ -1,14 +1,16 @@
 //! A member that turned evil beside an owner who prunes: whatever the member commits, what other snapshots need stays.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Arc;
 
+use seawall_engine::backup::{BackupOptions, ParentUse, backup};
 use seawall_engine::crypto::{Secret32, envelope, object_hash};
-use seawall_engine::entry::Content;
+use seawall_engine::entry::{Content, Entry, Kind};
 use seawall_engine::forget::forget;
-use seawall_engine::format::log::{Act, BlobDamage, SegmentRecord};
+use seawall_engine::format::log::{Act, BlobDamage, KeyChange, SegmentRecord, SnapshotRecord};
 use seawall_engine::format::names::{PackName, SegmentName};
-use seawall_engine::format::node::encode_extents;
+use seawall_engine::format::node::{LeafWriter, encode_extents};
 use seawall_engine::format::pack::{BlobKind, BlobRecord};
 use seawall_engine::format::segment::{Location, SegmentBuilder};
 use seawall_engine::format::slot::{Role, Unlock};
@@ -16,6 +18,7 @@ use seawall_engine::ids::{ChunkId, SessionId, SnapshotId};
 use seawall_engine::keys;
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::{MaxUnused, PruneOptions};
+use seawall_engine::repair::REPAIRED_FROM;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
@@ -24,8 +27,8 @@ use seawall_engine::verify::{Read, VerifyOptions, verify};
 
 use crate::beside::{At, Between};
 use crate::damage::check;
-use crate::hand::{Hand, craft, extent_of, key};
-use crate::place::{files_of, noise};
+use crate::hand::{Hand, craft, craft_like, extent_of, key};
+use crate::place::{files_of, noise, options, paths, stored_files};
 use crate::prune::{patient, run, thorough};
 use crate::session::record;
 
@@ -464,4 +467,84 @@ fn an_undelete_does_not_rest_on_a_copy_whose_base_is_damaged() {
     assert!(!owner.state().standing.condemned.contains_key(&packs[3]), "the copy without a base is back");
     run(&owner, &thorough()).unwrap();
     ground.assert_reads(child, &[("/child", &plain)], "after an undelete and a prune");
+}
+
+/// Commits a snapshot of what `like` is of, in which every file has other bytes, as many, and all else is as it was: to a
+/// backup that believed it, nothing would have changed. `is_long` lists the bytes as those of a long file are.
+fn forge(evil: &Repository, reader: &Repository, like: &SnapshotRecord, is_long: bool) -> SnapshotId {
+    let entries: Vec<_> = reader.tree(&like.root).entries().map(Result::unwrap).collect();
+    craft_like(evil, like, |hand| {
+        let mut leaf = LeafWriter::new();
+        for (key, entry) in entries {
+            let Kind::File(_) = &entry.kind else {
+                leaf.push(&key, &entry);
+                continue;
+            };
+            let other = hand.extent(&noise(666, usize::try_from(entry.size).unwrap()));
+            let content = if is_long {
+                let list = encode_extents(&[other]);
+                let length = list.len().try_into().unwrap();
+                Content::Indirect { depth: 1, id: hand.put(BlobKind::Tree, &list), length }
+            } else {
+                Content::Extents(vec![other])
+            };
+            leaf.push(&key, &Entry { kind: Kind::File(content), mode: 0o777, ..entry });
+        }
+        hand.put(BlobKind::Tree, &leaf.take())
+    })
+}
+
+/// A snapshot in a host's name, of the same paths, sizes, times and inodes but other bytes, by somebody who may only add, or
+/// by an owner who was removed since: nobody's next backup holds those bytes, and verify would have been content.
+#[test]
+fn what_others_commit_in_a_hosts_name_is_not_taken_over() {
+    for (is_owner, is_long) in [(true, false), (true, true), (false, false), (false, true)] {
+        let case = format!("owner {is_owner}, long {is_long}");
+        let ground = Ground::new();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().canonicalize().unwrap().join("model");
+        let plain = noise(1, 300_000);
+        fs::write(&file, &plain).unwrap();
+        let open = || if is_owner { ground.owner() } else { ground.reader() };
+        let run = |more: &dyn Fn(BackupOptions) -> BackupOptions, wanted: ParentUse, read: u64| {
+            let victim = open();
+            let dry = more(BackupOptions { dry_run: true, ..options(paths(directory.path())) });
+            let dry = backup(&victim, dry, &Silent).unwrap();
+            assert_eq!((dry.parent, dry.bytes_read), (wanted, read), "{case}, dry run");
+            let report = backup(&victim, more(options(paths(directory.path()))), &Silent).unwrap();
+            assert_eq!(stored_files(&ground.owner(), &report)[&file], plain, "{case}");
+            let entry = ground.owner().tree(&report.snapshot.as_ref().unwrap().root).get(&key(file.to_str().unwrap()));
+            assert_ne!(entry.unwrap().unwrap().mode & 0o777, 0o777, "{case}");
+            assert_eq!((report.parent, report.bytes_read), (wanted, read), "{case}");
+            report.snapshot.unwrap()
+        };
+        // Of the host's own making, the first, to forge from.
+        let first = backup(&ground.owner(), options(paths(directory.path())), &Silent).unwrap().snapshot.unwrap();
+        let evil = forge(&ground.member(), &ground.owner(), &first, is_long);
+        // Older than the evil one, but an owner's.
+        let second = run(&|it| it, ParentUse::TakenOver(first.id), 0);
+        // It was asked for.
+        let asked = |it: BackupOptions| BackupOptions { parent: Some(evil), ..it };
+        let third = run(&asked, ParentUse::OtherMember(evil), 300_000);
+        // Nothing but the evil one is there.
+        forget(&ground.owner(), &[first.id, second.id, third.id], "test").unwrap();
+        let own = run(&|it| it, ParentUse::OtherMember(evil), 300_000);
+        let next = run(&|it| it, ParentUse::TakenOver(own.id), 0);
+
+        // By an owner, who is believed; until removed.
+        let thief = Unlock::KeyFile(Secret32::random());
+        keys::add(&ground.owner(), Role::Owner, &thief.lock().unwrap(), "thief").unwrap();
+        forget(&ground.owner(), &[own.id, next.id], "test").unwrap();
+        let stolen = Repository::open(ground.store.clone(), &thief, None).unwrap();
+        let evil = forge(&stolen, &ground.owner(), &next, is_long);
+        let removed = stolen.keys().member;
+        ground.owner().append(&mut |_| Ok(Act::Key(KeyChange::Revoke(removed)))).unwrap();
+        let last = run(&|it| it, ParentUse::RemovedKey(evil), 300_000);
+
+        // An owner who repairs the evil one signs what is left of it.
+        forget(&ground.owner(), &[last.id, evil], "test").unwrap();
+        let like = SnapshotRecord { labels: vec![(REPAIRED_FROM.into(), own.id.to_string())], ..next };
+        let repaired = forge(&ground.owner(), &ground.owner(), &like, is_long);
+        run(&|it| it, ParentUse::Repaired(repaired), 300_000);
+    }
 }

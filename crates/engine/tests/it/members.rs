@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use seawall_engine::backup::{BackupOptions, backup};
+use seawall_engine::backup::{BackupOptions, ParentUse, backup};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::format::slot::{Role, Unlock};
@@ -13,7 +13,7 @@ use seawall_engine::monitor::Silent;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
 
-use crate::place::{noise, options, paths};
+use crate::place::{noise, options, paths, stored_files};
 
 #[test]
 fn a_member_reads_what_changed_and_stores_nothing_twice() {
@@ -38,4 +38,52 @@ fn a_member_reads_what_changed_and_stores_nothing_twice() {
     assert_eq!((second.bytes_read, second.files_new, second.files_unchanged), (5_000, 1, 1));
     let without = run(None);
     assert_eq!((without.bytes_read, without.bytes_new), (305_000, 0));
+    assert!(matches!(without.parent, ParentUse::Unreadable(_)), "{:?}", without.parent);
+}
+
+/// One host, one cache, and keys of several members by turns: what an owner signed and what the same key signed is taken over,
+/// and with every key the snapshot holds what the source has.
+#[test]
+fn a_host_whose_key_changes_is_never_wrong_and_reads_no_more_than_it_must() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().canonicalize().unwrap();
+    let (source, cache) = (root.join("source"), root.join("cache"));
+    fs::create_dir(&source).unwrap();
+    let plain = noise(1, 300_000);
+    fs::write(source.join("file"), &plain).unwrap();
+    let unlocks: [Unlock; 3] = std::array::from_fn(|_| Unlock::KeyFile(Secret32::random()));
+    let store = Arc::new(MemoryStore::new());
+    let repository = Repository::init(store.clone(), &[(unlocks[0].clone(), "owner".into())], None).unwrap();
+    for (unlock, name) in unlocks[1..].iter().zip(["one", "two"]) {
+        keys::add(&repository, Role::Member, &unlock.lock().unwrap(), name).unwrap();
+    }
+    let (owner, one, two) = (0, 1, 2);
+    // Who makes each snapshot, the snapshot from which that is taken over, and whether anything is read.
+    let turns = [
+        (owner, None, true),
+        (owner, Some(0), false),
+        (one, Some(1), false),
+        (owner, Some(1), false),
+        (one, Some(3), false),
+        (one, Some(4), false),
+        // The list of what it may take over gave way to another's, and it can't read the snapshot back.
+        (two, Some(3), true),
+        (two, Some(6), false),
+        (one, Some(5), true),
+        (two, Some(7), true),
+    ];
+    let mut made: Vec<_> = Vec::new();
+    for (turn, (who, parent, is_read)) in turns.into_iter().enumerate() {
+        let opened = Repository::open(store.clone(), &unlocks[who], Some(cache.clone())).unwrap();
+        let report = backup(&opened, options(paths(&source)), &Silent).unwrap();
+        assert_eq!(stored_files(&repository, &report)[&source.join("file")], plain, "turn {turn}");
+        let wanted = match parent.map(|parent: usize| made[parent]) {
+            None => ParentUse::None,
+            Some(id) if is_read => ParentUse::Unreadable(id),
+            Some(id) => ParentUse::TakenOver(id),
+        };
+        let read = if is_read { 300_000 } else { 0 };
+        assert_eq!((report.parent, report.bytes_read), (wanted, read), "turn {turn}");
+        made.push(report.snapshot.unwrap().id);
+    }
 }

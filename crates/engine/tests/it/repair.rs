@@ -16,7 +16,9 @@ use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::{MaxUnused, PruneOptions, prune};
-use seawall_engine::repair::{Dropped, LOST_PATHS, Loss, REPAIRED_FROM, REPAIRED_PLACE, drop_lost, losses, replace};
+use seawall_engine::repair::{
+    Dropped, LOST_PATHS, Loss, REPAIRED_FROM, REPAIRED_PLACE, drop_lost, losses, replace, was_forgotten_for_loss,
+};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
@@ -25,6 +27,7 @@ use seawall_engine::verify::Read;
 
 use crate::beside::{At, Between};
 use crate::damage::check;
+use crate::hand::craft_like;
 use crate::parity::{Files, Scene, hit, run};
 use crate::place::files_of;
 
@@ -224,9 +227,47 @@ fn what_is_lost_is_listed_and_dropped() {
             assert_eq!(labels[REPAIRED_FROM], old.to_string());
             assert_eq!(labels[REPAIRED_PLACE], number.to_string());
             assert_eq!(labels[LOST_PATHS], lost.to_string());
+            assert_eq!(snapshot.record.problems, record.problems + lost, "{pack}: what it lacks is a problem of it");
         }
     }
     assert!(hit_snapshots >= 4, "{hit_snapshots}");
+}
+
+/// A checkpoint that lacks something is not whole any more, and says why; one that was never whole, or is none, says what it
+/// said; and the FORGET of the old one is told from one that somebody wanted.
+#[test]
+fn what_is_left_of_a_checkpoint_is_incomplete() {
+    let scene = Scene::new(None);
+    let store = scene.copy();
+    let owner = scene.open(&store);
+    let live = owner.snapshots().pop().unwrap();
+    let state = |value: &str| ("checkpoint.state".to_owned(), value.to_owned());
+    let old = [
+        vec![state("complete"), ("checkpoint.step".to_owned(), "7".to_owned())],
+        vec![state("incomplete"), ("checkpoint.reason".to_owned(), "forced".to_owned())],
+        vec![("loss".to_owned(), "1".to_owned())],
+    ]
+    .map(|labels| craft_like(&owner, &SnapshotRecord { labels, ..live.record.clone() }, |_| live.record.root));
+    forget(&owner, &[live.record.id], "not wanted").unwrap();
+    store.delete(&scene.data_pack().object()).unwrap();
+    check(&owner, Read::Nothing);
+    let dropped = drop_lost(&owner, "test", &Silent).unwrap();
+    let after = scene.open(&store).state();
+    for (old, is_checkpoint) in old.into_iter().zip([true, true, false]) {
+        let Dropped { new, lost, .. } = dropped.iter().find(|it| it.old == old).expect("it lost something");
+        assert!(*lost > 0);
+        let labels = &after.snapshot(&new.expect("something is left")).unwrap().record.labels;
+        let told =
+            |name: &str| labels.iter().filter(|(label, _)| label == name).map(|(_, value)| value).collect::<Vec<_>>();
+        let reason = format!("paths that the repository lost, left out by a repair: {lost}");
+        let expected =
+            if is_checkpoint { ["incomplete", &reason].map(|it| vec![it.to_owned()]) } else { [vec![], vec![]] };
+        for (name, expected) in ["checkpoint.state", "checkpoint.reason"].into_iter().zip(expected) {
+            assert_eq!(told(name), expected.iter().collect::<Vec<_>>(), "{labels:?}");
+        }
+        assert!(was_forgotten_for_loss(&after.forgotten[&old]));
+    }
+    assert!(!was_forgotten_for_loss(&after.forgotten[&live.record.id]));
 }
 
 /// What the sources still have is not lost: the next backup stores it again, and nothing is left to drop.

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use doubt::{Doubt, TOLERANCE_MS};
 pub use reason::{Bucket, Clock, Period, Reason};
 pub use rules::{Count, KeepNothing, NotCount, Periodic, Rules};
-pub use run::{Best, Direction, INCOMPLETE, RUN, RunRules, STATE, STEP};
+pub use run::{Best, Direction, INCOMPLETE, LOST_PATHS, RUN, RunRules, STATE, STEP};
 pub use within::{NotWithin, Within};
 
 use doubt::Judge;

@@ -28,6 +28,8 @@ pub const STEP: &str = "checkpoint.step";
 pub const STATE: &str = "checkpoint.state";
 /// What [`STATE`] says of one that is not.
 pub const INCOMPLETE: &str = "incomplete";
+/// The label of what a repair left of a snapshot: how many paths it lacks.
+pub const LOST_PATHS: &str = "lost-paths";
 
 /// What to keep of training runs. The default has no rule.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -89,9 +91,12 @@ impl Candidate {
         self.label(name)?.parse().ok().filter(|value: &f64| value.is_finite())
     }
 
-    /// Whether its labels say that it is not a whole checkpoint.
+    /// Whether its labels say that it is not a whole checkpoint: it never was, or a repair left paths out that were lost.
     pub(super) fn is_incomplete(&self) -> bool {
-        self.label(STATE) == Some(INCOMPLETE)
+        let is_checkpoint = [RUN, STEP, STATE].iter().any(|name| self.label(name).is_some());
+        let lost = self.labels.iter().filter(|(label, _)| label == LOST_PATHS);
+        let is_partial = lost.filter_map(|(_, value)| value.parse().ok()).any(|lost: u64| lost > 0);
+        self.label(STATE) == Some(INCOMPLETE) || (is_checkpoint && is_partial)
     }
 }
 

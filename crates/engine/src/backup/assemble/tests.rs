@@ -58,7 +58,7 @@ fn known(kind: Kind, stat: &Stat) -> Known {
         flags: 0,
         table: None,
     };
-    Known { entry, read_at: READ_AT, unfinished: false }
+    Known { entry, read_at: READ_AT, unfinished: false, only_base: false }
 }
 
 #[test]
@@ -71,13 +71,14 @@ fn only_what_is_complete_settled_stored_and_equal_is_taken_over() {
     let later = |time: Timestamp| Timestamp { nanos: time.nanos + 1, ..time };
 
     type Change = Box<dyn Fn(&mut Known, &mut Stat)>;
-    let cases: [(&str, bool, Change); 16] = [
+    let cases: [(&str, bool, Change); 17] = [
         ("as it was", true, Box::new(|_, _| {})),
         ("more names: not its content", true, Box::new(|_, stat| stat.links = 2)),
         ("incomplete: its attributes could not be read", false, Box::new(|known, _| known.entry.inode = 0)),
         ("incomplete, on a file system without inode numbers", false, {
             Box::new(|known, stat| (known.entry.inode, stat.inode) = (0, 0))
         }),
+        ("a snapshot that somebody else signed", false, Box::new(|known, _| known.only_base = true)),
         ("another inode", false, Box::new(|_, stat| stat.inode = 8)),
         ("another size", false, Box::new(|_, stat| stat.size = 4)),
         ("a nanosecond newer", false, Box::new(move |_, stat| stat.mtime = later(stat.mtime))),

@@ -207,6 +207,11 @@ fn incomplete_checkpoints_take_no_place() {
     let mut held = run(&torn);
     held[2].held = true;
     assert_eq!(kept(&held, &rules("steps 1"), 0), ["3: hold", "4: last steps"]);
+    // What a repair left of one is incomplete, whatever its state says, and by hand too; of what is no checkpoint nothing is.
+    let repaired = ["1", "2", "3 lost-paths=2 state=complete", "4 lost-paths=0", "5 lost-paths=1"];
+    check_run(&repaired, "steps 2", &["2: last steps", "4: last steps"]);
+    check_run(&["1 state=complete", "1 state=complete lost-paths=1"], "steps 1", &["1: last steps"]);
+    check_run(&["-", "- lost-paths=3"], "last 1", &["2: last"]);
     // Forgotten ones are nothing else.
     let mut gone = run(&torn);
     [0, 1, 3].into_iter().for_each(|place| gone[place].forgotten = true);
