@@ -25,6 +25,7 @@ mod model;
 mod old_repositories;
 mod parity;
 mod place;
+mod poison;
 mod properties;
 mod prune;
 mod rebase;
