@@ -27,6 +27,7 @@ mod published;
 pub mod reader;
 pub mod repository;
 pub(crate) mod rings;
+pub(crate) mod sectors;
 pub mod session;
 pub mod stored_file;
 mod tables;

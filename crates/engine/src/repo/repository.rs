@@ -413,16 +413,16 @@ impl Repository {
     /// The stored bytes of a blob: header and sealed body.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the pack is missing or too short.
+    /// [`Error::Damaged`] when the pack is missing or too short, or the medium can't read these bytes of it.
     pub fn fetch(&self, location: &Location) -> Result<Vec<u8>> {
         let start = u64::from(location.offset);
         let end = start + BLOB_HEADER_BYTES + u64::from(location.sealed_len);
         let object = location.pack.object();
-        match self.store.get(&object, Some(start..end)) {
+        match self.get_pack(&location.pack, start..end) {
             Ok(bytes) if u64::try_from(bytes.len()) == Ok(end - start) => Ok(bytes),
             Ok(_) => Err(Damaged::new(object, start, "the pack is shorter than the index says").into()),
-            Err(StoreError::Missing(_)) => Err(Damaged::new(object, 0, "the pack is missing").into()),
-            Err(error) => Err(error.into()),
+            Err(Error::Store(StoreError::Missing(_))) => Err(Damaged::new(object, 0, "the pack is missing").into()),
+            Err(error) => Err(error),
         }
     }
 

@@ -466,7 +466,7 @@ fn open_session(check: &Check<'_>, id: &SessionId) -> Result<()> {
 /// The checks that the last 64 bytes allow.
 fn read_trailer(check: &Check<'_>, name: &PackName, facts: &PackFacts, length: u64) -> Result<()> {
     let start = length.saturating_sub(count(TRAILER_BYTES));
-    let tail = check.repository.store().get(&name.object(), Some(start..length))?;
+    let tail = check.repository.get_pack(name, start..length)?;
     let trailer = decode_trailer(name, length, &tail)?;
     if facts.end > u64::from(trailer.footer_offset) {
         // Why not damage of the pack: a segment may tell a place that never was one of its blobs'.
@@ -500,7 +500,8 @@ mod tests {
 
     fn packs(lengths: &[u64]) -> Vec<(PackName, PackFacts)> {
         let pack = |(counter, length): (u64, &u64)| {
-            let facts = PackFacts { kind: BlobKind::Data, records: 1, places: 1, segments: 1, end: 64, length: Some(*length) };
+            let facts =
+                PackFacts { kind: BlobKind::Data, records: 1, places: 1, segments: 1, end: 64, length: Some(*length) };
             (PackName { session: SessionId([7; 16]), counter }, facts)
         };
         (0..).zip(lengths).map(pack).collect()

@@ -33,6 +33,7 @@ mod repair;
 mod resume;
 mod rotation;
 mod roundtrip;
+mod sectors;
 mod session;
 mod steady;
 mod substitution;
