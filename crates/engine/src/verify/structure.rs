@@ -285,12 +285,16 @@ impl Structure {
         self.leanings.order(&names).into_iter().map(|at| packs[at]).collect()
     }
 
-    /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one.
+    /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one. In a session
+    /// whose key is lost only where it lies nowhere else.
     pub(super) fn find(&self, id: &ChunkId) -> Option<Location> {
         if self.unbased.contains(id) {
             return None;
         }
-        self.index.copies(id).map(|copy| copy.location).find(|location| self.stays(location))
+        let mut copies = self.index.copies(id).map(|copy| copy.location).filter(|location| self.stays(location));
+        let first = copies.next()?;
+        let is_lost = |location: &Location| self.lost_sessions.contains(&location.pack.session);
+        if is_lost(&first) { copies.find(|other| !is_lost(other)).or(Some(first)) } else { Some(first) }
     }
 
     /// Of every base a copy must be there that has no base itself.
