@@ -144,11 +144,12 @@ fn a_name_that_exists_is_our_own_success_only_where_it_is_our_file() {
     let directory = tempfile::tempdir().unwrap();
     let store = store_in(&directory);
     store.put("log/0", b"theirs").unwrap();
+    let root = directory.path().join("deep/repository");
     let temporary = store.write_temporary(b"ours").unwrap();
-    std::fs::hard_link(directory.path().join(&temporary.name), directory.path().join("tmp/copy")).unwrap();
+    std::fs::hard_link(root.join(&temporary.name), root.join("tmp/copy")).unwrap();
     assert_eq!(store.publish(&temporary, "log/0"), Ok(Created::AlreadyThere));
     assert_eq!(store.get("log/0", None).unwrap(), b"theirs");
-    std::fs::hard_link(directory.path().join(&temporary.name), directory.path().join("log/1")).unwrap();
+    std::fs::hard_link(root.join(&temporary.name), root.join("log/1")).unwrap();
     assert_eq!(store.publish(&temporary, "log/1"), Ok(Created::Created));
 }
 
