@@ -33,6 +33,7 @@ pub mod stored_file;
 mod tables;
 pub mod tree;
 pub(crate) mod tree_diff;
+mod unfinished;
 
 pub(crate) use admit::Candidate;
 pub use bases::{Bases, Leanings};

@@ -42,4 +42,5 @@ mod tensor_files;
 mod tensors;
 mod tree_nodes;
 mod undecided;
+mod unfinished;
 mod writers;
