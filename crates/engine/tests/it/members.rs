@@ -59,7 +59,7 @@ fn of_two_that_remove_owners_at_once_one_is_refused() {
     let all = keys::list(&repository).unwrap();
     let (ghost, _) = keys::find(&all, "ghost").unwrap().slot.clone().unwrap();
     store.delete(&slot_object(&ghost)).unwrap();
-    let job = Box::new(move || drop(remove(&repository, "second").unwrap()));
+    let job = Box::new(move || assert!(remove(&repository, "second").unwrap().is_some()));
     let between = Arc::new(Between::new(store.clone(), At::LogEntry(0), job));
     let other = Repository::open(between, &first, None).unwrap();
     assert_eq!(remove(&other, "first").unwrap_err().code(), "refused");
