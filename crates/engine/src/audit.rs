@@ -2,7 +2,8 @@
 //!
 //! Every entry is read from the store, never from the cache, and held against the chain, its signature and the rules, as
 //! at opening; here what an entry says is handed on, also where it is void, and what is wrong is named: an entry that is
-//! `missing`, was `substituted`, is `damaged`, or a log that went back (`rollback`) since this user's cache last saw it.
+//! `missing`, was `substituted` (or the whole repository was, at a place where this user saw another one), is `damaged`, or a
+//! log that went back (`rollback`) since this user's cache last saw it.
 //! What somebody with the log key put there that is no entry, or no entry of this log, is `malformed`: it is void and
 //! harms nobody, but somebody did it. An entry that needs a newer version of this program is `unsupported`. Times that run
 //! ahead of the store's or backwards are `time` remarks: they are claims, and nothing rests on them.
@@ -22,6 +23,7 @@ use crate::repo::Repository;
 use crate::repo::cache::Cache;
 use crate::repo::log::{Seen, seen_before};
 use crate::repo::object::read_object;
+use crate::repo::place::Place;
 use crate::rules::State;
 use crate::store::{Store, StoreError};
 
@@ -84,6 +86,7 @@ pub struct Trail<'s> {
     store: &'s dyn Store,
     ring: KeyRing,
     cache: Cache,
+    place: Place,
     expected: Option<ObjectHash>,
 }
 
@@ -100,8 +103,9 @@ impl<'s> Trail<'s> {
         expected: Option<ObjectHash>,
     ) -> Result<Self> {
         let ring = Repository::open_ring(store, unlock)?;
+        let place = Place::look(cache, &store.location());
         let cache = Cache::new(cache, &ring.repository);
-        Ok(Self { store, ring, cache, expected })
+        Ok(Self { store, ring, cache, place, expected })
     }
 
     /// Reads every entry in order and gives it to `each`, which may end the reading with false.
@@ -122,6 +126,9 @@ impl<'s> Trail<'s> {
             }
             let number = replay.state.next;
             let Some(line) = self.next(&mut replay)? else { break };
+            if number == 0 && seen.is_none() && replay.report.findings.is_empty() {
+                self.look_at_place(&mut replay);
+            }
             replay.remark_time(&line);
             if let Some(seen) = seen.as_ref().filter(|seen| seen.next == number + 1) {
                 replay.compare(seen);
@@ -132,6 +139,15 @@ impl<'s> Trail<'s> {
         }
         self.conclude(&mut replay, seen.as_ref())?;
         Ok(replay.report)
+    }
+
+    /// Another repository may lie where this user saw one, with a slot that his public key opens. Asked only where the cache
+    /// has not seen this very log: repositories that are known may take turns.
+    fn look_at_place(&self, replay: &mut Replay) {
+        let here = replay.state.fingerprint.filter(|_| self.expected.is_none());
+        if let Some(why) = here.and_then(|fingerprint| self.place.replaced((replay.state.repository, fingerprint))) {
+            replay.report.findings.push(Finding::new("substituted", log_object(0), why));
+        }
     }
 
     /// The next entry; none at the end, or where the log can't be followed any further.

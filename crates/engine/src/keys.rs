@@ -133,7 +133,11 @@ fn refuse_others(repository: &Repository) -> Result<()> {
 /// When the store fails or an entry of the log can't be read again.
 pub fn list(repository: &Repository) -> Result<Vec<Key>> {
     repository.refresh()?;
-    let state = repository.state();
+    list_at(repository, &repository.state())
+}
+
+/// As [`list`], as of this state of the log. Does not read the log.
+fn list_at(repository: &Repository, state: &State) -> Result<Vec<Key>> {
     let mut slots = describe_slots(repository)?;
     let mut members: Vec<_> = state.members.iter().collect();
     members.sort_by_key(|(_, member)| member.admitted);
@@ -198,19 +202,25 @@ pub fn find<'k>(keys: &'k [Key], name: &str) -> Result<&'k Key> {
 pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
     refuse_others(repository)?;
     repository.refresh()?;
-    // Why not of every owner's: one without a slot is no way in, and nothing is lost with it.
-    let is_way_in = key.role() == Some(Role::Owner) && (key.is_usable() || key.is_own);
-    if is_way_in && key.revoked().is_none() && !is_owner_left(&list(repository)?, key) {
-        return Err(Error::Refused("it is the last owner's key: nobody could change anything any more".into()));
-    }
+    refuse_last(&list(repository)?, key)?;
     let mut number = None;
     if let Some((id, _)) = key.member.as_ref().filter(|(id, _)| repository.state().active(id).is_some()) {
-        number = revoke(repository, *id)?;
+        number = revoke(repository, key, *id)?;
     }
     if let Some((slot, _)) = &key.slot {
         repository.store().delete(&slot_object(slot))?;
     }
     Ok(number)
+}
+
+/// Refuses to take the last owner's way in. Why not that of every owner: one without a slot is none, and nothing is lost with
+/// it.
+fn refuse_last(keys: &[Key], removed: &Key) -> Result<()> {
+    let is_way_in = removed.role() == Some(Role::Owner) && (removed.is_usable() || removed.is_own);
+    if is_way_in && removed.revoked().is_none() && !is_owner_left(keys, removed) {
+        return Err(Error::Refused("it is the last owner's key: nobody could change anything any more".into()));
+    }
+    Ok(())
 }
 
 /// True if an owner has a way in when `removed` is gone. An owner without a slot is nobody; nor is a slot an owner's because
@@ -228,26 +238,21 @@ fn is_owner_left(keys: &[Key], removed: &Key) -> bool {
 }
 
 /// None where somebody else was faster.
-fn revoke(repository: &Repository, id: MemberId) -> Result<Option<u64>> {
+fn revoke(repository: &Repository, key: &Key, id: MemberId) -> Result<Option<u64>> {
     let mut revoked = false;
     let appended = repository.append(&mut |state: &State| {
         revoked = state.active(&id).is_none();
         if revoked {
             return Err(Error::Refused("it was revoked meanwhile".into()));
         }
-        if state.active(&id).is_some_and(|member| member.role == Role::Owner) && owners(state) <= 1 {
-            return Err(Error::Refused("it is the last owner: nobody could change anything any more".into()));
-        }
+        // Why here: somebody may have removed another owner since, and this is the state that the entry will follow.
+        refuse_last(&list_at(repository, state)?, key)?;
         Ok(Act::Key(KeyChange::Revoke(id)))
     });
     match appended {
         Err(_) if revoked => Ok(None),
         other => other.map(Some),
     }
-}
-
-fn owners(state: &State) -> usize {
-    state.members.values().filter(|member| member.revoked.is_none() && member.record.role == Role::Owner).count()
 }
 
 #[cfg(test)]

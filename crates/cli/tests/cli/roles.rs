@@ -202,8 +202,11 @@ fn no_other_repository_is_opened_than_the_expected_one() {
     std::fs::rename(world.path("repo"), world.path("kept")).unwrap();
     std::fs::rename(world.path("other"), world.path("repo")).unwrap();
     assert!(world.open(["snapshots"]).expect(3).stderr.contains("--expect"), "it is told");
+    assert!(world.open(["log", "verify"]).expect(13).stdout.contains("SUBSTITUTED"), "also by the audit trail");
+    assert!(world.open(["log", "show"]).expect(13).stdout.contains("SUBSTITUTED"));
     assert_eq!(world.open(["backup", "data", "--json"]).expect(1).summary()["code"], "rollback");
     world.open(["--expect", &wrong, "backup", "data"]).expect(0);
+    world.open(["log", "verify"]).expect(0);
     world.open_ok(["snapshots"]);
 }
 

@@ -28,7 +28,7 @@ const FILTER_SALTS: [u32; 8] =
 const INTERPOLATIONS_MAX: u32 = 16;
 
 /// Where a chunk's blob lies, and what is in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Location {
     /// The pack.
     pub pack: PackName,

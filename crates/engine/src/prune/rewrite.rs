@@ -85,7 +85,11 @@ fn read(
     location: &Location,
     plain: &mut Vec<u8>,
 ) -> Result<(Vec<u8>, std::ops::Range<usize>)> {
-    let mut blob = run.repository.fetch(location)?;
+    let mut blob = match run.repository.fetch(location) {
+        // A bad sector, which parity may give back.
+        Err(error) if error.is_damage() => run.repository.fetch_mended(location)?.ok_or(error)?,
+        fetched => fetched?,
+    };
     let body = reader.open(id, location, &mut blob, plain)?;
     Ok((blob, body))
 }

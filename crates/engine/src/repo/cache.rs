@@ -10,11 +10,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::crypto::random;
 use crate::ids::{ObjectHash, RepositoryId, SessionId};
 
 /// A temporary file that is not touched for so long was left by a process that was killed.
@@ -172,11 +172,9 @@ pub(crate) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut io::BufWriter<File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    // Why: several repositories may be open in one process, each writing the same file.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("tmp{}-{number}", std::process::id()));
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // Why random: several repositories may be open in one process, and processes in several containers have the same number.
+    let temporary = path.with_extension(format!("tmp{:032x}", u128::from_le_bytes(random())));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     let mut writer = io::BufWriter::new(file);
     let written = write(&mut writer).and_then(|()| writer.flush()).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
@@ -200,6 +198,21 @@ mod tests {
         assert_eq!(cache.abandoned_sessions(), [session]);
         cache.unmark_session(&session);
         assert_eq!(cache.abandoned_sessions(), []);
+    }
+
+    /// Two containers may share a cache, and have processes of the same number.
+    #[test]
+    fn a_temporary_of_another_process_with_the_same_number_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let named = |number| path.with_extension(format!("tmp{}-{number}", std::process::id()));
+        (0..1000).for_each(|number| fs::write(named(number), b"half written").unwrap());
+        for _ in 0..3 {
+            write_atomically(&path, |file| file.write_all(b"whole")).unwrap();
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert!((0..1000).all(|number| fs::read(named(number)).unwrap() == b"half written"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1001);
     }
 
     #[test]

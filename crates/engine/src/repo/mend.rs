@@ -8,6 +8,7 @@
 //! read: what rests on parity is one accident away from being lost.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
@@ -16,7 +17,9 @@ use crate::format::pack::{TRAILER_BYTES, decode_trailer};
 use crate::format::parity::{Mended, mend};
 use crate::format::segment::Location;
 use crate::monitor::Problem;
+use crate::repo::reader::BLOB_HEADER_BYTES;
 use crate::repo::repository::Repository;
+use crate::repo::sectors::{Torn, get_torn};
 use crate::store::{Store, StoreError};
 use crate::units::{MIB, PACK_BYTES_MAX};
 
@@ -88,6 +91,7 @@ impl Mends {
     }
 }
 
+/// Sectors that the medium can't read are damaged pieces like others: the pieces' hashes tell.
 fn fetch(store: &dyn Store, pack: &PackName) -> Result<Option<Mended>> {
     let object = pack.object();
     let length = match store.head(&object) {
@@ -95,12 +99,17 @@ fn fetch(store: &dyn Store, pack: &PackName) -> Result<Option<Mended>> {
         Err(StoreError::Missing(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let tail = store.get(&object, Some(length.saturating_sub(TRAILER_BYTES as u64)..length))?;
-    let has_none = decode_trailer(pack, length, &tail).is_ok_and(|trailer| trailer.parity_len == 0);
-    if has_none || length > PACK_BYTES_MAX {
+    let trailer = match store.get(&object, Some(length.saturating_sub(TRAILER_BYTES as u64)..length)) {
+        Ok(tail) => decode_trailer(pack, length, &tail).ok(),
+        Err(error) if error.is_bad_medium() => None,
+        Err(error) => return Err(error.into()),
+    };
+    if trailer.is_some_and(|trailer| trailer.parity_len == 0) || length > PACK_BYTES_MAX {
         return Ok(None);
     }
-    Ok(mend(pack, &store.get(&object, None)?).ok())
+    // No more comes back than there is parity, which is at most half of the pack.
+    let unread_max = trailer.map_or(length / 2, |trailer| u64::from(trailer.parity_len));
+    Ok(get_torn(store, &object, 0..length, unread_max)?.and_then(|torn| mend(pack, &torn.bytes).ok()))
 }
 
 impl Repository {
@@ -124,8 +133,25 @@ impl Repository {
     /// When the store fails.
     pub(crate) fn fetch_mended(&self, location: &Location) -> Result<Option<Vec<u8>>> {
         let Some(mended) = self.mend(&location.pack)? else { return Ok(None) };
-        let mut blob = self.fetch(location)?;
-        mended.apply(u64::from(location.offset), &mut blob);
+        let start = u64::from(location.offset);
+        let end = start + BLOB_HEADER_BYTES + u64::from(location.sealed_len);
+        let mut blob = match self.get_as_far(&location.pack, start..end)? {
+            Some(torn) if torn.bytes.len() as u64 == end - start => torn.bytes,
+            // It says why not.
+            _ => self.fetch(location)?,
+        };
+        mended.apply(start, &mut blob);
         Ok(Some(blob))
+    }
+
+    /// A range of a pack as far as it can be read, for who puts what parity gives in the place of the rest.
+    ///
+    /// # Errors
+    /// When the store fails otherwise than by a bad sector.
+    pub(crate) fn get_as_far(&self, pack: &PackName, range: Range<u64>) -> Result<Option<Torn>> {
+        match get_torn(self.store(), &pack.object(), range, u64::MAX) {
+            Err(StoreError::Missing(_)) => Ok(None),
+            got => Ok(got?),
+        }
     }
 }

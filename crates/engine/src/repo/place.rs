@@ -43,6 +43,21 @@ impl Place {
         Self { file: made.map(|directory| directory.join(object_hash(location.as_bytes()).to_string())) }
     }
 
+    /// As [`Self::new`], to look only: nothing is made.
+    pub(crate) fn look(base: Option<&Path>, location: &str) -> Self {
+        let directory = base.map(|base| base.join("places"));
+        Self { file: directory.map(|directory| directory.join(object_hash(location.as_bytes()).to_string())) }
+    }
+
+    /// Why the repository that is `here` can't be the one that was here before; none where it is that one, or none was.
+    pub(crate) fn replaced(&self, here: (RepositoryId, ObjectHash)) -> Option<String> {
+        let (before, _) = self.seen().filter(|before| *before != here)?;
+        let (repository, fingerprint) = here;
+        Some(format!(
+            "the repository {before} was seen here before, and this is another one ({repository}, fingerprint {fingerprint})"
+        ))
+    }
+
     /// Holds the repository of this log against what is expected, or else against what was here before.
     ///
     /// # Errors
@@ -55,16 +70,11 @@ impl Place {
         if expected.is_some_and(|expected| expected != fingerprint) {
             return Err(Error::Substituted(format!("the repository here has the fingerprint {fingerprint}")));
         }
-        match self.seen() {
-            Some(before) if before == here => return Ok(()),
-            Some((before, _)) if expected.is_none() && !log.is_known() => {
-                log.distrust(format!(
-                    "the repository {before} was seen here before, and this is another one ({}, fingerprint \
-                     {fingerprint})",
-                    here.0
-                ));
-            }
-            _ => {}
+        if self.seen() == Some(here) {
+            return Ok(());
+        }
+        if let Some(why) = self.replaced(here).filter(|_| expected.is_none() && !log.is_known()) {
+            log.distrust(why);
         }
         if log.rollback().is_none() {
             self.remember(here);

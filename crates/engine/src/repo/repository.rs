@@ -28,6 +28,7 @@ use crate::repo::place::Place;
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
 use crate::repo::rings::{Rings, read_marker, stranger};
 use crate::repo::tree::TreeReader;
+use crate::repo::unfinished::Unfinished;
 use crate::rules::State;
 use crate::store::{Created, Store, StoreError};
 
@@ -57,10 +58,11 @@ pub struct Repository {
 
 impl Repository {
     /// Makes a repository in an empty store, with one key slot for each of `slots` (how it opens, label), and opens it.
+    /// Goes on where an earlier call with one of these keys was interrupted.
     ///
     /// # Errors
     /// [`Error::RepositoryExists`] where there is one already; [`Error::Refused`] where the store has no atomic
-    /// put-if-absent.
+    /// put-if-absent, or a call with other keys was interrupted.
     pub fn init(store: Arc<dyn Store>, slots: &[(Unlock, String)], cache: Option<PathBuf>) -> Result<Self> {
         if slots.is_empty() {
             return Err(Error::Usage("a repository needs at least one key".into()));
@@ -74,28 +76,40 @@ impl Repository {
             Err(error) => return Err(error.into()),
         }
         let locks: Option<Vec<_>> = slots.iter().map(|(unlock, label)| Some((unlock.lock()?, label))).collect();
-        let Some([(lock, label), others @ ..]) = locks.as_deref() else {
+        let Some([(lock, label), ..]) = locks.as_deref() else {
             return Err(Error::Usage("a repository is not made with shares: `key add` hands them out".into()));
         };
-        let ring = KeyRing::generate(RepositoryId(random()));
-        // Invariant: the marker is written last, so that a half-made repository is not taken for one.
-        let marker = Marker::new(ring.repository, false).encode();
-        let first = Candidate::seal(&ring, lock, label)?;
-        first.store(&*store)?;
         let time_ms = milliseconds(Timestamp::now());
-        let fingerprint = log::initialise(&*store, &ring, object_hash(&marker), first.record, time_ms)?;
-        let mut log = Log::open(&*store, ring.repository, &ring, Cache::default())?;
-        for (lock, label) in others {
+        let (ring, mut log, has) = match Unfinished::find(&*store, slots)? {
+            Some(Unfinished { ring, log, has }) => (ring, log, has),
+            None => {
+                let ring = KeyRing::generate(RepositoryId(random()));
+                let marker = Marker::new(ring.repository, false).encode();
+                let first = Candidate::seal(&ring, lock, label)?;
+                first.store(&*store)?;
+                log::initialise(&*store, &ring, object_hash(&marker), first.record, time_ms)?;
+                let log = Log::open(&*store, ring.repository, &ring, Cache::default())?;
+                (ring, log, vec![true])
+            }
+        };
+        // The first way in is there where any is; an interrupted call may have been given another one first.
+        let has = has.into_iter().chain(std::iter::repeat(false));
+        let missing = locks.iter().flatten().zip(has).filter(|(_, has)| !has);
+        for ((lock, label), _) in missing {
             let Some(data) = &ring.data_secret else { break };
             let other = Candidate::new(&ring, Role::Owner, (ring.generation, data), lock, label)?;
             let admission = || Act::Key(KeyChange::Admit(other.record.clone()));
             log.append(&*store, &ring, time_ms, &mut |_| Ok(admission()))?;
             other.store(&*store)?;
         }
-        if store.create(MARKER, &marker)? == Created::AlreadyThere {
+        // Invariant: the marker is written last, so that a half-made repository is not taken for one.
+        let marker = Marker::new(ring.repository, false).encode();
+        // Whoever went on with the same call wrote the same.
+        if store.create(MARKER, &marker)? == Created::AlreadyThere && read_marker(&*store)? != marker {
             return Err(Error::RepositoryExists(store.location()));
         }
-        Self::open_with(store, &marker, ring, cache, Some(fingerprint))
+        let fingerprint = log.state().fingerprint;
+        Self::open_with(store, &marker, ring, cache, fingerprint)
     }
 
     /// Opens a repository with the first key slot that `unlock` opens and whose member the log knows. `cache` is the
@@ -420,16 +434,16 @@ impl Repository {
     /// The stored bytes of a blob: header and sealed body.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the pack is missing or too short.
+    /// [`Error::Damaged`] when the pack is missing or too short, or the medium can't read these bytes of it.
     pub fn fetch(&self, location: &Location) -> Result<Vec<u8>> {
         let start = u64::from(location.offset);
         let end = start + BLOB_HEADER_BYTES + u64::from(location.sealed_len);
         let object = location.pack.object();
-        match self.store.get(&object, Some(start..end)) {
+        match self.get_pack(&location.pack, start..end) {
             Ok(bytes) if u64::try_from(bytes.len()) == Ok(end - start) => Ok(bytes),
             Ok(_) => Err(Damaged::new(object, start, "the pack is shorter than the index says").into()),
-            Err(StoreError::Missing(_)) => Err(Damaged::new(object, 0, "the pack is missing").into()),
-            Err(error) => Err(error.into()),
+            Err(Error::Store(StoreError::Missing(_))) => Err(Damaged::new(object, 0, "the pack is missing").into()),
+            Err(error) => Err(error),
         }
     }
 

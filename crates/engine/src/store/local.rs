@@ -218,7 +218,7 @@ impl LocalStore {
             match fs::linkat(&self.root, temporary.name.as_str(), &self.root, name, AtFlags::empty()) {
                 Ok(()) => return Ok(Created::Created),
                 // Why: a network file system that repeats a request whose answer was lost says EXIST for its own success.
-                Err(Errno::EXIST) if fs::fstat(&temporary.file)?.st_nlink > 1 => return Ok(Created::Created),
+                Err(Errno::EXIST) if self.is_under(temporary, name)? => return Ok(Created::Created),
                 Err(Errno::EXIST) => return Ok(Created::AlreadyThere),
                 Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {}
                 Err(error) => return Err(error),
@@ -231,6 +231,18 @@ impl LocalStore {
                 Ok(Created::Created)
             }
             Err(Errno::EXIST) => Ok(Created::AlreadyThere),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True if the object `name` is this very file. Why not by the number of its names: whoever copies the directory with hard
+    /// links gives a temporary another name too.
+    fn is_under(&self, temporary: &Temporary<'_>, name: &str) -> Result<bool, Errno> {
+        let ours = fs::fstat(&temporary.file)?;
+        match fs::statat(&self.root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(theirs) => Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)),
+            // It went meanwhile, and was not ours: nobody deletes what its writer has not acknowledged.
+            Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error),
         }
     }

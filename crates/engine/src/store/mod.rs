@@ -13,6 +13,8 @@ pub mod simulated;
 use std::io;
 use std::ops::Range;
 
+use rustix::io::Errno;
+
 use crate::clock::Timestamp;
 
 /// What a store can fail with.
@@ -61,6 +63,12 @@ impl StoreError {
             Self::BadName(_) => "bad-name",
             Self::Io { .. } => "store-io",
         }
+    }
+
+    /// True where the operating system says that the medium failed (EIO): a bad sector, or a disk that is gone.
+    #[must_use]
+    pub fn is_bad_medium(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(Errno::IO.raw_os_error()))
     }
 
     /// Sorts an operating system error on `what` into the variant that a caller acts on.

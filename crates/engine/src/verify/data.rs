@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::structure::{PackFacts, Structure, fits};
+use super::structure::{PackFacts, Structure};
 use super::{Check, count, spread};
 use crate::crypto::blob::BLOB_HEADER_BYTES;
 use crate::error::{Damaged, Error, Result};
@@ -65,6 +65,15 @@ struct Worker<'r> {
 struct Tail {
     start: u64,
     bytes: Vec<u8>,
+}
+
+/// What reading a pack whose list is right came to.
+enum Outcome {
+    Whole,
+    /// Some of its pieces can't be read; of what lies there nothing is said yet.
+    Torn,
+    /// Only the checksum over all of it does not match.
+    Stained,
 }
 
 /// A pack that is being read.
@@ -126,13 +135,17 @@ impl<'a, 'r> Data<'a, 'r> {
         }
         let pack = Pack { name, object: name.object(), facts, length };
         match self.whole_pack(worker, &pack) {
-            Ok(true) => {
+            Ok(Outcome::Whole) => {
                 self.check.findings.whole(*name);
                 self.check.packs_read.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Ok(false) => {
+            Ok(Outcome::Stained) => {
                 self.check.findings.stained(*name);
+                Ok(())
+            }
+            Ok(Outcome::Torn) => {
+                self.check.findings.try_each(*name);
                 Ok(())
             }
             Err(Error::Interrupted) => Err(Error::Interrupted),
@@ -143,25 +156,29 @@ impl<'a, 'r> Data<'a, 'r> {
         }
     }
 
-    /// Reads one pack. An error is about the pack as a whole; trouble with single blobs goes to the findings. False where
-    /// only the checksum over all of it does not match.
-    fn whole_pack(&self, worker: &mut Worker<'r>, pack: &Pack<'_>) -> Result<bool> {
+    /// Reads one pack. An error is about the pack as a whole; trouble with single blobs goes to the findings.
+    fn whole_pack(&self, worker: &mut Worker<'r>, pack: &Pack<'_>) -> Result<Outcome> {
         let is_small = pack.length <= self.piece_bytes;
         let mut tail = self.tail(pack, if is_small { 0 } else { pack.length - TAIL_BYTES.min(pack.length) })?;
         let trailer = decode_trailer(pack.name, pack.length, &tail.bytes)?;
-        fits(pack.name, pack.facts, &trailer)?;
         if u64::from(trailer.footer_offset) < tail.start {
             tail = self.tail(pack, u64::from(trailer.footer_offset))?;
         }
         let records = self.records(pack, &trailer, &tail)?;
-        let mut hasher = blake3::Hasher::new();
+        let (mut hasher, mut is_torn) = (blake3::Hasher::new(), false);
         for (range, group) in pieces(&records, self.piece_bytes) {
             self.check.go_on()?;
             let mut read;
             let piece = match tail.start {
                 0 => &mut tail.bytes[to_usize(range.start)..to_usize(range.end)],
                 _ => {
-                    read = self.get(pack, range.clone())?;
+                    read = match self.get(pack, range.clone()) {
+                        Err(error) if error.is_damage() => {
+                            is_torn = true;
+                            continue;
+                        }
+                        read => read?,
+                    };
                     &mut read[..]
                 }
             };
@@ -171,7 +188,11 @@ impl<'a, 'r> Data<'a, 'r> {
         let footer = to_usize(u64::from(trailer.footer_offset) - tail.start);
         let (rest, hash) = tail.bytes[footer..].split_at(tail.bytes.len() - footer - HASH_BYTES);
         self.count_read(pack.length - u64::from(trailer.footer_offset));
-        Ok(hasher.update(rest).finalize().as_bytes() == hash)
+        Ok(match hasher.update(rest).finalize().as_bytes() == hash {
+            _ if is_torn => Outcome::Torn,
+            true => Outcome::Whole,
+            false => Outcome::Stained,
+        })
     }
 
     /// The blobs that the footer lists, held against the index.
@@ -183,9 +204,9 @@ impl<'a, 'r> Data<'a, 'r> {
             return Err(pack.damaged(footer.start, "the blobs in the footer do not end where it begins"));
         }
         let listed = records.iter().filter(|record| self.is_listed(pack, record)).count();
-        // Why only then: a pack that several segments name has some of its records twice.
-        if pack.facts.segments == 1 && count(listed) != pack.facts.records {
-            return Err(pack.damaged(footer.start, "the footer lacks blobs that the index lists"));
+        if count(listed) != pack.facts.places {
+            // Why not damage of the pack: who wrote the segment may have lied, and all else in the pack is sound.
+            self.check.findings.misfit(*pack.name, records.iter().map(|record| (record.id, pack.location(record))));
         }
         let unknown = records.iter().filter(|record| self.structure.index.locate(&record.id).is_none()).count();
         if unknown > 0 && self.structure.is_complete() {
@@ -277,7 +298,7 @@ impl<'a, 'r> Data<'a, 'r> {
     }
 
     fn get(&self, pack: &Pack<'_>, range: Range<u64>) -> Result<Vec<u8>> {
-        let bytes = self.check.repository.store().get(&pack.object, Some(range.clone()))?;
+        let bytes = self.check.repository.get_pack(pack.name, range.clone())?;
         if count(bytes.len()) != range.end - range.start {
             return Err(pack.damaged(range.start, "it is shorter than the store said"));
         }

@@ -1,16 +1,19 @@
 //! What is damaged, collected from all threads: one finding an object, however often it is met.
 //!
 //! A finding names the object, what is wrong in a few words, and the chunks that are known to be lost by it. Packs whose
-//! own list can't be trusted are kept as suspects; their chunks are tried one by one later ([`super::examine`]).
+//! own list can't be trusted are kept as suspects; their chunks are tried one by one later ([`super::examine`]). So is
+//! what a segment says of a pack and the pack's footer does not.
 //!
 //! Invariant: only what tells damage gets here ([`tells_damage`]). What could not be read for another reason (a broken
 //! connection, a key that may not) is undecided, and never recorded ([`super::Check::unreadable`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::format::names::PackName;
+use crate::format::segment::Location;
 use crate::ids::ChunkId;
 use crate::store::StoreError;
 
@@ -38,8 +41,29 @@ struct Inner {
     whole: BTreeSet<PackName>,
     /// Blobs that an earlier check found damaged, to be tried.
     doubted: BTreeSet<(PackName, ChunkId)>,
+    /// Packs of which the index says what their footers do not.
+    misfits: Misfits,
     /// Objects of which nothing could be told.
     undecided: BTreeSet<String>,
+}
+
+/// Packs whose footer lacks something that the index says of them: of each blob in the footer a hash, 8 bytes. Keyed at
+/// random, so that nobody makes a false record whose hash is that of a right one.
+#[derive(Debug, Default)]
+pub(super) struct Misfits {
+    packs: BTreeMap<PackName, HashSet<u64>>,
+    key: RandomState,
+}
+
+impl Misfits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.packs.is_empty()
+    }
+
+    /// True where a segment tells a place that the pack's footer does not.
+    pub(super) fn has(&self, id: &ChunkId, location: &Location) -> bool {
+        self.packs.get(&location.pack).is_some_and(|footer| !footer.contains(&self.key.hash_one((id, location))))
+    }
 }
 
 /// See the module's page.
@@ -111,6 +135,22 @@ impl Findings {
         let mut inner = self.lock();
         inner.suspects.insert(pack);
         inner.stained.insert(pack);
+    }
+
+    /// Each blob of this pack is to be tried; nothing is said of it yet.
+    pub(super) fn try_each(&self, pack: PackName) {
+        self.lock().suspects.insert(pack);
+    }
+
+    /// The index says more of this pack than its footer, which has these blobs: what is more is to be tried.
+    pub(super) fn misfit(&self, pack: PackName, footer: impl Iterator<Item = (ChunkId, Location)>) {
+        let mut inner = self.lock();
+        let hashes = footer.map(|(id, location)| inner.misfits.key.hash_one((&id, &location))).collect();
+        inner.misfits.packs.insert(pack, hashes);
+    }
+
+    pub(super) fn take_misfits(&self) -> Misfits {
+        std::mem::take(&mut self.lock().misfits)
     }
 
     /// An earlier check found this pack lost.

@@ -56,14 +56,17 @@ pub(super) fn tell(check: &Check<'_>, mended: &[Damage]) {
 
 /// True if bytes of it are not what was written.
 fn is_damaged(check: &Check<'_>, pack: &PackName, given: &Mended) -> bool {
-    let stored = || check.repository.store().get(&pack.object(), None);
-    given.damaged_shards() > 0 || stored().is_ok_and(|bytes| check_pack(pack, &bytes).is_err())
+    given.damaged_shards() > 0
+        || match check.repository.store().get(&pack.object(), None) {
+            Ok(bytes) => check_pack(pack, &bytes).is_err(),
+            Err(error) => error.is_bad_medium(),
+        }
 }
 
 fn has_footer(check: &Check<'_>, pack: &PackName, given: &Mended) -> bool {
-    let Ok(mut footer) = check.repository.store().get(&pack.object(), Some(given.footer())) else { return false };
-    given.apply(given.footer().start, &mut footer);
-    decode_footer(&check.repository.keys().index_key, pack, &footer).is_ok()
+    let Ok(Some(mut footer)) = check.repository.get_as_far(pack, given.footer()) else { return false };
+    given.apply(given.footer().start, &mut footer.bytes);
+    decode_footer(&check.repository.keys().index_key, pack, &footer.bytes).is_ok()
 }
 
 /// True if the copies of a chunk in this pack can be read from its mended bytes.

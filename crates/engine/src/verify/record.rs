@@ -46,17 +46,18 @@ enum Item {
     Sound(PackName),
 }
 
-/// Has what earlier checks found looked at again, unless it was read already.
+/// Has what earlier checks found looked at again; packs that were called lost unless they were read already.
 pub(super) fn recall(check: &Check<'_>, structure: &Structure) {
     let standing = structure.standing();
     for (pack, damage) in standing.damage.iter().chain(&standing.claims) {
         let is_known = structure.packs.contains_key(pack) && !structure.lost_sessions.contains(&pack.session);
-        if !is_known || check.findings.is_whole(pack) {
+        if !is_known {
             continue;
         }
-        if damage.lost {
+        if damage.lost && !check.findings.is_whole(pack) {
             check.findings.recall(*pack);
         }
+        // Why also of a whole pack: it may be that a segment tells a false place in it.
         damage.chunks.iter().for_each(|chunk| check.findings.doubt(*pack, *chunk));
     }
 }

@@ -16,7 +16,7 @@ use crate::format::names::{
     LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_session, parse_slot,
     session_object, slot_object,
 };
-use crate::format::pack::{BlobKind, TRAILER_BYTES, Trailer, decode_trailer};
+use crate::format::pack::{BlobKind, TRAILER_BYTES, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
 use crate::format::slot;
 use crate::ids::{ChunkId, SessionId};
@@ -35,6 +35,8 @@ pub(super) struct PackFacts {
     pub(super) kind: BlobKind,
     /// Records of the index that point into it.
     pub(super) records: u64,
+    /// Those of them that say different things; 0 where no data is read.
+    pub(super) places: u64,
     /// Segments that name it.
     pub(super) segments: u32,
     /// Where its highest blob ends.
@@ -179,6 +181,9 @@ impl Structure {
             .use_directories(check.repository.index().directories().map(|(directory, _)| Arc::clone(directory)));
         structure.leave_condemned();
         structure.check_bases(check)?;
+        if check.options.read != Read::Nothing {
+            structure.count_places(check)?;
+        }
         structure.check_sessions(check);
         structure.find_packs(check, &state.segments)?;
         Ok(structure)
@@ -231,6 +236,7 @@ impl Structure {
         let facts = self.packs.entry(location.pack).or_insert(PackFacts {
             kind: location.kind,
             records: 0,
+            places: 0,
             segments: 0,
             end: 0,
             length: None,
@@ -279,12 +285,16 @@ impl Structure {
         self.leanings.order(&names).into_iter().map(|at| packs[at]).collect()
     }
 
-    /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one.
+    /// Where a chunk lies that a snapshot reaches: in a pack that is not condemned, with its base, if it has one. In a session
+    /// whose key is lost only where it lies nowhere else.
     pub(super) fn find(&self, id: &ChunkId) -> Option<Location> {
         if self.unbased.contains(id) {
             return None;
         }
-        self.index.copies(id).map(|copy| copy.location).find(|location| self.stays(location))
+        let mut copies = self.index.copies(id).map(|copy| copy.location).filter(|location| self.stays(location));
+        let first = copies.next()?;
+        let is_lost = |location: &Location| self.lost_sessions.contains(&location.pack.session);
+        if is_lost(&first) { copies.find(|other| !is_lost(other)).or(Some(first)) } else { Some(first) }
     }
 
     /// Of every base a copy must be there that has no base itself.
@@ -309,6 +319,25 @@ impl Structure {
             }
         }
         (self.unbased, self.leanings, self.bases) = (unbased, leanings, bases);
+        Ok(())
+    }
+
+    /// Counts what the index says of each pack, what several segments say alike once: so many blobs the pack's footer must
+    /// have. Holds nothing but the numbers.
+    fn count_places(&mut self, check: &Check<'_>) -> Result<()> {
+        let mut packs = std::mem::take(&mut self.packs);
+        for (segment, records) in self.index.segments().iter().enumerate() {
+            check.go_on()?;
+            for (record, id, location) in records.records() {
+                let Some(facts) = packs.get_mut(&location.pack) else { continue };
+                let is_first = || {
+                    let alike = self.index.copies(&id).find(|copy| copy.location == location);
+                    alike.is_some_and(|copy| (copy.segment, copy.record) == (segment, record))
+                };
+                facts.places += u64::from(facts.segments < 2 || is_first());
+            }
+        }
+        self.packs = packs;
         Ok(())
     }
 
@@ -441,15 +470,11 @@ fn open_session(check: &Check<'_>, id: &SessionId) -> Result<()> {
 /// The checks that the last 64 bytes allow.
 fn read_trailer(check: &Check<'_>, name: &PackName, facts: &PackFacts, length: u64) -> Result<()> {
     let start = length.saturating_sub(count(TRAILER_BYTES));
-    let tail = check.repository.store().get(&name.object(), Some(start..length))?;
+    let tail = check.repository.get_pack(name, start..length)?;
     let trailer = decode_trailer(name, length, &tail)?;
-    fits(name, facts, &trailer)
-}
-
-/// Holds the place of a pack's footer against what the index says.
-pub(super) fn fits(name: &PackName, facts: &PackFacts, trailer: &Trailer) -> Result<()> {
     if facts.end > u64::from(trailer.footer_offset) {
-        return Err(Damaged::new(name.object(), facts.end, "the index lists a blob beyond its blobs' end").into());
+        // Why not damage of the pack: a segment may tell a place that never was one of its blobs'.
+        check.findings.try_each(*name);
     }
     Ok(())
 }
@@ -479,7 +504,8 @@ mod tests {
 
     fn packs(lengths: &[u64]) -> Vec<(PackName, PackFacts)> {
         let pack = |(counter, length): (u64, &u64)| {
-            let facts = PackFacts { kind: BlobKind::Data, records: 1, segments: 1, end: 64, length: Some(*length) };
+            let facts =
+                PackFacts { kind: BlobKind::Data, records: 1, places: 1, segments: 1, end: 64, length: Some(*length) };
             (PackName { session: SessionId([7; 16]), counter }, facts)
         };
         (0..).zip(lengths).map(pack).collect()

@@ -126,7 +126,7 @@ impl Worker<'_, '_> {
                 self.structure.unlisted(self.check, node.id);
                 return Ok(());
             }
-            // The finding is the session's; the chunks in its packs are counted later, all at once.
+            // Nothing of it lies elsewhere. The finding is the session's; the chunks in its packs are counted later, all at once.
             Some(location) if self.structure.lost_sessions.contains(&location.pack.session) => return Ok(()),
             // The structure's check has told.
             Some(Location { base: Some(base), .. }) if self.structure.index.locate(&base).is_none() => return Ok(()),

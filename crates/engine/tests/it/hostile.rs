@@ -181,6 +181,31 @@ fn a_tree_that_names_anothers_node_wrongly_hides_nothing_from_verify() {
     assert_eq!(wrong.snapshots, [evil], "the good snapshot loses nothing by it");
 }
 
+/// Two sessions stored the same tree, and the key of the newer one is lost. What is below is checked all the same.
+#[test]
+fn a_lost_session_key_hides_nothing_of_a_tree_that_lies_elsewhere_too() {
+    let ground = Ground::new();
+    let missing = ChunkId([7; 32]);
+    let tree = |hand: &Hand<'_, '_>| {
+        let content = Content::Extents(vec![extent_of(missing, 10)]);
+        hand.inner(&[hand.leaf(&[("/good", content, 10)])])
+    };
+    let (early, late) = (ground.owner(), ground.owner());
+    craft(&early, tree);
+    let newest = craft(&late, tree);
+    let owner = ground.owner();
+    let (root, mut places) = (ground.root(newest), Vec::new());
+    owner.each_location(&mut |id, location| places.extend((id == root).then_some(location))).unwrap();
+    let newer = places.pop().unwrap().pack.session;
+    assert!(places.iter().any(|place| place.pack.session != newer), "the scene: two copies");
+    let keys: Vec<String> = ground.store.names().into_iter().filter(|name| name.starts_with("session/")).collect();
+    keys.iter().filter(|name| name.contains(&newer.to_string())).for_each(|name| ground.store.delete(name).unwrap());
+    let report = check(&ground.owner(), Read::Nothing);
+    let unlisted = report.damage.iter().find(|damage| damage.object == "index").expect("the chunk is in no segment");
+    assert_eq!(unlisted.paths, ["/good"]);
+    assert_eq!(report.nodes, 2);
+}
+
 /// The packs that have a copy of a chunk.
 fn packs_of(repository: &Repository, chunk: &ChunkId) -> BTreeSet<PackName> {
     let mut packs = BTreeSet::new();

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use seawall_engine::backup::{BackupOptions, ParentUse, backup};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
+use seawall_engine::format::names::slot_object;
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::keys;
 use seawall_engine::monitor::Silent;
 use seawall_engine::repo::Repository;
+use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 
+use crate::beside::{At, Between};
 use crate::place::{noise, options, paths, stored_files};
 
 #[test]
@@ -86,4 +89,27 @@ fn a_host_whose_key_changes_is_never_wrong_and_reads_no_more_than_it_must() {
         assert_eq!((report.parent, report.bytes_read), (wanted, read), "turn {turn}");
         made.push(report.snapshot.unwrap().id);
     }
+}
+
+/// Two runs remove an owner each, at once. A third owner has no slot, so one of the two must stay.
+#[test]
+fn of_two_that_remove_owners_at_once_one_is_refused() {
+    let unlock = || Unlock::KeyFile(Secret32::random());
+    let (first, store) = (unlock(), Arc::new(MemoryStore::new()));
+    let repository = Repository::init(store.clone(), &[(first.clone(), "first".into())], None).unwrap();
+    for label in ["second", "ghost"] {
+        keys::add(&repository, Role::Owner, &unlock().lock().unwrap(), label).unwrap();
+    }
+    let remove = |repository: &Repository, label: &str| {
+        let keys = keys::list(repository).unwrap();
+        keys::remove(repository, keys::find(&keys, label).unwrap())
+    };
+    let all = keys::list(&repository).unwrap();
+    let (ghost, _) = keys::find(&all, "ghost").unwrap().slot.clone().unwrap();
+    store.delete(&slot_object(&ghost)).unwrap();
+    let job = Box::new(move || assert!(remove(&repository, "second").unwrap().is_some()));
+    let between = Arc::new(Between::new(store.clone(), At::LogEntry(0), job));
+    let other = Repository::open(between, &first, None).unwrap();
+    assert_eq!(remove(&other, "first").unwrap_err().code(), "refused");
+    assert_eq!(Repository::open(store, &first, None).unwrap().revoked(), None);
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use seawall_engine::audit::Trail;
 use seawall_engine::backup::backup;
 use seawall_engine::crypto::passphrase::Cost;
 use seawall_engine::crypto::wrap::{self, DataSecretKey};
@@ -80,6 +81,15 @@ impl Scene {
         fingerprint
     }
 
+    /// What the audit trail finds.
+    fn trail(&self, cache: bool) -> Vec<&'static str> {
+        let cache = cache.then(|| self.place.directory.path().join("cache"));
+        let (store, unlock) = (self.store(), Unlock::Identity(self.identity.clone()));
+        let trail = Trail::open(&*store, &unlock, cache.as_deref(), None).unwrap();
+        let report = trail.follow(&Silent, &mut |_| true).unwrap();
+        report.findings.iter().filter(|finding| finding.is_damage()).map(|finding| finding.kind).collect()
+    }
+
     fn put_back(&self) {
         fs::remove_dir_all(self.root()).unwrap();
         fs::rename(self.place.directory.path().join("kept"), self.root()).unwrap();
@@ -109,6 +119,7 @@ fn another_repository_in_the_place_is_told_to_who_saw_the_right_one() {
         let cache = scene.place.directory.path().join("cache");
         let seen = logs(&cache);
         for _ in 0..2 {
+            assert_eq!((scene.trail(true), scene.trail(false)), (vec!["substituted"], vec![]), "same id {same_id}");
             let opened = scene.open(true, None).unwrap();
             assert_eq!((opened.fingerprint(), opened.snapshots().len()), (evil, 0), "it reads what is there");
             let told = opened.rollback().expect("it is told");
@@ -127,6 +138,7 @@ fn another_repository_in_the_place_is_told_to_who_saw_the_right_one() {
         scene.put_back();
         let right = scene.open(true, None).unwrap();
         assert_eq!((right.rollback(), right.fingerprint()), (None, scene.fingerprint));
+        assert!(scene.trail(true).is_empty());
         drop(scene.open(false, Some(scene.fingerprint)).unwrap());
     }
 }
@@ -143,6 +155,7 @@ fn repositories_that_are_known_may_take_turns() {
     drop(Repository::init(scene.store(), &slots, Some(cache)).unwrap());
     assert_eq!(scene.open(true, None).unwrap().rollback(), None);
     scene.put_back();
+    assert!(scene.trail(true).is_empty(), "it is known, though another one was here last");
     assert_eq!(scene.open(true, None).unwrap().rollback(), None);
     let other = scene.substitute(None);
     assert!(scene.open(true, None).unwrap().rollback().is_some());

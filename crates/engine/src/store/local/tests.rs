@@ -137,6 +137,22 @@ fn directories_that_vanish_are_made_again() {
     assert_eq!(names(&store), ["pack/a/1"]);
 }
 
+/// A network file system that repeats a request whose answer was lost says that the name exists, for its own success. That
+/// the temporary has a second name elsewhere (a copy of the directory with hard links) is no such success.
+#[test]
+fn a_name_that_exists_is_our_own_success_only_where_it_is_our_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_in(&directory);
+    store.put("log/0", b"theirs").unwrap();
+    let root = directory.path().join("deep/repository");
+    let temporary = store.write_temporary(b"ours").unwrap();
+    std::fs::hard_link(root.join(&temporary.name), root.join("tmp/copy")).unwrap();
+    assert_eq!(store.publish(&temporary, "log/0"), Ok(Created::AlreadyThere));
+    assert_eq!(store.get("log/0", None).unwrap(), b"theirs");
+    std::fs::hard_link(root.join(&temporary.name), root.join("log/1")).unwrap();
+    assert_eq!(store.publish(&temporary, "log/1"), Ok(Created::Created));
+}
+
 #[test]
 fn a_sweep_takes_dead_temporaries_only() {
     let directory = tempfile::tempdir().unwrap();
