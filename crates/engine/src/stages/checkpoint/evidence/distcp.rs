@@ -17,8 +17,8 @@ use crate::readers::{ReadAt, Stored, distcp_goes_on, distcp_metadata};
 const METADATA: &str = ".metadata";
 /// Clocks of several writers may differ by so many seconds.
 const SKEW_SECONDS: i64 = 2;
-/// About so many pieces are looked at, of whatever number: each costs two small reads, and a file system far away takes a
-/// millisecond for one. Of each part two, however many parts there are.
+/// About so many pieces are looked at, of whatever number: each costs small reads at two places, and a file system far away
+/// takes a millisecond for one. Of each part two, however many parts there are.
 const LOOKS_MAX: usize = 4096;
 
 /// Whether a file belongs to one.
