@@ -43,4 +43,5 @@ mod tensors;
 mod tree_nodes;
 mod undecided;
 mod unfinished;
+mod views;
 mod writers;
