@@ -413,7 +413,7 @@ fn perform<'scope>(
                 if let Some(entries) = entries {
                     entries.commit(&snapshot.id);
                 }
-                run.runs.save(run.repository.cache());
+                run.runs.save(run.repository.cache(), parent.as_ref().map(|parent| &parent.record.root), root.id);
                 let report = BackupReport { parent: used, ..report(run, &counts, (number, *snapshot), started) };
                 if report.chunks_mended > 0 {
                     run.monitor.note(&format!("chunks that were damaged are stored again: {}", report.chunks_mended));
