@@ -14,7 +14,7 @@ mod content;
 mod cuts;
 mod files;
 mod links;
-mod models;
+pub mod models;
 mod old_nodes;
 mod runs;
 mod seal;

@@ -231,6 +231,14 @@ impl Sets {
     }
 }
 
+/// A list, read and written again; none where it is damaged. For tests: what is remembered stays the same.
+#[must_use]
+pub fn rewritten(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    Sets::parse(bytes)?.write(&mut out).ok()?;
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
