@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bases;
+mod beforehand;
 mod beside;
 mod browse;
 mod checkpoints;
