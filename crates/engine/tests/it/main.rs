@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod adaptive;
 mod bases;
 mod beforehand;
 mod beside;
