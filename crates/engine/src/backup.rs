@@ -14,11 +14,12 @@ mod content;
 mod cuts;
 mod files;
 mod links;
-mod models;
+pub mod models;
 mod old_nodes;
 mod runs;
 mod seal;
 mod stream;
+mod sums;
 
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -52,6 +53,7 @@ use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
 use runs::{BaseRef, Runs};
 use seal::{Casts, Sealer};
+use sums::Sums;
 
 /// Events that the walk hands over at once.
 const BATCH_EVENTS: usize = 64;
@@ -193,6 +195,8 @@ pub(crate) struct Run<'a, 'r> {
     pub(crate) queues: Queues,
     /// Files of tensors that may be bases.
     pub(crate) runs: Runs,
+    /// What lists beside files say they must be.
+    pub(crate) sums: Sums,
     casts: Casts,
     /// What may be a base, of short files of tensors.
     kept: Bases,
@@ -232,6 +236,7 @@ impl<'a, 'r> Run<'a, 'r> {
             effort,
             queues,
             runs: Runs::new(repository.cache()),
+            sums: Sums::default(),
             casts: Casts::default(),
             kept: Bases::new(0),
             reading_header: Mutex::new(()),
@@ -413,7 +418,7 @@ fn perform<'scope>(
                 if let Some(entries) = entries {
                     entries.commit(&snapshot.id);
                 }
-                run.runs.save(run.repository.cache());
+                run.runs.save(run.repository.cache(), parent.as_ref().map(|parent| &parent.record.root), root.id);
                 let report = BackupReport { parent: used, ..report(run, &counts, (number, *snapshot), started) };
                 if report.chunks_mended > 0 {
                     run.monitor.note(&format!("chunks that were damaged are stored again: {}", report.chunks_mended));

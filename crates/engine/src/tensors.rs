@@ -12,6 +12,7 @@ mod drift;
 mod extract;
 mod fetch;
 mod files;
+mod gather;
 mod listing;
 mod names;
 mod new_file;

@@ -48,8 +48,9 @@ Examples:
 ///
 /// With `--tensor` the tensors of those names become one new safetensors file: from safetensors, torch (.pt, .pth, .bin,
 /// .distcp with its .metadata), npy, npz and GGUF files. Only what they touch is fetched. `seawall tensors` shows the names.
-/// Tensors that share their numbers have one name each, the first; those without numbers are not there. A tensor that is
-/// transposed, or whose dtype safetensors does not have, is refused by name, and so is a name that two files have.
+/// Each is written in its own shape, transposed ones and views too, and under each of its names, so tensors that share
+/// their numbers are there twice; those without numbers are not there. A tensor whose dtype safetensors does not have is
+/// refused by name, and so is a name that two files have.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {

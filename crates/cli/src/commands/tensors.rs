@@ -38,7 +38,8 @@ const BASE_DIGITS: usize = 16;
 /// Name, dtype, shape as the numbers lie (slowest dimension first), plain bytes, bytes stored (a chunk that several tensors
 /// share counts for each by its share), how the chunks are encoded, and how many of them against a base. Of the files only
 /// headers are read: safetensors, torch (.pt, .pth, .bin, .distcp with its .metadata), npy, npz, GGUF, ONNX, Arrow, and such
-/// files in a tar. Of a directory, all files below it; those without tensors are passed over.
+/// files in a tar. Of a directory, all files below it; those without tensors are passed over. A tensor that shares its
+/// numbers with one before it is listed, and takes nothing.
 ///
 /// Encodings: raw, zstd, zstd-prefix (against the old chunk), planes, difference (of numbers, to a base), constant, cast
 /// (computed from a base), scaled (planes by the scales of rows and columns), hole, inline (in the tree).
@@ -90,7 +91,7 @@ struct TensorLine<'t> {
     offset: Option<&'t [u64]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parts: Option<usize>,
-    /// `own`, `transposed`, `holes` or `rest`.
+    /// `own`, `transposed`, `holes`, `shared` or `rest`.
     view: &'static str,
     bytes: u64,
     stored_bytes: u64,
@@ -194,6 +195,7 @@ fn tensor_line(path: JsonPath, stored: &Stored) -> TensorLine<'_> {
             View::Own => "own",
             View::Turned => "transposed",
             View::Span => "holes",
+            View::Shared => "shared",
             View::Rest => "rest",
         },
         bytes: stored.tensor.range.end - stored.tensor.range.start,
@@ -273,6 +275,7 @@ fn shape(stored: &Stored) -> String {
             View::Own => "",
             View::Turned => " transposed",
             View::Span => " view with holes",
+            View::Shared => " shares its numbers",
             View::Rest => " no tensor's",
         }
 }

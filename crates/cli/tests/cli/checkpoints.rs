@@ -212,8 +212,13 @@ impl Watch {
     }
 
     /// Ends it as an init system does; gives its summary.
-    fn terminate(mut self) -> Value {
-        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    fn terminate(self) -> Value {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// Tells it to end; gives its summary. It ends well, with 0: to be told so is how a watch ends.
+    fn end(mut self, signal: Signal) -> Value {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
         let summary = self.wait_for("the summary", |line| line["type"] == "summary");
         assert!(self.child.wait().unwrap().success());
         summary
@@ -276,6 +281,29 @@ fn a_watch_that_was_killed_goes_on() {
     let (age, hours) = (rpo["age_seconds"].as_f64().unwrap(), rpo["gpu_hours_at_risk"].as_f64().unwrap());
     assert!((hours - age * 8.0 / 3600.0).abs() < 1e-9, "{rpo}");
     assert_eq!(again.terminate()["durable"].as_u64(), Some(1), "what the killed one had committed is not taken again");
+    assert_eq!(snapshots(&world).len(), 2);
+    world.open_ok(["verify", "--read-data"]);
+}
+
+/// Ctrl-C while it waits, and while a checkpoint is half there: what was committed stays, and the next watch goes on from there.
+#[test]
+fn an_interrupted_watch_ends_well_and_the_next_goes_on() {
+    let world = repository();
+    write_checkpoint(&world, 100);
+    let mut watch = Watch::start(&world, &["--interval", "1h"]);
+    watch.durable(100);
+    let half = parts(200);
+    half[..4].iter().for_each(|(name, bytes)| world.write(name, bytes));
+    watch.wait_for("the half checkpoint", |line| line["type"] == "scan" && line["checkpoints"] == 2);
+    let summary = watch.end(Signal::SIGINT);
+    assert_eq!((summary["code"].as_str(), summary["durable"].as_u64()), (Some("ok"), Some(1)), "{summary}");
+    let kept = snapshots(&world);
+    assert_eq!(kept.len(), 1);
+    assert_restores(&world, &kept[0], 100);
+    write_checkpoint(&world, 200);
+    let mut again = Watch::start(&world, &["--interval", "100ms"]);
+    again.durable(200);
+    assert_eq!(again.end(Signal::SIGINT)["durable"].as_u64(), Some(1));
     assert_eq!(snapshots(&world).len(), 2);
     world.open_ok(["verify", "--read-data"]);
 }

@@ -102,3 +102,25 @@ fn what_makes_no_sense_is_wrong_usage() {
     let summary = world.open(["prune", "--json"]).expect(0).summary();
     assert_eq!((number(&summary, "condemned_packs"), number(&summary, "problems")), (0, 0));
 }
+
+/// A chunk that is kept only as the base of another is stored for that one's sake; prune says how many, before and after.
+#[test]
+fn bases_that_nothing_else_needs_are_told_in_words() {
+    let world = World::with_repository();
+    for version in [0, 1] {
+        // Half of each file stays, so that its one chunk is stored against the older one.
+        for file in 0..10 {
+            let bytes = [noise(1 + 1000 * file, 30_000), noise(100 + version + 1000 * file, 30_000)].concat();
+            world.write(&format!("data/part {file}"), &bytes);
+        }
+        world.open_ok(["backup", "data"]);
+    }
+    forget_oldest(&world);
+    let dry = world.open_ok(["prune", "--dry-run", "--window", "0", "--max-unused", "0%"]);
+    assert!(dry.contains("10 chunks may be stored without a base that is kept for them"), "{dry}");
+    let without = world.open_ok(["prune", "--dry-run", "--no-rebase", "--window", "0", "--max-unused", "0%"]);
+    assert!(!without.contains("without a base"), "{without}");
+    let done = world.open_ok(["prune", "--window", "0", "--max-unused", "0%"]);
+    assert!(done.contains("stored 10 chunks (") && done.contains("without the base that was kept for them"), "{done}");
+    world.open_ok(["verify", "--read-data"]);
+}

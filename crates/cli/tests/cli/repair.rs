@@ -2,7 +2,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use seawall_engine::crypto::Secret32;
+use seawall_engine::entry::TreeKey;
+use seawall_engine::format::slot::Unlock;
+use seawall_engine::repo::Repository;
+use seawall_engine::store::local::LocalStore;
 use serde_json::Value;
 
 use crate::world::World;
@@ -125,6 +131,54 @@ fn what_is_lost_is_listed_and_dropped_when_told_so() {
     let now = world.open(["snapshots", "--json"]).expect(0);
     assert_eq!(number(&now.summary(), "snapshots"), number(&newest.summary(), "snapshots") + 1);
     assert!(world.open_ok(["snapshots", "--forgotten"]).lines().count() >= 1);
+}
+
+/// A pack with the tensor tables of a file alone: the file is whole, and verify and repair say so in words.
+#[test]
+fn a_lost_tensor_table_is_told_apart_from_lost_files() {
+    let world = World::with_repository();
+    let header = br#"{"w":{"dtype":"F32","shape":[50000],"data_offsets":[0,200000]}}"#;
+    let model = [&(header.len() as u64).to_le_bytes()[..], header, &noise(200_000)].concat();
+    world.write("data/model.safetensors", &model);
+    let place = |world: &World| format!("latest:{}", world.path("data/model.safetensors").display());
+    world.open_ok(["backup", "data"]);
+    assert!(world.open_ok(["tensors", &place(&world), "--statistics"]).contains("50000"));
+    // Packs of trees have tables in them, and the nodes of the tree: only the blob of the table is damaged.
+    let (pack, at) = table_blob(&world);
+    damage(&pack, at, 8);
+    let verify = world.open(["verify", "--read-data"]).expect(13);
+    assert!(verify.stdout.contains("whole, without its tensor statistics: "), "{}", verify.stdout);
+    assert!(verify.stdout.contains("model.safetensors") && !verify.stdout.contains("path hit"), "{}", verify.stdout);
+    let repair = world.open(["repair"]).expect(3);
+    assert!(
+        repair.stdout.contains("Of 1 file only the tensor statistics are lost: they restore whole"),
+        "{}",
+        repair.stdout
+    );
+    assert_eq!(
+        world.run(["-r", "repo", "--key-file", "seawall.key", "restore", &place(&world), "--target", "out"]).code,
+        0
+    );
+    let dropped = world.open(["repair", "--drop", "--yes"]).expect(0);
+    assert!(dropped.stdout.contains("stands for it"), "{}", dropped.stdout);
+    world.open_ok(["repair"]);
+    let shown = world.open_ok(["tensors", &place(&world)]);
+    assert!(shown.contains("[50000]"), "{shown}");
+}
+
+/// The pack in which the model's tensor table lies, and a place inside of it there.
+fn table_blob(world: &World) -> (PathBuf, usize) {
+    let text = fs::read_to_string(world.path("seawall.key")).unwrap();
+    let digits = text.lines().nth(1).unwrap();
+    let byte = |at: usize| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap();
+    let unlock = Unlock::KeyFile(Secret32::new(std::array::from_fn(byte)));
+    let store = LocalStore::open(&world.path("repo")).unwrap();
+    let repository = Repository::open(Arc::new(store), &unlock, None).unwrap();
+    let root = repository.snapshots()[0].record.root;
+    let key = TreeKey::from_path(&world.path("data/model.safetensors")).unwrap();
+    let entry = repository.tree(&root).get(&key).unwrap().unwrap();
+    let location = repository.locate(&entry.table.unwrap().id).unwrap();
+    (world.path("repo").join(location.pack.object()), location.offset as usize + 20)
 }
 
 #[test]

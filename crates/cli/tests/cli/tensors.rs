@@ -61,6 +61,41 @@ fn tensors_are_listed() {
     world.open(["tensors", &place, "--tensor", "[a"]).expect(2);
 }
 
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/readers/views").join(name))
+        .unwrap()
+}
+
+/// Parts of a distributed checkpoint have the names that `.metadata` gives them; tied, transposed ones and views with holes are
+/// restored as torch itself writes them in order.
+#[test]
+fn parts_and_views_have_the_names_that_their_program_gave_them() {
+    let world = World::with_repository();
+    for name in ["step/.metadata", "step/__0_0.distcp", "model.pt"] {
+        world.write(&format!("data/{name}"), &fixture(name));
+    }
+    world.open_ok(["backup", "data"]);
+    let place = format!("latest:{}", world.path("data/step").display());
+    let names = ["conv", "embed.weight", "head.transposed", "head.weight", "holes", "turned"];
+    let lines = world.open(["tensors", &place, "--json"]).expect(0).json();
+    let mut found: Vec<&str> = lines.iter().filter_map(|line| line["name"].as_str()).collect();
+    found.sort_unstable();
+    assert_eq!(found, names);
+    let shown = world.open_ok(["tensors", &place]);
+    assert!(names.iter().all(|name| shown.lines().any(|line| line.starts_with(name))), "{shown}");
+    assert!(shown.contains("transposed") && !shown.contains("__0_0  "), "{shown}");
+
+    for (from, expected) in [("step", "step.expected"), ("model.pt", "model.pt.expected")] {
+        let place = format!("latest:{}", world.path(format!("data/{from}")).display());
+        world.open_ok(["restore", &place, "--tensor", "*", "--target", &format!("out/{from}.safetensors")]);
+        let made = std::fs::read(world.path(format!("out/{from}.safetensors"))).unwrap();
+        assert!(made == fixture(expected), "{from}");
+    }
+    let model = format!("latest:{}", world.path("data/model.pt").display());
+    let shown = world.open_ok(["tensors", &model, "--tensor", "head.weight"]);
+    assert!(shown.contains("[24, 10] shares its numbers"), "{shown}");
+}
+
 #[test]
 fn tensors_are_restored_alone() {
     let (world, place) = checkpoint();

@@ -264,7 +264,14 @@ mod tests {
             }
         });
         let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
-        let layout = Layout { format: Format::Safetensors, tensors: tensors.collect(), checks, boundaries, external };
+        let layout = Layout {
+            format: Format::Safetensors,
+            tensors: tensors.collect(),
+            strided: Vec::new(),
+            checks,
+            boundaries,
+            external,
+        };
         assert!(layout.holds(length));
         CutPlan::new(&layout, length).unwrap()
     }

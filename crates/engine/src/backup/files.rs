@@ -20,6 +20,7 @@ use crate::backup::cuts::CutPlan;
 use crate::backup::runs::{Mark, OldFile, OldVersion, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
 use crate::backup::seal::{Sealer, Task};
 use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
+use crate::backup::sums::{self, Sum};
 use crate::buffer::Buffer;
 use crate::chunker::SizeClass;
 use crate::entry::{Content, Entry, Kind, LinkGroup, TableRef, TreeKey};
@@ -28,7 +29,7 @@ use crate::format::pack::BlobKind;
 use crate::format::tensor_table;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
-use crate::readers::{self, Layout};
+use crate::readers::{self, Layout, ReadAt};
 use crate::stages::metadata;
 use crate::stages::read::{OpenFile, data_ranges, read_at};
 use crate::stages::walk::{Found, Stat};
@@ -44,6 +45,8 @@ const SPREAD_BYTES_MIN: u64 = 4 * MIB as u64;
 const TURN_WAIT: Duration = Duration::from_micros(500);
 /// A file that changes while it is read is read this often.
 const ATTEMPTS: usize = 3;
+/// How a zip begins that has a member.
+const ZIP_HEAD: &[u8; 4] = b"PK\x03\x04";
 
 /// A regular file to read.
 #[derive(Clone)]
@@ -245,7 +248,8 @@ impl<'a, 'r> Worker<'a, 'r> {
             // Why: born after the walk came by, it only got the inode number of a file that is gone.
             let link = job.link.filter(|_| before.btime == job.found.stat.btime);
             let mut entry = metadata::complete_file(&found, &file, &self.run.names, link, &mut problems);
-            let Stored { content, length, wrong, breaks, table, .. } = self.content(job, &file, &before)?;
+            let Stored { content, length, wrong, is_right, breaks, table, .. } =
+                self.whole_content(job, &file, &before)?;
             entry.kind = Kind::File(content);
             entry.table = table;
             let after = metadata::stat_file(&file)?;
@@ -255,6 +259,9 @@ impl<'a, 'r> Worker<'a, 'r> {
                 if settled {
                     let path = found.key.to_path();
                     wrong.iter().for_each(|part| self.run.problem(wrong_checksum(&path, part)));
+                    if is_right == Some(false) {
+                        self.run.problem(wrong_sum(&path));
+                    }
                     breaks.iter().for_each(|found| self.run.problem(suspicious(&path, found)));
                 }
                 if !problems.is_empty() {
@@ -273,34 +280,49 @@ impl<'a, 'r> Worker<'a, 'r> {
         }
     }
 
+    /// Stores a file's bytes, and holds them against the list beside it, if there is one.
+    fn whole_content(&mut self, job: &FileJob, file: &File, stat: &Stat) -> Result<Stored, Trouble> {
+        let expected = self.run.sums.expected(&job.found.key.to_path());
+        let mut stored = self.content(job, file, stat, expected.map(Sum::new))?;
+        if let (Some(expected), None) = (expected, stored.is_right) {
+            stored.is_right = Some(Sum::of_file(file, expected)?);
+        }
+        Ok(stored)
+    }
+
     /// Stores a file's bytes.
-    fn content(&mut self, job: &FileJob, file: &File, stat: &Stat) -> Result<Stored, Trouble> {
+    fn content(&mut self, job: &FileJob, file: &File, stat: &Stat, mut sum: Option<Sum>) -> Result<Stored, Trouble> {
         if stat.size <= INLINE_BYTES_MAX {
             let mut bytes = vec![0; usize::try_from(stat.size).expect("it is small")];
             let length = read_at(file, 0, &mut bytes)?;
             bytes.truncate(length);
             self.run.read_bytes(length);
-            let mut checker = Checker::by_name(&job.found.key);
+            let layout = short_zip(&bytes, &bytes.as_slice(), job.found.key.name());
+            let mut checker = Checker::by_name(&job.found.key).or_else(|| layout.as_ref().and_then(Checker::new));
             checker.iter_mut().for_each(|checker| checker.update(0, &bytes));
+            sum.iter_mut().for_each(|sum| sum.update(0, &bytes));
+            let is_right = sum.and_then(|sum| sum.is_right(length as u64));
             let wrong = checker.as_ref().map(Checker::wrong).unwrap_or_default();
             let (content, length) = (Content::Inline(bytes), u64::try_from(length).unwrap_or(0));
-            return Ok(Stored { wrong, ..Stored::new(content, length) });
+            return Ok(Stored { wrong, is_right, ..Stored::new(content, length) });
         }
         let key = &job.found.key;
         let layout = self.layout(key, file, stat);
-        let plan = layout.as_ref().and_then(|layout| Some((layout, CutPlan::new(layout, stat.size)?)));
+        // Why not of short ones: their layout tells of checksums only.
+        let long = layout.as_ref().filter(|_| stat.size >= TENSOR_FILE_BYTES_MIN);
+        let plan = long.and_then(|layout| Some((layout, CutPlan::new(layout, stat.size)?)));
         let Some((layout, plan)) = plan else {
             let extents = |old: &OldVersion| self.run.repository.extents(&old.content).map_while(Result::ok);
             let bases = Bases::Places(BaseFinder::new(job.old.iter().flat_map(extents)));
             let checker = Checker::by_name(key).or_else(|| layout.as_ref().and_then(Checker::new));
-            let stream = self.chunk_stream(stat, bases).with_checks(checker);
+            let stream = self.chunk_stream(stat, bases).with_checks(checker).with_sum(sum);
             return cut_file(stream, file, stat);
         };
         let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));
         if let Some(marks) = &marks {
             self.begin_of_run(marks, job.number)?;
         }
-        let stored = self.tensors(job, file, stat, layout, &plan);
+        let stored = self.tensors(job, file, stat, layout, &plan, sum);
         marks.iter().for_each(|marks| self.run.runs.end(marks));
         stored
     }
@@ -308,7 +330,9 @@ impl<'a, 'r> Worker<'a, 'r> {
     /// Where the numbers of a file lie, and its checksums, if it has any.
     fn layout(&self, key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
         if stat.size < TENSOR_FILE_BYTES_MIN {
-            return None;
+            let mut head = [0; ZIP_HEAD.len()];
+            let length = read_at(file, 0, &mut head).unwrap_or(0);
+            return short_zip(&head[..length], &OpenFile { file, length: stat.size }, key.name());
         }
         // Why one at a time: a hostile header may make its reader take much memory, within bounds.
         let _one = self.run.reading_header.lock().unwrap_or_else(PoisonError::into_inner);
@@ -334,6 +358,7 @@ impl<'a, 'r> Worker<'a, 'r> {
         stat: &Stat,
         layout: &Layout,
         plan: &CutPlan,
+        sum: Option<Sum>,
     ) -> Result<Stored, Trouble> {
         let key = &job.found.key;
         let (older, last) = self.run.runs.older(self.run.repository, key, layout, job.old.as_ref());
@@ -343,7 +368,8 @@ impl<'a, 'r> Worker<'a, 'r> {
         let is_kept = self.run.keeps(stat.size);
         let tensors = Tensors { layout, plan, path: Arc::clone(&path), table: shared, chunks, is_kept };
         let stream = self.chunk_stream(stat, Bases::Tensors(TensorBases::new(older)));
-        let mut stored = cut_file(stream.with_tensors(tensors).with_checks(Checker::new(layout)), file, stat)?;
+        let stream = stream.with_tensors(tensors).with_checks(Checker::new(layout)).with_sum(sum);
+        let mut stored = cut_file(stream, file, stat)?;
         let table = Arc::into_inner(table).map(TableBuilder::finish);
         if let Some(table) = &table {
             let bytes = tensor_table::encode(table);
@@ -393,6 +419,21 @@ fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -
         stream.hole(stat.size - end)?;
     }
     Ok(stream.finish()?)
+}
+
+/// The layout of a short file that begins as a zip, for its checksums: the states of schedulers and random numbers are such
+/// files. Its numbers are too few to be cut or encoded as tensors.
+fn short_zip(head: &[u8], file: &dyn ReadAt, name: &[u8]) -> Option<Layout> {
+    head.starts_with(ZIP_HEAD).then(|| readers::read(file, name)).flatten()
+}
+
+/// The problem that a file is which is not what the list beside it says.
+fn wrong_sum(path: &Path) -> Problem {
+    let what = format!(
+        "its SHA-256 is not the one that {} beside it has: damaged, or written over, before it was read; kept as it is",
+        sums::LIST
+    );
+    Problem::path(path, "corrupt", what)
 }
 
 /// The problem that a tensor is whose numbers broke away from those of the checkpoint before.

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
-use crate::backup::models::Models;
+use crate::backup::models::{MODEL_BYTES_MIN, Models, look_around};
 use crate::chunker::{Chunker, SizeClass};
 use crate::entry::{Content, Entry, Kind, TableRef, TreeKey, without_digits};
 use crate::error::{Error, Result};
@@ -289,18 +289,20 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Runs {
     state: Mutex<State>,
+    /// True when the snapshots of others were looked at. Locked while they are: who needs them too waits.
+    looked: Mutex<bool>,
 }
 
 impl Runs {
     /// For a backup of a client with that cache.
     pub(crate) fn new(cache: &Cache) -> Self {
         let state = State { models: Models::load(cache), ..State::default() };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(state), looked: Mutex::default() }
     }
 
-    /// What was read is published: later backups may find it.
-    pub(crate) fn save(&self, cache: &Cache) {
-        self.lock().models.save(cache);
+    /// What was read is published, as the tree `root` against that of the parent: later backups may find it.
+    pub(crate) fn save(&self, cache: &Cache, parent: Option<&ChunkId>, root: ChunkId) {
+        self.lock().models.save(cache, parent, root);
     }
 
     /// Remembers a file of an older snapshot; `is_here` where it is unchanged on the local disk. Only what lies under
@@ -420,7 +422,6 @@ impl Runs {
         found.extend(marks.iter().filter_map(|mark| Some((state.stored.get(mark)?.clone(), true))));
         found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
         found.extend(state.stored.get(&same).map(|file| (file.clone(), false)));
-        let models = state.models.find(&same).to_vec();
         drop(state);
         let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
         for (older, is_version) in found {
@@ -437,11 +438,42 @@ impl Runs {
             }
         }
         if files.is_empty() {
-            let others = models.iter().filter(|model| *model != key);
-            let mut opened = others.filter_map(|model| OldFile::of_model(repository, model));
-            files.extend(opened.find(|file| file.shares_with(layout)).map(Arc::new));
+            let models = self.models(repository, &same, layout);
+            let marks = RunMarks::of(key).all();
+            let is_of_run = |model: &TreeKey| RunMarks::of(model).all().iter().any(|mark| marks.contains(mark));
+            let (of_run, others): (Vec<_>, Vec<_>) = models.into_iter().partition(is_of_run);
+            // Of a run the newest: it is the checkpoint before. Else the first, from which others came.
+            let mut opened =
+                of_run.iter().rev().map(|model| (model, true)).chain(others.iter().map(|model| (model, false)));
+            let found = opened.find_map(|(model, is_version)| {
+                let file = OldFile::of_model(repository, model).filter(|file| file.shares_with(layout))?;
+                Some((Arc::new(file), is_version))
+            });
+            if let Some((file, is_version)) = found {
+                last = is_version.then(|| Arc::clone(&file));
+                files.push(file);
+            }
         }
         (files, last)
+    }
+
+    /// Where files with these tensors lay in earlier backups; where no list has any, in the snapshots of others, if there are
+    /// enough numbers to be worth that.
+    fn models(&self, repository: &Repository, same: &Mark, layout: &Layout) -> Vec<TreeKey> {
+        let known = self.lock().models.find(same).to_vec();
+        let bytes: u64 = layout.tensors.iter().map(|tensor| tensor.range.end - tensor.range.start).sum();
+        if !known.is_empty() || bytes < MODEL_BYTES_MIN {
+            return known;
+        }
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *looked, true) {
+            // Why not under the other lock: the files that need nothing of this go on meanwhile.
+            let known = self.lock().models.looked_at();
+            let learnt = look_around(repository, &known);
+            self.lock().models.learn(learnt);
+        }
+        drop(looked);
+        self.lock().models.find(same).to_vec()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -532,6 +564,12 @@ fn tensor_mark(tensor: &Tensor) -> Mark {
     let row = tensor.shape.iter().skip(1).fold(1_u64, |row, dimension| row.wrapping_mul(*dimension));
     let kind = format!("{:?}", tensor.dtype);
     mark(b"tensor", [tensor.name.as_bytes(), kind.as_bytes(), &row.to_le_bytes()])
+}
+
+/// The signature of the file of which that is the table; none where it does not have all tensors.
+pub(crate) fn table_signature(table: &TensorTable) -> Option<Mark> {
+    let marks = || table.tensors.iter().map(|record| tensor_mark(&record.tensor)).collect();
+    (table.left_out == 0).then(|| signature(marks()))
 }
 
 fn signature(mut tensors: Vec<Mark>) -> Mark {

@@ -18,6 +18,7 @@ use crate::backup::cuts::{CutPlan, Piece};
 use crate::backup::files::{SealJob, Trouble, Worker};
 use crate::backup::runs::{BaseRef, OldChunk, Place, TensorBases};
 use crate::backup::seal::Task;
+use crate::backup::sums::Sum;
 use crate::buffer::Buffer;
 use crate::chunker::SizeClass;
 use crate::codec::NumberKind;
@@ -68,6 +69,8 @@ pub(crate) struct Stored {
     pub(crate) length: u64,
     /// Parts whose checksums are wrong.
     pub(crate) wrong: Vec<String>,
+    /// Whether the whole is what a list beside the file says; none where there is no list, or its bytes came out of order.
+    pub(crate) is_right: Option<bool>,
     /// The chunks of a file of tensors; none where they are too many.
     pub(crate) chunks: Option<Vec<OldChunk>>,
     /// Where its tensor table is stored.
@@ -78,7 +81,7 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn new(content: Content, length: u64) -> Self {
-        Self { content, length, wrong: Vec::new(), chunks: None, table: None, breaks: Vec::new() }
+        Self { content, length, wrong: Vec::new(), is_right: None, chunks: None, table: None, breaks: Vec::new() }
     }
 }
 
@@ -96,6 +99,7 @@ pub(crate) struct ChunkStream<'w, 'a, 'r, 'p> {
     bases: Bases,
     tensors: Option<Tensors<'p>>,
     checker: Option<Checker<'p>>,
+    sum: Option<Sum>,
     spread: bool,
     builder: ContentBuilder,
     /// Place of the next chunk in the file.
@@ -118,6 +122,7 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
             bases,
             tensors: None,
             checker: None,
+            sum: None,
             spread,
             builder: ContentBuilder::default(),
             offset: 0,
@@ -139,11 +144,19 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         Self { checker, ..self }
     }
 
+    /// Holds the whole against what a list beside the file says.
+    pub(crate) fn with_sum(self, sum: Option<Sum>) -> Self {
+        Self { sum, ..self }
+    }
+
     pub(crate) fn hole(&mut self, length: u64) -> Result<()> {
         if length > 0 {
             self.settle(true)?;
             if let Some(tensors) = &self.tensors {
                 tensors.table.add_hole(self.offset..self.offset + length);
+            }
+            if let Some(sum) = &mut self.sum {
+                sum.hole(self.offset, length);
             }
             self.offset += length;
             self.settled += length;
@@ -280,6 +293,9 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         if let Some(checker) = &mut self.checker {
             checker.update(self.offset, plain);
         }
+        if let Some(sum) = &mut self.sum {
+            sum.update(self.offset, plain);
+        }
         let task = self.task(piece, plain);
         self.offset += plain.len() as u64;
         let length = u32::try_from(plain.len()).expect("chunks are at most 8 MiB");
@@ -400,7 +416,8 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         let sealer = &mut self.worker.sealer;
         let content = self.builder.finish(&mut |list| sealer.seal(BlobKind::Tree, list, None))?;
         let wrong = self.checker.as_ref().map(Checker::wrong).unwrap_or_default();
+        let is_right = self.sum.and_then(|sum| sum.is_right(length));
         let chunks = self.tensors.and_then(|tensors| tensors.chunks);
-        Ok(Stored { wrong, chunks, ..Stored::new(content, length) })
+        Ok(Stored { wrong, is_right, chunks, ..Stored::new(content, length) })
     }
 }

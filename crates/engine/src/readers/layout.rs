@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::dtype::Dtype;
+use super::strided::{Strided, span};
 use crate::units::MIB;
 
 /// No layout takes more memory than about this, in bytes, with all names and shapes.
@@ -59,6 +60,9 @@ pub enum View {
     /// A view with holes, or one that shows numbers more than once: all numbers that it spans, in one row. Or one that shows
     /// them conjugated or negated.
     Span,
+    /// It is the same, but some of its numbers are those of another tensor of the file, which has the place in
+    /// [`Layout::tensors`]; this one never is there.
+    Shared,
     /// No tensor: a part of a storage that no tensor covers, under the storage's name.
     Rest,
 }
@@ -118,6 +122,9 @@ pub struct Layout {
     pub format: Format,
     /// Ascending by range, disjoint, inside the file.
     pub tensors: Vec<Tensor>,
+    /// Tensors that `tensors` does not have as their program sees them, or not at all, as they share numbers: ascending by
+    /// range, inside the file. They may overlap.
+    pub strided: Vec<Strided>,
     /// Embedded checksums, ascending by range, inside the file. They may cover the same bytes.
     pub checks: Vec<Check>,
     /// Other places where a cut is good (members, pages, record batches): ascending, distinct, inside the file, not 0.
@@ -136,11 +143,21 @@ impl Layout {
             end = tensor.range.end;
             fits && end <= length && tensor.shape.len() <= DIMENSIONS_MAX && tensor.name.len() <= NAME_BYTES_MAX
         });
+        let strided = self.strided.iter().all(|strided| {
+            let dimensions = strided.shape.len();
+            let counted = dimensions == strided.strides.len() && dimensions <= DIMENSIONS_MAX;
+            let elements = span(&strided.shape, &strided.strides).and_then(|span| strided.dtype.bytes_of(span));
+            let bytes = strided.range.end.checked_sub(strided.range.start);
+            let named = strided.name.len() <= NAME_BYTES_MAX;
+            counted && named && elements == bytes && bytes > Some(0) && strided.range.end <= length
+        });
+        let in_order = self.strided.is_sorted_by_key(|strided| strided.range.start);
         let checks = self.checks.iter().all(|check| check.range.start <= check.range.end && check.range.end <= length);
         let sorted = self.checks.is_sorted_by_key(|check| check.range.start);
         let cuts = self.boundaries.is_sorted_by(|left, right| left < right);
         let inside = self.boundaries.iter().all(|&at| at > 0 && at < length);
-        tensors && checks && sorted && cuts && inside && self.tensors.len() <= TENSORS_MAX
+        let few = self.tensors.len().max(self.strided.len()) <= TENSORS_MAX;
+        tensors && strided && in_order && checks && sorted && cuts && inside && few
     }
 }
 
@@ -154,8 +171,8 @@ pub(super) struct Builder {
 impl Builder {
     /// For a file of `length` bytes.
     pub fn new(format: Format, length: u64) -> Self {
-        let (tensors, checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let layout = Layout { format, tensors, checks, boundaries, external };
+        let (tensors, strided, checks) = (Vec::new(), Vec::new(), Vec::new());
+        let layout = Layout { format, tensors, strided, checks, boundaries: Vec::new(), external: Vec::new() };
         Self { layout, length, bytes_left: LAYOUT_BYTES_MAX }
     }
 
@@ -185,6 +202,19 @@ impl Builder {
             self.layout.tensors.push(tensor);
         }
         (end <= self.length).then_some(end)
+    }
+
+    /// Adds a tensor by its strides (in elements) whose first number lies at `start`, if all that it spans fits the file.
+    pub fn strided(&mut self, name: &str, dtype: Dtype, shape: &[u64], strides: &[u64], start: u64) {
+        let bytes = span(shape, strides).and_then(|span| dtype.bytes_of(span));
+        let Some(end) = bytes.and_then(|bytes| start.checked_add(bytes)) else { return };
+        let name = cut_name(name);
+        let fits = start < end && end <= self.length && shape.len() == strides.len() && shape.len() <= DIMENSIONS_MAX;
+        let bytes = size_of::<Strided>() + name.len() + size_of_val(shape) + size_of_val(strides);
+        if fits && self.layout.strided.len() < TENSORS_MAX && self.charge(bytes) {
+            let (name, shape, strides) = (name.to_owned(), shape.to_vec(), strides.to_vec());
+            self.layout.strided.push(Strided { name, dtype, shape, strides, range: start..end });
+        }
     }
 
     pub fn external(&mut self, location: &str, name: &str, dtype: Dtype, shape: &[u64], start: u64) {
@@ -219,6 +249,7 @@ impl Builder {
             end = if free { tensor.range.end } else { end };
             free
         });
+        self.layout.strided.sort_by_key(|strided| strided.range.start);
         self.layout.checks.sort_by_key(|check| check.range.start);
         self.layout.boundaries.sort_unstable();
         self.layout.boundaries.dedup();

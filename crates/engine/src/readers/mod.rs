@@ -25,6 +25,7 @@ mod parquet;
 mod pickle;
 mod role;
 mod safetensors;
+mod strided;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub use role::{Role, is_state_file, roles};
 pub use safetensors::{
     Header as SafetensorsHeader, Outline, dtype_name as safetensors_dtype, header as safetensors_header,
 };
+pub use strided::Strided;
 pub use whole::{Whole, whole};
 
 use crate::units::MIB;

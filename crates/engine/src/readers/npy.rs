@@ -41,7 +41,18 @@ pub(super) fn read(input: &Input, name: &str, builder: &mut Builder) -> Option<(
     let fits = elements(&shape).and_then(|count| dtype.bytes_of(count)).is_some_and(|needed| needed <= bytes);
     if fits {
         let view = if turned { View::Turned } else { View::Own };
-        builder.view(view, name, dtype, &shape, input.start().checked_add(data)?);
+        let start = input.start().checked_add(data)?;
+        builder.view(view, name, dtype, &shape, start);
+        if turned {
+            let mut step = 1_u64;
+            let own = |&length: &u64| {
+                let stride = step;
+                step = step.saturating_mul(length);
+                (length, stride)
+            };
+            let (own, strides): (Vec<u64>, Vec<u64>) = shape.iter().rev().map(own).unzip();
+            builder.strided(name, dtype, &own, &strides, start);
+        }
     }
     Some(())
 }

@@ -61,14 +61,19 @@ struct Storage<'a> {
 }
 
 impl Storage<'_> {
-    /// Adds its tensors as they lie, and what is between them. Of views that overlap, the first stays, as in the builder.
+    /// Adds its tensors as they lie, and what is between them. Of views that overlap, the first stays, as in the builder;
+    /// the others, and what does not lie as its program sees it, are added by their strides.
     fn add(&self, mut views: Vec<View>, input: &Input, builder: &mut Builder) {
         let mut at = self.content.start;
         views.sort_by_key(|view| (view.start, std::cmp::Reverse(view.end)));
         for view in views {
             let place = |offset: u64| self.content.start.checked_add(offset).filter(|&end| end <= self.content.end);
             let (Some(start), Some(end)) = (place(view.start), place(view.end)) else { continue };
-            if start >= at && end > start {
+            let is_first = start >= at && end > start;
+            if let Some((shape, strides)) = view.own.as_ref().filter(|_| !is_first || view.shown != Shown::Own) {
+                builder.strided(&view.name, self.kind(view.dtype), shape, strides, input.start() + start);
+            }
+            if is_first {
                 self.rest(at..start, input, builder);
                 builder.view(view.shown, &view.name, self.kind(view.dtype), &view.shape, input.start() + start);
                 at = end;

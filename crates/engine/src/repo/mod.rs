@@ -22,7 +22,7 @@ pub(crate) mod nodes;
 pub(crate) mod object;
 mod pack_buffers;
 pub mod parent;
-pub(crate) mod place;
+pub mod place;
 mod published;
 pub mod reader;
 pub mod repository;

@@ -83,14 +83,25 @@ impl Place {
     }
 
     fn seen(&self) -> Option<(RepositoryId, ObjectHash)> {
-        let text = fs::read_to_string(self.file.as_ref()?).ok().filter(|text| text.len() == LINE_BYTES)?;
-        let (repository, fingerprint) = text.trim_end().split_once(' ')?;
-        Some((RepositoryId::from_hex(repository).ok()?, ObjectHash::from_hex(fingerprint).ok()?))
+        parse(&fs::read_to_string(self.file.as_ref()?).ok()?)
     }
 
     fn remember(&self, (repository, fingerprint): (RepositoryId, ObjectHash)) {
         if let Some(file) = &self.file {
-            let _ = write_atomically(file, |file| writeln!(file, "{repository} {fingerprint}"));
+            let _ = write_atomically(file, |file| file.write_all(line(repository, fingerprint).as_bytes()));
         }
     }
+}
+
+/// The line that remembers a place.
+#[must_use]
+pub fn line(repository: RepositoryId, fingerprint: ObjectHash) -> String {
+    format!("{repository} {fingerprint}\n")
+}
+
+/// What a line remembers; none of what is no such line.
+#[must_use]
+pub fn parse(text: &str) -> Option<(RepositoryId, ObjectHash)> {
+    let (repository, fingerprint) = text.strip_suffix('\n').filter(|_| text.len() == LINE_BYTES)?.split_once(' ')?;
+    Some((RepositoryId::from_hex(repository).ok()?, ObjectHash::from_hex(fingerprint).ok()?))
 }

@@ -290,7 +290,7 @@ impl Drifts<'_> {
     }
 
     fn explain(&mut self, side: usize, key: &TreeKey, table: &mut TensorTable) {
-        let found = table.tensors.iter().map(|record| Found { tensor: record.tensor.clone(), place: None });
+        let found = table.tensors.iter().map(|record| Found { tensor: record.tensor.clone(), own: None, place: None });
         let mut found: Vec<Found> = found.collect();
         if let Err(error) = self.metadata[side].explain(key, &mut found) {
             self.problem(key, code(&error), format!("the names of its tensors can't be read: {error}"));

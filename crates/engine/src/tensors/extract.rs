@@ -4,15 +4,16 @@
 //! only then the numbers are fetched. The file gets its name when it is whole and durable; whatever goes wrong before
 //! leaves nothing.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::fetch::{self, Fetch, Source};
+use super::fetch::{self, Fetch, Source, Strewn};
 use super::files::{Look, TensorFile, each_file};
 use super::names::Names;
 use super::new_file::{Destination, NewFile};
-use super::wholes::{ByName, Whole, wholes};
+use super::wholes::{ByName, Part, Way, Whole, wholes};
 use crate::clock;
 use crate::entry::{Content, TreeKey};
 use crate::error::{Error, Result};
@@ -217,7 +218,7 @@ fn extracted(whole: &Whole, keys: &[TreeKey]) -> Extracted {
         name: whole.name.clone(),
         dtype: whole.dtype,
         shape: whole.shape.clone(),
-        bytes: whole.parts.iter().map(|part| part.range.end - part.range.start).sum(),
+        bytes: whole.parts.iter().map(Part::bytes).sum(),
         files: files.into_iter().map(|file| keys[file].clone()).collect(),
     }
 }
@@ -245,6 +246,7 @@ impl Job<'_> {
             monitor: self.monitor,
             target: new,
             threads: fetch::threads(self.options.threads, self.options.budget_bytes),
+            window_bytes: self.options.budget_bytes / 4,
             progress: Mutex::new(Progress { files_known, bytes_known: bytes, ..Progress::default() }),
             fetched: Mutex::default(),
         };
@@ -256,17 +258,24 @@ impl Job<'_> {
     }
 
     fn file(&self, number: usize, file: &ChosenFile, new: &NewFile, fetch: &Fetch<'_>) -> Result<()> {
-        let parts = self.wholes.iter().zip(&self.header.starts).flat_map(|(whole, start)| {
-            let mine = whole.parts.iter().filter(move |part| part.file == number);
-            mine.map(|part| Source { range: part.range.clone(), placement: &part.placement, start: *start })
-        });
-        let sources: Vec<Source<'_>> = parts.collect();
+        let (mut sources, mut strewn) = (Vec::new(), Vec::new());
+        for (whole, &start) in self.wholes.iter().zip(&self.header.starts) {
+            for part in whole.parts.iter().filter(|part| part.file == number) {
+                let range = part.range.clone();
+                match &part.way {
+                    Way::Runs(placement) => sources.push(Source { range, placement, start }),
+                    Way::Gather(gather) => strewn.push(Strewn { range, gather, start }),
+                }
+            }
+        }
         if let Content::Inline(bytes) = &file.content {
-            return inline(bytes, &sources, new);
+            let written = inline(bytes, &sources, &strewn, new);
+            return written.map_err(|error| new.failed("cannot write", error));
         }
         let stored = StoredFile::open(self.repository, &file.content)?;
         let stored = stored.ok_or_else(|| changed(&file.key.to_path()))?;
-        fetch.file(&stored, &sources)
+        fetch.file(&stored, &sources)?;
+        strewn.iter().try_for_each(|strewn| fetch.strewn(&stored, strewn))
     }
 }
 
@@ -275,15 +284,18 @@ fn changed(path: &Path) -> Error {
 }
 
 /// A small file lies in the tree.
-fn inline(bytes: &[u8], sources: &[Source<'_>], new: &NewFile) -> Result<()> {
+fn inline(bytes: &[u8], sources: &[Source<'_>], strewn: &[Strewn<'_>], new: &NewFile) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
+    let place = |at: u64| usize::try_from(at).expect("a layout lies inside its file");
+    let part = |range: &Range<u64>| &bytes[place(range.start)..place(range.end)];
     for source in sources {
-        let place = |at: u64| usize::try_from(at).expect("a layout lies inside its file");
-        let part = &bytes[place(source.range.start)..place(source.range.end)];
-        let written = source.placement.runs(0..part.len() as u64, &mut |at, whole, length| {
+        let part = part(&source.range);
+        source.placement.runs(0..part.len() as u64, &mut |at, whole, length| {
             new.file().write_all_at(&part[place(at)..place(at + length)], source.start + whole)
-        });
-        written.map_err(|error| new.failed("cannot write", error))?;
+        })?;
     }
-    Ok(())
+    strewn.iter().try_for_each(|strewn| {
+        let write = &mut |at: u64, run: &[u8]| new.file().write_all_at(run, strewn.start + at);
+        strewn.gather.runs(0, part(&strewn.range), write)
+    })
 }

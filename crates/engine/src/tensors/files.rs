@@ -4,11 +4,13 @@
 //! are: the `.metadata` file beside them tells, and gives each its place in the whole tensor. A tensor without a name is
 //! called as its file, without the ending.
 
+use std::collections::HashMap;
+
 use crate::entry::{Content, Entry, Kind, TableRef, TreeKey};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::Monitor;
-use crate::readers::{self, Dtype, Format, Tensor, View};
+use crate::readers::{self, Dtype, Format, Layout, Strided, Tensor, View};
 use crate::repo::{Repository, StoredFile};
 
 /// The ending of parts of distributed checkpoints, and the file that explains them.
@@ -29,6 +31,8 @@ pub struct Place {
 pub(super) struct Found {
     /// What the layout says; the name is the full one, where `.metadata` tells it.
     pub(super) tensor: Tensor,
+    /// Its own shape and strides, where they are not those of `tensor`.
+    pub(super) own: Option<Strided>,
     /// Set for parts of distributed checkpoints that `.metadata` names.
     pub(super) place: Option<Place>,
 }
@@ -37,6 +41,11 @@ impl Found {
     /// True for what is a tensor under that name; false for a part of a storage that no tensor covers.
     pub(super) fn is_named(&self) -> bool {
         self.tensor.view != View::Rest
+    }
+
+    /// The dimensions that its program sees, as far as the file tells.
+    pub(super) fn shape(&self) -> &[u64] {
+        self.own.as_ref().map_or(&self.tensor.shape, |own| &own.shape)
     }
 }
 
@@ -118,14 +127,40 @@ fn look<'r>(
     let Some(layout) = layout else {
         return failure.map_or(Look::Unknown(key.clone()), |error| Look::Failed(key, error));
     };
-    let mut found: Vec<Found> = layout.tensors.into_iter().map(|tensor| Found { tensor, place: None }).collect();
+    let format = layout.format;
+    let mut found = all(layout);
     if is_part(&key)
         && let Err(error) = metadata.explain(&key, &mut found)
     {
         failure.get_or_insert(error);
     }
     found.iter_mut().filter(|found| found.tensor.name.is_empty()).for_each(|found| found.tensor.name = stem(&key));
-    Look::File(Box::new(TensorFile { key, mode, content, table, stored, format: layout.format, found, failure }))
+    Look::File(Box::new(TensorFile { key, mode, content, table, stored, format, found, failure }))
+}
+
+/// The tensors of a layout, ascending by range: each with its own shape, and those that share numbers too.
+fn all(layout: Layout) -> Vec<Found> {
+    let mut owns: HashMap<(u64, String), Strided> = HashMap::new();
+    let mut found = Vec::with_capacity(layout.tensors.len());
+    let mut others = Vec::new();
+    for own in layout.strided {
+        let place = (own.range.start, own.name.clone());
+        others.extend(owns.insert(place, own));
+    }
+    for tensor in layout.tensors {
+        let turned = matches!(tensor.view, View::Turned | View::Span);
+        let own = turned.then(|| owns.remove(&(tensor.range.start, tensor.name.clone()))).flatten();
+        found.push(Found { tensor, own, place: None });
+    }
+    others.extend(owns.into_values());
+    others.sort_by(|left, right| (left.range.start, &left.name).cmp(&(right.range.start, &right.name)));
+    found.extend(others.into_iter().map(|own| {
+        let (name, shape, range) = (own.name.clone(), own.shape.clone(), own.range.clone());
+        let tensor = Tensor { name, dtype: own.dtype, shape, view: View::Shared, range };
+        Found { tensor, own: (!own.is_row_major()).then_some(own), place: None }
+    }));
+    found.sort_by_key(|found| found.tensor.range.start);
+    found
 }
 
 /// True for a part of a distributed checkpoint, by its name.
@@ -167,7 +202,7 @@ impl Piece {
             return;
         }
         found.tensor.name.clone_from(&stored.name);
-        if stored.offset.len() == found.tensor.shape.len() {
+        if stored.offset.len() == found.shape().len() {
             found.place = Some(Place { offset: stored.offset.clone(), parts: self.parts });
         }
     }
@@ -203,7 +238,7 @@ impl<'r> Metadata<'r> {
             return Err(error);
         }
         let stored = stored.unwrap_or_default();
-        let mut counts = std::collections::HashMap::new();
+        let mut counts = HashMap::new();
         stored.iter().for_each(|piece| *counts.entry(piece.name.clone()).or_insert(0) += 1);
         Ok(stored.into_iter().map(|stored| Piece { parts: counts[&stored.name], stored }).collect())
     }
@@ -251,7 +286,7 @@ mod tests {
             };
             let (dtype, view, shape) = (Dtype::U8, View::Own, shape.to_vec());
             let tensor = Tensor { name: own.to_owned(), dtype, shape, view, range: 10..20 };
-            let mut found = Found { tensor, place: None };
+            let mut found = Found { tensor, own: None, place: None };
             Piece { stored, parts: 3 }.explain(&mut found);
             assert_eq!((found.tensor.name.as_str(), found.place), (name, expected), "{own:?}");
         }

@@ -13,7 +13,7 @@ use crate::entry::{Content, TreeKey};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::{Monitor, Phase, Problem};
-use crate::readers::{Format, Tensor};
+use crate::readers::{Format, Tensor, View};
 use crate::repo::{Repository, StoredFile};
 use crate::statistics::Statistics;
 use crate::statistics::table::{TensorRecord, TensorTable};
@@ -35,7 +35,7 @@ pub struct Stored {
     /// Where it belongs in the whole, for parts of distributed checkpoints.
     pub place: Option<Place>,
     /// Sealed lengths of its chunks, each by the share of its bytes that the tensor has. Of content that lies in the tree,
-    /// the plain bytes.
+    /// the plain bytes. 0 for one that shares its numbers: they count where the tensor is that has them.
     pub stored_bytes: u64,
     /// Chunks that it touches.
     pub chunks: u64,
@@ -70,7 +70,7 @@ pub struct ListReport {
     pub unknown: u64,
     /// Tensors and parts given.
     pub tensors: u64,
-    /// Their plain bytes.
+    /// Their plain bytes, shared ones once.
     pub bytes: u64,
     /// What they take.
     pub stored_bytes: u64,
@@ -130,7 +130,8 @@ pub fn list(
         }
         report.files += 1;
         report.tensors += tensors.len() as u64;
-        report.bytes += tensors.iter().map(|stored| stored.tensor.range.end - stored.tensor.range.start).sum::<u64>();
+        let own = tensors.iter().filter(|stored| stored.tensor.view != View::Shared);
+        report.bytes += own.map(|stored| stored.tensor.range.end - stored.tensor.range.start).sum::<u64>();
         report.stored_bytes += tensors.iter().map(|stored| stored.stored_bytes).sum::<u64>();
         each(&FileTensors { key: file.key, format: file.format, tensors })
     })?;
@@ -147,24 +148,32 @@ fn tensors(repository: &Repository, file: &TensorFile<'_>, names: &Names) -> (Ve
     let wanted = file.found.iter().filter(|found| names.is_match(&found.tensor.name));
     let tensors = wanted.map(|found| {
         let (tensor, place) = (found.tensor.clone(), found.place.clone());
-        match file.content {
+        let shares = tensor.view == View::Shared;
+        let mut lost_here = 0;
+        let mut stored = match file.content {
             Content::Inline(_) => inline(tensor, place),
-            _ => stored(repository, &file.stored, tensor, place, &mut lost),
+            _ => stored(repository, &file.stored, tensor, place, &mut lost_here),
+        };
+        if shares {
+            stored.stored_bytes = 0;
+        } else {
+            lost += lost_here;
         }
+        stored
     });
     (tensors.collect(), lost)
 }
 
 /// Gives tensors what the table of their file knows of them. Why not by name: `.metadata` may have renamed them.
 fn add_statistics(tensors: &mut [Stored], table: TensorTable) {
-    let mut records = table.tensors;
+    let records = table.tensors;
     for stored in tensors {
         let place = records.binary_search_by_key(&stored.tensor.range.start, |record| record.tensor.range.start);
-        let record = place.ok().map(|place| &mut records[place]);
-        let same = |record: &&mut TensorRecord| {
+        let record = place.ok().map(|place| &records[place]);
+        let same = |record: &&TensorRecord| {
             (&record.tensor.range, record.tensor.dtype) == (&stored.tensor.range, stored.tensor.dtype)
         };
-        stored.statistics = record.filter(same).and_then(|record| record.statistics.take());
+        stored.statistics = record.filter(same).and_then(|record| record.statistics.clone());
     }
 }
 

@@ -2,13 +2,14 @@
 //! safetensors file as it is, is refused by name.
 //!
 //! Refused: a name that several files (or places of one file) have, parts of which some are missing, parts in several
-//! directories (they are of several checkpoints), a view whose numbers do not lie in the order of its shape, a dtype that
+//! directories (they are of several checkpoints), a view that shows numbers changed or in rows that overlap, a dtype that
 //! safetensors does not have.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::files::{Found, Place, dtype_text};
+use super::gather::Gather;
 use super::pieces::{Placement, filled};
 use crate::entry::TreeKey;
 use crate::error::{Error, Result};
@@ -25,7 +26,26 @@ pub(super) struct Part {
     /// Its bytes in that file.
     pub(super) range: Range<u64>,
     /// Their way into the whole.
-    pub(super) placement: Placement,
+    pub(super) way: Way,
+}
+
+impl Part {
+    /// Bytes that it takes in the whole.
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.way {
+            Way::Runs(_) => self.range.end - self.range.start,
+            Way::Gather(gather) => gather.bytes(),
+        }
+    }
+}
+
+/// The way of a part's bytes into the whole.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// They lie in the order of its shape.
+    Runs(Placement),
+    /// They lie in another, or with holes.
+    Gather(Gather),
 }
 
 /// A tensor that can be written.
@@ -63,15 +83,15 @@ fn whole(name: String, found: &[(usize, Found)], files: &[TreeKey]) -> Result<Wh
     let places: Option<Vec<&Place>> = found.iter().map(|(_, found)| found.place.as_ref()).collect();
     let (file, first) = &found[0];
     let dtype = first.tensor.dtype;
-    let (shape, placements) = match (places, found) {
+    let (shape, ways) = match (places, found) {
         (Some(places), _) => match together(found, &places) {
             Ok(together) => together,
             Err(why) => return refuse(why),
         },
-        (None, [_]) => {
-            let range = &first.tensor.range;
-            (first.tensor.shape.clone(), vec![Placement::whole(range.end - range.start)])
-        }
+        (None, [_]) => match way(first, &vec![0; first.shape().len()], first.shape()) {
+            Ok(way) => (first.shape().to_vec(), vec![way]),
+            Err(why) => return refuse(why),
+        },
         (None, [.., (other, _)]) if other != file => {
             return refuse(format!(
                 "both {} and {} have one; name a file or a smaller folder",
@@ -81,12 +101,9 @@ fn whole(name: String, found: &[(usize, Found)], files: &[TreeKey]) -> Result<Wh
         }
         (None, _) => return refuse(format!("{} has several of that name", path(*file))),
     };
-    let part = |((file, found), placement): (&(usize, Found), Placement)| Part {
-        file: *file,
-        range: found.tensor.range.clone(),
-        placement,
-    };
-    let parts = found.iter().zip(placements).map(part).collect();
+    let part =
+        |((file, found), way): (&(usize, Found), Way)| Part { file: *file, range: found.tensor.range.clone(), way };
+    let parts = found.iter().zip(ways).map(part).collect();
     Ok(Whole { name, dtype, shape, parts })
 }
 
@@ -102,7 +119,8 @@ fn apart(found: &[(usize, Found)], files: &[TreeKey]) -> Option<(usize, usize)> 
 fn unfit(found: &Found) -> Option<String> {
     let tensor = &found.tensor;
     match tensor.view {
-        View::Own | View::Rest => {}
+        View::Own | View::Rest | View::Shared => {}
+        View::Turned | View::Span if found.own.is_some() => {}
         View::Turned => {
             let lies = &tensor.shape;
             return Some(format!(
@@ -110,7 +128,7 @@ fn unfit(found: &Found) -> Option<String> {
             ));
         }
         View::Span => {
-            return Some("it is a view with holes, or shows its numbers more than once or changed".to_owned());
+            return Some("its program sees its numbers changed (conjugated or negated)".to_owned());
         }
     }
     // Why: a longer name was cut, and nobody knows what it was.
@@ -123,8 +141,26 @@ fn unfit(found: &Found) -> Option<String> {
     }
 }
 
+/// The way of a tensor's bytes into a whole, in which it is the box at `offset`.
+fn way(found: &Found, offset: &[u64], whole: &[u64]) -> std::result::Result<Way, String> {
+    let (range, dtype) = (&found.tensor.range, found.tensor.dtype);
+    let width = u64::from(dtype.width());
+    match &found.own {
+        None if found.shape() == whole => Ok(Way::Runs(Placement::whole(range.end - range.start))),
+        _ if dtype.block_elements() != 1 => Err(format!("parts of {} are not put together", dtype.name())),
+        None => {
+            let placement = Placement::of_box(found.shape(), offset, whole, width);
+            placement.map(Way::Runs).ok_or_else(|| "its parts are too large".to_owned())
+        }
+        Some(own) => {
+            let gather = Gather::new((&own.shape, &own.strides), offset, whole, width);
+            gather.map(Way::Gather).map_err(str::to_owned)
+        }
+    }
+}
+
 /// The shape of the whole, and the way of each part into it.
-fn together(found: &[(usize, Found)], places: &[&Place]) -> std::result::Result<(Vec<u64>, Vec<Placement>), String> {
+fn together(found: &[(usize, Found)], places: &[&Place]) -> std::result::Result<(Vec<u64>, Vec<Way>), String> {
     let (dtype, parts) = (found[0].1.tensor.dtype, places[0].parts);
     if found.len() != parts {
         return Err(format!("it has {parts} parts, of which {} are here; name the folder that holds all", found.len()));
@@ -135,20 +171,12 @@ fn together(found: &[(usize, Found)], places: &[&Place]) -> std::result::Result<
     if found.iter().any(|(_, found)| found.tensor.dtype != dtype) {
         return Err("its parts have different dtypes".to_owned());
     }
-    if parts > 1 && dtype.block_elements() != 1 {
-        return Err(format!("parts of {} are not put together", dtype.name()));
-    }
     let boxes: Vec<(&[u64], &[u64])> =
-        found.iter().zip(places).map(|((_, found), place)| (&place.offset[..], &found.tensor.shape[..])).collect();
+        found.iter().zip(places).map(|((_, found), place)| (&place.offset[..], found.shape())).collect();
     let whole = filled(&boxes).ok_or("its parts leave gaps or overlap")?;
-    if let [(_, only)] = found {
-        let range = &only.tensor.range;
-        return Ok((whole, vec![Placement::whole(range.end - range.start)]));
-    }
-    let width = u64::from(dtype.width());
-    let placements: Option<Vec<Placement>> =
-        boxes.iter().map(|(offset, shape)| Placement::of_box(shape, offset, &whole, width)).collect();
-    placements.map(|placements| (whole, placements)).ok_or_else(|| "its parts are too large".to_owned())
+    let ways: std::result::Result<Vec<Way>, String> =
+        found.iter().zip(places).map(|((_, found), place)| way(found, &place.offset, &whole)).collect();
+    ways.map(|ways| (whole, ways))
 }
 
 #[cfg(test)]
@@ -159,7 +187,7 @@ mod tests {
     fn found(dtype: Dtype, shape: &[u64], view: View, place: Option<(&[u64], usize)>) -> Found {
         let bytes = dtype.bytes_of(shape.iter().product()).unwrap();
         let tensor = Tensor { name: "t".into(), dtype, shape: shape.to_vec(), view, range: 100..100 + bytes };
-        Found { tensor, place: place.map(|(offset, parts)| Place { offset: offset.to_vec(), parts }) }
+        Found { tensor, own: None, place: place.map(|(offset, parts)| Place { offset: offset.to_vec(), parts }) }
     }
 
     fn tried(found: Vec<(usize, Found)>) -> Result<Whole, String> {
@@ -206,7 +234,7 @@ mod tests {
             (one(Dtype::Width(4), View::Own), &["\"t\"", "4 bytes", "big-endian"]),
             (one(Dtype::Complex128, View::Own), &["c128"]),
             (one(Dtype::F32, View::Turned), &["transposed", "[256]", "/a"]),
-            (one(Dtype::F32, View::Span), &["holes"]),
+            (one(Dtype::F32, View::Span), &["changed"]),
         ] {
             let why = tried(parts).unwrap_err();
             assert!(words.iter().all(|word| why.contains(word)), "{why}");

@@ -11,6 +11,7 @@
 mod checkpoints;
 mod readers;
 
+use seawall_engine::backup::models::rewritten;
 use seawall_engine::buffer::Buffer;
 use seawall_engine::clock::Timestamp;
 use seawall_engine::codec::{BodyHeader, Cast, Decoder, Effort, Encoder, Hint, NumberKind};
@@ -60,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "key_file", run: key_file, seeds: key_files },
     Target { name: "log_entry", run: log_entry, seeds: log_entries },
     Target { name: "marker", run: marker, seeds: || vec![Marker::new(RepositoryId([1; 16]), false).encode()] },
+    Target { name: "models", run: models, seeds: model_lists },
     Target { name: "names", run: object_names, seeds: object_name_seeds },
     Target { name: "node", run: tree_node, seeds: nodes },
     Target { name: "ocdbt", run: checkpoints::parts, seeds: checkpoints::stores },
@@ -67,6 +69,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pack_footer", run: pack_footer, seeds: footers },
     Target { name: "pack_parity", run: pack_parity, seeds: packs_with_parity },
     Target { name: "pickle", run: readers::pickle, seeds: readers::pickles },
+    Target { name: "place", run: place, seeds: places },
     Target { name: "readers", run: readers::read, seeds: readers::files },
     Target { name: "segment", run: index_segment, seeds: segments },
     Target { name: "session", run: session_record, seeds: || vec![session::encode(SESSION, 0, &[1; 32], &[2; 48])] },
@@ -398,6 +401,40 @@ fn marker(data: &[u8]) {
     if let Ok(marker) = Marker::decode(data) {
         Marker::decode(&marker.encode()).unwrap();
     }
+}
+
+/// A list without its hash: it gets the right one, and the hash of it all once more.
+fn models(data: &[u8]) {
+    let list = [data, &object_hash(data).0].concat();
+    let Some(written) = rewritten(&list) else { return };
+    assert_eq!(rewritten(&written).unwrap(), written);
+    assert!(written.len() <= list.len(), "a path that is there twice is written once");
+    let mut changed = written;
+    *changed.last_mut().unwrap() ^= 1;
+    assert_eq!(rewritten(&changed), None);
+}
+
+fn model_lists() -> Vec<Vec<u8>> {
+    let set = |mark: u8, path: &str| [&[mark; 16][..], &(path.len() as u32).to_le_bytes(), path.as_bytes()].concat();
+    let roots = |count: u32| [&b"SWMODEL2"[..], &count.to_le_bytes(), &vec![9; 32 * count as usize]].concat();
+    let sets = [set(1, "models/base"), set(2, ""), set(1, "models/tuned")].concat();
+    let lists = vec![roots(0), roots(2), [roots(0), sets.clone()].concat(), [roots(1), sets].concat()];
+    lists.iter().for_each(|list| assert!(rewritten(&[&list[..], &object_hash(list).0].concat()).is_some()));
+    lists
+}
+
+/// A line that remembers a place is read as it was written, and nothing else is.
+fn place(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some((repository, fingerprint)) = repo::place::parse(text) {
+        assert!(repo::place::line(repository, fingerprint).eq_ignore_ascii_case(text));
+    }
+}
+
+fn places() -> Vec<Vec<u8>> {
+    let line = repo::place::line(RepositoryId([1; 16]), ObjectHash([0xfe; 32]));
+    assert_eq!(repo::place::parse(&line), Some((RepositoryId([1; 16]), ObjectHash([0xfe; 32]))));
+    vec![line.into_bytes()]
 }
 
 fn object_name_seeds() -> Vec<Vec<u8>> {

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod adaptive;
 mod bases;
+mod beforehand;
 mod beside;
 mod browse;
 mod checkpoints;
@@ -43,4 +45,5 @@ mod tensors;
 mod tree_nodes;
 mod undecided;
 mod unfinished;
+mod views;
 mod writers;

@@ -16,6 +16,7 @@ use seawall_engine::monitor::{Monitor, Problem, Silent};
 use seawall_engine::prune::PruneOptions;
 use seawall_engine::repo::Repository;
 use seawall_engine::statistics::table::TensorTable;
+use seawall_engine::store::local::LocalStore;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::{KIB, MIB};
 
@@ -56,6 +57,13 @@ pub fn stepped(old: &[u8], seed: u64) -> Vec<u8> {
     let random = noise(seed, old.len() / 4);
     let steps = old.as_chunks().0.iter().zip(random);
     steps.flat_map(|(old, step)| (f32::from_le_bytes(*old) * (1.0 + f32::from(step) * 1e-8)).to_le_bytes()).collect()
+}
+
+/// The rows of a matrix, made to differ in size.
+pub fn scaled(numbers: Vec<u8>) -> Vec<u8> {
+    let row = |at: usize| f32::exp2((at / ROW * 37 % 64) as f32 / 8.0);
+    let numbers = numbers.as_chunks().0.iter().enumerate();
+    numbers.flat_map(|(at, number)| (f32::from_le_bytes(*number) * row(at)).to_le_bytes()).collect()
 }
 
 fn bf16(fp32: &[u8]) -> Vec<u8> {
@@ -293,6 +301,64 @@ fn a_fine_tune_finds_the_model_of_an_earlier_backup_by_its_tensors() {
     }
 }
 
+/// A fine-tune of a model that only another client backed up, which this one learns from the repository: under another path, and
+/// under the same. What was looked at once is in the list, and a member, who may not read, stores it alone.
+#[test]
+fn a_fine_tune_finds_the_model_that_another_client_backed_up() {
+    let base = weights(1, 1_200_000);
+    let (place, repository) = Place::new();
+    let models = place.source().join("models");
+    put(&models.join("base/model.safetensors"), &model(&base, &weights(5, 384), ""));
+    put(&models.join("small.safetensors"), &model(&weights(6, 40_000), &weights(7, 384), ""));
+    run(&repository, &models);
+    fs::remove_dir_all(&models).unwrap();
+    let add = |role, label| {
+        let unlock = Unlock::KeyFile(Secret32::random());
+        keys::add(&place.open(false), role, &unlock.lock().unwrap(), label).unwrap();
+        unlock
+    };
+    // Each client has a cache of its own, and each comes to a repository that has only the first one's model.
+    let (reader, member) = (add(Role::Reader, "reader"), add(Role::Member, "member"));
+    for (number, unlock, folder, wanted) in
+        [(0, &reader, "tuned", true), (1, &reader, "models/base", true), (2, &member, "tuned", false)]
+    {
+        let tuned = place.source().join(folder);
+        let file = tuned.join("model.safetensors");
+        put(&file, &model(&stepped(&base, 2 + number), &weights(5, 384), "tuned"));
+        let store = LocalStore::open(&place.directory.path().join("repository")).unwrap();
+        let cache = place.directory.path().join(format!("cache{number}"));
+        let repository = Repository::open(Arc::new(store), unlock, Some(cache)).unwrap();
+        let host = format!("host{number}");
+        let report = run_with(&repository, BackupOptions { host, ..options(paths(&tuned)) });
+        let share = report.bytes_stored as f64 / 4.8e6;
+        assert_eq!(share < 0.60, wanted, "client {number}: {share}");
+        assert_kept(&place.open(false), &report, &tuned);
+        fs::remove_dir_all(place.source()).unwrap();
+    }
+}
+
+/// A run whose step has one digit more sorts before the step that came before it; it is found, and is the checkpoint before.
+#[test]
+fn a_step_that_adds_a_digit_finds_the_step_before() {
+    let (place, repository) = Place::new();
+    let mut step = weights(1, 1_200_000);
+    let name = |number: u32| place.source().join(format!("checkpoint-{number}/model.safetensors"));
+    for number in [960, 980] {
+        put(&name(number), &model(&step, &weights(5, 384), ""));
+        run(&repository, &place.source());
+        step = stepped(&step, number.into());
+    }
+    let mut broken = step.clone();
+    broken[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    put(&name(1000), &model(&broken, &weights(5, 384), ""));
+    let listener = Listener::default();
+    let report = backup(&place.open(true), options(paths(&place.source())), &listener).unwrap();
+    assert!((report.bytes_stored as f64) < 0.60 * 4.8e6, "{}", report.bytes_stored);
+    let problems = listener.0.into_inner().unwrap();
+    assert!(problems.iter().any(|problem| problem.what.contains("NaN")), "held against 980: {problems:?}");
+    assert_kept(&place.open(true), &report, &place.source());
+}
+
 /// A file of as many tensors as it needs for a list of chunks of its own.
 fn many(weights: &[u8]) -> Vec<u8> {
     let names: Vec<String> = (0..weights.len() / 80_000).map(|number| format!("w{number:03}")).collect();
@@ -332,11 +398,6 @@ fn a_member_encodes_against_the_local_file() {
 /// The rows of a matrix that differ in size: a dense backup sorts by them, alone and against the checkpoint before.
 #[test]
 fn a_dense_backup_sorts_matrices_by_scale() {
-    let scaled = |numbers: Vec<u8>| -> Vec<u8> {
-        let row = |at: usize| f32::exp2((at / ROW * 37 % 64) as f32 / 8.0);
-        let numbers = numbers.as_chunks().0.iter().enumerate();
-        numbers.flat_map(|(at, number)| (f32::from_le_bytes(*number) * row(at)).to_le_bytes()).collect()
-    };
     let step = |old: &[u8], seed| -> Vec<u8> {
         let steps = scaled(weights(seed, old.len() / 4));
         let pairs = old.as_chunks().0.iter().zip(steps.as_chunks().0);

@@ -1,12 +1,14 @@
 //! What the pickle of a torch file says: which storages there are, and which tensors are views of them.
 //!
-//! Every value is visited once, to a depth of [`DEPTH_MAX`], so rings and shared values end. Sizes are checked when a
+//! Every container is visited once, to a depth of [`DEPTH_MAX`], so rings and shared values end; a tensor as often as a
+//! container has it, since each place gives it a name. Sizes are checked when a
 //! view meets its storage's bytes. Names take at most [`VIEW_BYTES_MAX`] together; later tensors have none then, and are
 //! left out.
 
 use super::super::dtype::Dtype;
 use super::super::layout::{DIMENSIONS_MAX, NAME_BYTES_MAX, View as Shown, elements};
 use super::super::pickle::{Global, Node, Pickle, Value, number};
+use super::super::strided::{row_major, span};
 use super::{Described, Storages};
 use crate::units::MIB;
 
@@ -15,6 +17,9 @@ const DEPTH_MAX: usize = 48;
 /// All views of one pickle, with their names, in bytes.
 const VIEW_BYTES_MAX: usize = 64 * MIB;
 
+/// What makes a tensor: torch's functions, and its wrappers of one tensor.
+const TENSORS: [Global; 4] = [Global::Tensor, Global::TensorWithDtype, Global::Parameter, Global::FromType];
+
 /// A tensor as a part of a storage, in bytes from its start.
 pub(super) struct View {
     pub name: String,
@@ -22,6 +27,8 @@ pub(super) struct View {
     /// As it lies: slowest dimension first. Where the view leaves holes, the number of elements that it spans.
     pub shape: Vec<u64>,
     pub shown: Shown,
+    /// Shape and strides, in elements, as its program has them; none where it shows the numbers changed.
+    pub own: Option<(Vec<u64>, Vec<u64>)>,
     pub start: u64,
     pub end: u64,
 }
@@ -75,11 +82,12 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn visit(&mut self, value: Value, depth: usize) {
         let (Value::Node(number), Some(node)) = (value, self.pickle.node(value)) else { return };
-        let visited = &mut self.visited[number as usize];
-        if *visited || depth == DEPTH_MAX {
+        // Why not tensors: the same object under two keys is two names, and below a tensor nothing grows.
+        let is_tensor = matches!(node, Node::Object { class, .. } if TENSORS.contains(class));
+        let visited = std::mem::replace(&mut self.visited[number as usize], true);
+        if (visited && !is_tensor) || depth == DEPTH_MAX {
             return;
         }
-        *visited = true;
         match node {
             Node::Map(map) => {
                 for &(key, value) in map {
@@ -117,6 +125,8 @@ impl Walk<'_> {
     fn object(&mut self, class: Global, arguments: Value, state: Value, depth: usize) {
         let argument = |place: usize| self.pickle.list(arguments).and_then(|list| list.get(place).copied());
         match class {
+            // Why: this calls itself, and a list may hold itself.
+            _ if depth > DEPTH_MAX => {}
             Global::Tensor | Global::TensorWithDtype => {
                 self.tensor(class, arguments);
             }
@@ -145,17 +155,24 @@ impl Walk<'_> {
         if let (Global::TensorWithDtype, Some(&Value::Global(Global::Dtype(own)))) = (class, rest.get(2)) {
             dtype = own;
         }
-        let (shape, strides) = (self.pickle.numbers(shape)?, self.pickle.numbers(strides)?);
-        let (shape, mut shown) = as_it_lies(&shape, &strides)?;
+        let dimensions = |value| {
+            // Why first: a list may be long, and many tensors may have the same.
+            let short = self.pickle.list(value).is_some_and(|list| list.len() <= DIMENSIONS_MAX);
+            short.then(|| self.pickle.numbers(value)).flatten()
+        };
+        let own = (dimensions(shape)?, dimensions(strides)?);
+        let (shape, mut shown) = as_it_lies(&own.0, &own.1)?;
+        let mut own = Some(own);
         // What torch has to do to the numbers before it shows them: conjugate or negate.
         let changes = rest.get(2).and_then(|&metadata| self.pickle.map(metadata));
         if changes.is_some_and(|changes| !changes.is_empty()) {
-            shown = Shown::Span;
+            (shown, own) = (Shown::Span, None);
         }
         let start = number(offset)?.checked_mul(dtype.width().into())?;
         let end = start.checked_add(dtype.bytes_of(elements(&shape)?)?)?;
-        self.bytes_left = self.bytes_left.checked_sub(2 * (size_of::<View>() + self.path.len() + 8 * shape.len()))?;
-        let view = View { name: self.path.clone(), dtype, shape, shown, start, end };
+        let lists = 8 * (shape.len() + own.as_ref().map_or(0, |own| 2 * own.0.len()));
+        self.bytes_left = self.bytes_left.checked_sub(2 * (size_of::<View>() + self.path.len() + lists))?;
+        let view = View { name: self.path.clone(), dtype, shape, shown, own, start, end };
         self.storages.get_mut(key)?.views.push(view);
         Some(())
     }
@@ -172,22 +189,9 @@ fn as_it_lies(shape: &[u64], strides: &[u64]) -> Option<(Vec<u64>, Shown)> {
     }
     let mut dimensions: Vec<(u64, u64)> = strides.iter().copied().zip(shape.iter().copied()).collect();
     dimensions.sort_by_key(|&(stride, length)| (std::cmp::Reverse(stride), std::cmp::Reverse(length)));
-    let mut span = 1_u64;
-    for (stride, length) in &dimensions {
-        span = span.checked_add((length - 1).checked_mul(*stride)?)?;
-    }
+    let span = span(shape, strides)?;
     let sorted: Vec<u64> = dimensions.into_iter().map(|(_, length)| length).collect();
     Some(if elements(&sorted)? == span { (sorted, Shown::Turned) } else { (vec![span], Shown::Span) })
-}
-
-/// Whether the dimensions lie in their own order, without holes. The stride of a dimension of length 1 means nothing.
-fn row_major(shape: &[u64], strides: &[u64]) -> bool {
-    let mut step = Some(1_u64);
-    shape.iter().zip(strides).rev().all(|(&length, &stride)| {
-        let fits = length == 1 || step == Some(stride);
-        step = step.and_then(|step| step.checked_mul(length));
-        fits
-    })
 }
 
 #[cfg(test)]
@@ -247,5 +251,34 @@ mod tests {
         ] {
             assert_eq!(as_it_lies(shape, strides), lies, "{shape:?} {strides:?}");
         }
+    }
+
+    /// A subclass that is made from a subclass that is made from itself: a list that holds itself as arguments.
+    #[test]
+    fn wrappers_of_themselves_end() {
+        let wrapper = b"ctorch._tensor\n_rebuild_from_type_v2\n";
+        let bytes = [&b"\x80\x02"[..], wrapper, b"]q\x00(", wrapper, b"Nh\x00eR."].concat();
+        let allowance = Cell::new(1 << 20);
+        let bytes = &bytes[..];
+        let stream = Input::new(&bytes, &allowance).stream(0..bytes.len() as u64).unwrap();
+        let pickle = Pickle::read(stream).unwrap();
+        assert!(matches!(pickle.node(pickle.root), Some(Node::Object { class: Global::FromType, .. })));
+        assert!(Views::of(&pickle).storages.is_empty());
+    }
+
+    /// The same tensor under two keys has two names; the same dictionary under two keys gives names by the first.
+    #[test]
+    fn a_tensor_has_a_name_for_each_place() {
+        let call = [
+            &b"\x80\x02}(X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n("[..],
+            b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x02tQ",
+            b"K\0K\x02\x85K\x01\x85\x89N",
+            b"tRq\x00X\x01\0\0\0bh\x00X\x01\0\0\0c}X\x01\0\0\0dh\x00sq\x01X\x01\0\0\0eh\x01u.",
+        ];
+        let bytes = &call.concat()[..];
+        let allowance = Cell::new(1 << 20);
+        let stream = Input::new(&bytes, &allowance).stream(0..bytes.len() as u64).unwrap();
+        let views = Views::of(&Pickle::read(stream).unwrap()).take("0").views;
+        assert_eq!(views.iter().map(|view| view.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c.d"]);
     }
 }

@@ -93,6 +93,7 @@ pub(super) fn gather(scene: &Scene, layout: Layout) -> Evidence {
         .or_else(|| distcp::lack(scene))
         .or_else(|| deepspeed::lack(scene, layout))
         .or_else(|| hugging_face::lack(scene))
+        .or_else(|| if layout == Layout::Megatron { megatron::lack(scene) } else { None })
         .or(ranks.lack)
         .or_else(|| orbax::lack(scene))
         .or_else(|| torn_file(scene))

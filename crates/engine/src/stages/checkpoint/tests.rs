@@ -357,6 +357,19 @@ fn megatron_checkpoints() {
                 "common.pt: it has no directory at its end: it is cut short, or still being written",
             ),
             (
+                "a file of the list is gone",
+                |run| {
+                    let list = r#"{"algorithm": "sha256", "files": {"common.pt": "00", "__9_0.distcp": "00"}}"#;
+                    write(run.join("iter_0000100/integrity.json"), list);
+                },
+                "__9_0.distcp is missing: integrity.json lists it",
+            ),
+            (
+                "a torn list",
+                |run| write(run.join("iter_0000100/integrity.json"), r#"{"algorithm": "sha256", "files": {"#),
+                "integrity.json is torn",
+            ),
+            (
                 "no tracker",
                 |run| remove(run.join("latest_checkpointed_iteration.txt")),
                 "latest_checkpointed_iteration.txt is not there",

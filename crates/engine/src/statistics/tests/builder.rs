@@ -25,7 +25,14 @@ fn layout() -> Layout {
         tensor("half", Dtype::F16, 6002..8002),
         tensor("pairs", Dtype::Complex128, 8007..9607),
     ];
-    Layout { format: Format::Safetensors, tensors, checks: Vec::new(), boundaries: Vec::new(), external: Vec::new() }
+    Layout {
+        format: Format::Safetensors,
+        tensors,
+        strided: Vec::new(),
+        checks: Vec::new(),
+        boundaries: Vec::new(),
+        external: Vec::new(),
+    }
 }
 
 fn bytes() -> Vec<u8> {

@@ -1,5 +1,8 @@
 //! Megatron: `iter_0000100` with `mp_rank_*/model_optim_rng.pt` (legacy), or with distributed parts, `common.pt` and
-//! `metadata.json`, which is written last. The run's tracker, `latest_checkpointed_iteration.txt`, is asked elsewhere.
+//! `metadata.json`, which is written last. Where it was told to, it writes `integrity.json` behind that, which names every file with its
+//! SHA-256. The run's tracker, `latest_checkpointed_iteration.txt`, is asked elsewhere.
+
+use std::collections::BTreeMap;
 
 use super::super::json::{Found, number_in_object};
 use super::super::listing::Seen;
@@ -8,6 +11,7 @@ use crate::units::MIB;
 
 const METADATA: &str = "metadata.json";
 const COMMON: &str = "common.pt";
+const INTEGRITY: &str = "integrity.json";
 const METADATA_BYTES_MAX: u64 = 64 * MIB as u64;
 /// Files of the legacy layout, one of each for every rank.
 const RANK_FILES: [&str; 3] = ["model_optim_rng.pt", "distrib_optim.pt", "model_rng.pt"];
@@ -41,4 +45,25 @@ pub(super) fn marked(scene: &Scene) -> Marked {
         Found::Torn => Err(format!("{METADATA} is torn")),
         _ => Ok(Some(metadata.mtime)),
     }
+}
+
+/// What `integrity.json` says of the files in the checkpoint itself.
+#[derive(serde::Deserialize)]
+struct Integrity {
+    files: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
+/// What lacks by `integrity.json`. Whether the files are what it says is found when they are read.
+pub(super) fn lack(scene: &Scene) -> Option<String> {
+    let list = scene.direct(INTEGRITY)?;
+    let bytes = match scene.read(list, METADATA_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(why) => return Some(why),
+    };
+    if number_in_object(&bytes, "") == Found::Torn {
+        return Some(format!("{INTEGRITY} is torn"));
+    }
+    let Integrity { files } = serde_json::from_slice(&bytes).ok()?;
+    let missing = files.into_keys().find(|name| scene.direct(name).is_none())?;
+    Some(format!("{missing} is missing: {INTEGRITY} lists it"))
 }

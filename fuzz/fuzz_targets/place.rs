@@ -1,0 +1,5 @@
+//! libFuzzer entry of the target `place` (crates/engine/tests/fuzz/targets.rs).
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seawall_fuzz::run("place", data));
