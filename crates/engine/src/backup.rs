@@ -9,11 +9,13 @@
 
 mod assemble;
 mod base;
+mod beside;
 mod checks;
 mod content;
 mod cuts;
 mod files;
 mod links;
+mod masters;
 mod models;
 mod old_nodes;
 mod runs;
@@ -50,6 +52,7 @@ use crate::units::MIB;
 
 use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
+use masters::Remembered;
 use runs::{BaseRef, Runs};
 use seal::{Casts, Sealer};
 
@@ -194,6 +197,8 @@ pub(crate) struct Run<'a, 'r> {
     /// Files of tensors that may be bases.
     pub(crate) runs: Runs,
     casts: Casts,
+    /// BF16 tensors of files that wait for those with their masters.
+    remembered: Remembered,
     /// What may be a base, of short files of tensors.
     kept: Bases,
     /// Held while a file's header is looked at.
@@ -233,6 +238,7 @@ impl<'a, 'r> Run<'a, 'r> {
             queues,
             runs: Runs::new(repository.cache()),
             casts: Casts::default(),
+            remembered: Remembered::default(),
             kept: Bases::new(0),
             reading_header: Mutex::new(()),
             ended,

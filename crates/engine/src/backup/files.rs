@@ -15,8 +15,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::backup::Run;
 use crate::backup::base::BaseFinder;
+use crate::backup::beside::Beside;
 use crate::backup::checks::Checker;
-use crate::backup::cuts::CutPlan;
+use crate::backup::cuts::{CutPlan, Parts};
 use crate::backup::runs::{Mark, OldFile, OldVersion, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
 use crate::backup::seal::{Sealer, Task};
 use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
@@ -49,6 +50,10 @@ const ATTEMPTS: usize = 3;
 #[derive(Clone)]
 pub(crate) struct FileJob {
     pub(crate) number: u64,
+    /// When it was sent: it waits only for what was sent before. 0 where that does not count.
+    pub(crate) turn: u64,
+    /// What it is to the files beside it.
+    pub(crate) beside: Beside,
     pub(crate) found: Found,
     pub(crate) link: Option<LinkGroup>,
     pub(crate) old: Option<OldVersion>,
@@ -182,7 +187,7 @@ impl<'a, 'r> Worker<'a, 'r> {
                     Ok(job) => {
                         let entry = self.file(&job);
                         if job.has_turn() {
-                            self.run.runs.end_turn(&job.found.key, job.number);
+                            self.run.runs.end_turn(&job.found.key, job.beside.announced(), job.turn);
                         }
                         let same = entry.as_ref().is_ok_and(|entry| job.has_content_of(entry.as_deref()));
                         let outcome = FileOutcome { number: job.number, entry, same };
@@ -287,9 +292,8 @@ impl<'a, 'r> Worker<'a, 'r> {
             return Ok(Stored { wrong, ..Stored::new(content, length) });
         }
         let key = &job.found.key;
-        let layout = self.layout(key, file, stat);
-        let plan = layout.as_ref().and_then(|layout| Some((layout, CutPlan::new(layout, stat.size)?)));
-        let Some((layout, plan)) = plan else {
+        let layout = layout(self.run, key, file, stat);
+        let Some(layout) = layout.as_ref().filter(|layout| !layout.tensors.is_empty()) else {
             let extents = |old: &OldVersion| self.run.repository.extents(&old.content).map_while(Result::ok);
             let bases = Bases::Places(BaseFinder::new(job.old.iter().flat_map(extents)));
             let checker = Checker::by_name(key).or_else(|| layout.as_ref().and_then(Checker::new));
@@ -298,26 +302,16 @@ impl<'a, 'r> Worker<'a, 'r> {
         };
         let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));
         if let Some(marks) = &marks {
-            self.begin_of_run(marks, job.number)?;
+            self.begin_of_run(marks, job)?;
         }
-        let stored = self.tensors(job, file, stat, layout, &plan);
+        let stored = self.tensors(job, file, stat, layout);
         marks.iter().for_each(|marks| self.run.runs.end(marks));
         stored
     }
 
-    /// Where the numbers of a file lie, and its checksums, if it has any.
-    fn layout(&self, key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
-        if stat.size < TENSOR_FILE_BYTES_MIN {
-            return None;
-        }
-        // Why one at a time: a hostile header may make its reader take much memory, within bounds.
-        let _one = self.run.reading_header.lock().unwrap_or_else(PoisonError::into_inner);
-        readers::read(&OpenFile { file, length: stat.size }, key.name())
-    }
-
-    /// Waits until no file is being read that would be this one's base; seals chunks meanwhile.
-    fn begin_of_run(&mut self, marks: &[Mark; 2], number: u64) -> Result<()> {
-        while !self.run.runs.begin(marks, number) {
+    /// Waits until no file is being read that would hold this one's bases; seals chunks meanwhile.
+    fn begin_of_run(&mut self, marks: &[Mark; 2], job: &FileJob) -> Result<()> {
+        while !self.run.runs.begin(marks, job.beside.awaited(), job.turn) {
             self.run.check()?;
             if let Ok(job) = self.run.queues.seals.1.recv_timeout(TURN_WAIT) {
                 self.seal_job(job);
@@ -327,16 +321,11 @@ impl<'a, 'r> Worker<'a, 'r> {
     }
 
     /// Stores a file of tensors, against older ones, and remembers it for later ones.
-    fn tensors(
-        &mut self,
-        job: &FileJob,
-        file: &File,
-        stat: &Stat,
-        layout: &Layout,
-        plan: &CutPlan,
-    ) -> Result<Stored, Trouble> {
+    fn tensors(&mut self, job: &FileJob, file: &File, stat: &Stat, layout: &Layout) -> Result<Stored, Trouble> {
         let key = &job.found.key;
-        let (older, last) = self.run.runs.older(self.run.repository, key, layout, job.old.as_ref());
+        let parts = if let Beside::Masters(casts) = &job.beside { casts.parts(file, layout) } else { Parts::new() };
+        let plan = &CutPlan::new(layout, stat.size, parts);
+        let (older, last) = self.run.runs.older(self.run.repository, key, (layout, plan), job.old.as_ref());
         let path = Arc::<Path>::from(key.to_path());
         let table = Arc::new(TableBuilder::new(layout));
         let (chunks, shared) = (Some(Vec::new()), Arc::clone(&table));
@@ -372,6 +361,16 @@ impl<'a, 'r> Worker<'a, 'r> {
         let stored = stream.finish()?;
         Ok((stored.content, stored.length))
     }
+}
+
+/// Where the numbers of a file lie, and its checksums, if it has any.
+pub(crate) fn layout(run: &Run<'_, '_>, key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
+    if stat.size < TENSOR_FILE_BYTES_MIN {
+        return None;
+    }
+    // Why one at a time: a hostile header may make its reader take much memory, within bounds.
+    let _one = run.reading_header.lock().unwrap_or_else(PoisonError::into_inner);
+    readers::read(&OpenFile { file, length: stat.size }, key.name())
 }
 
 /// Sends a whole file through a stream, its holes as holes.

@@ -23,10 +23,10 @@ use crate::place::{Place, assert_whole, noise, options, paths, stored_files};
 use crate::prune::{run as prune_with, thorough};
 
 /// A tensor: name, kind as safetensors writes it, dimensions, bytes.
-type Tensor<'a> = (&'a str, &'a str, Vec<u64>, &'a [u8]);
+pub type Tensor<'a> = (&'a str, &'a str, Vec<u64>, &'a [u8]);
 
 /// A safetensors file.
-fn file(tensors: &[Tensor<'_>], note: &str) -> Vec<u8> {
+pub fn file(tensors: &[Tensor<'_>], note: &str) -> Vec<u8> {
     let mut end = 0;
     let fields = tensors.iter().map(|(name, kind, shape, bytes)| {
         let start = end;
@@ -58,7 +58,7 @@ pub fn stepped(old: &[u8], seed: u64) -> Vec<u8> {
     steps.flat_map(|(old, step)| (f32::from_le_bytes(*old) * (1.0 + f32::from(step) * 1e-8)).to_le_bytes()).collect()
 }
 
-fn bf16(fp32: &[u8]) -> Vec<u8> {
+pub fn bf16(fp32: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     assert!(Cast::Bf16.apply(fp32, &mut out));
     out
@@ -72,7 +72,7 @@ pub fn model(weights: &[u8], bias: &[u8], note: &str) -> Vec<u8> {
     file(&[("w", "F32", vec![rows, ROW as u64], weights), ("b", "F32", bias_shape, bias)], note)
 }
 
-fn run(repository: &Repository, source: &Path) -> BackupReport {
+pub fn run(repository: &Repository, source: &Path) -> BackupReport {
     run_with(repository, options(paths(source)))
 }
 
@@ -83,7 +83,7 @@ pub fn run_with(repository: &Repository, options: BackupOptions) -> BackupReport
 }
 
 /// The snapshot holds the source's files, byte for byte, and the repository is whole.
-fn assert_kept(repository: &Repository, report: &BackupReport, source: &Path) {
+pub fn assert_kept(repository: &Repository, report: &BackupReport, source: &Path) {
     let stored = stored_files(repository, report);
     assert!(!stored.is_empty());
     for (path, bytes) in stored {
@@ -93,7 +93,7 @@ fn assert_kept(repository: &Repository, report: &BackupReport, source: &Path) {
 }
 
 /// Writes a file, in folders that are made.
-fn put(path: &Path, bytes: &[u8]) {
+pub fn put(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
