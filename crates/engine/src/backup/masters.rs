@@ -23,7 +23,7 @@ use crate::codec::{Cast, cast_of};
 use crate::readers::{Dtype, Layout, Tensor};
 use crate::stages::read::open_again;
 
-/// So many BF16 tensors are remembered for the files that are read before theirs, of all folders together: about 10 MB.
+/// So many BF16 tensors are remembered for the files that are read before theirs, of all folders together: about 15 MB.
 const TENSORS_MAX: usize = 1 << 17;
 /// So many parts are told apart in a file.
 const PARTS_MAX: usize = 1 << 17;

@@ -32,8 +32,8 @@ const DRIFT_NONE: usize = 64;
 
 /// A chunk of numbers stands alone again, and is the base of later ones, where that is cheaper once so many have followed.
 const STALE_AFTER: f32 = 2.0;
-/// So many casts are remembered at most: 128 GiB of FP32 numbers in pieces of 1 MiB. They take about 20 MB.
-const CASTS_MAX: usize = 1 << 17;
+/// So many casts are remembered at most: 64 GiB of FP32 numbers in pieces of 1 MiB. They take about 16 MB.
+const CASTS_MAX: usize = 1 << 16;
 
 /// What is known of a chunk before it is sealed.
 #[derive(Debug, Clone, Default)]
