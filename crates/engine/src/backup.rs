@@ -9,11 +9,13 @@
 
 mod assemble;
 mod base;
+mod beside;
 mod checks;
 mod content;
 mod cuts;
 mod files;
 mod links;
+mod masters;
 pub mod models;
 mod old_nodes;
 mod runs;
@@ -51,6 +53,7 @@ use crate::units::MIB;
 
 use assemble::{Assembler, Counts, Stored};
 use files::{Queues, Worker};
+use masters::Remembered;
 use runs::{BaseRef, Runs};
 use seal::{Casts, Sealer};
 use sums::Sums;
@@ -198,6 +201,8 @@ pub(crate) struct Run<'a, 'r> {
     /// What lists beside files say they must be.
     pub(crate) sums: Sums,
     casts: Casts,
+    /// BF16 tensors of files that wait for those with their masters.
+    remembered: Remembered,
     /// What may be a base, of short files of tensors.
     kept: Bases,
     /// Held while a file's header is looked at.
@@ -238,6 +243,7 @@ impl<'a, 'r> Run<'a, 'r> {
             runs: Runs::new(repository.cache()),
             sums: Sums::default(),
             casts: Casts::default(),
+            remembered: Remembered::default(),
             kept: Bases::new(0),
             reading_header: Mutex::new(()),
             ended,

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
 use crate::backup::Run;
-use crate::backup::files::{FileJob, FileOutcome, SealJob, Worker};
+use crate::backup::beside::{Beside, Held};
+use crate::backup::files::{FileJob, FileOutcome, SealJob, Worker, layout};
 use crate::backup::links::{First, HardLinks};
 use crate::backup::runs::OldVersion;
 use crate::clock::{Timestamp, monotonic};
@@ -99,6 +100,10 @@ pub(crate) struct Assembler<'a, 'r> {
     entries: Option<EntriesWriter>,
     links: HardLinks,
     pending: VecDeque<Pending>,
+    /// Files that are not sent yet.
+    held: Held,
+    /// How many files were sent.
+    turns: u64,
     further_names: usize,
     first: u64,
     counts: Counts,
@@ -124,6 +129,8 @@ impl<'a, 'r> Assembler<'a, 'r> {
             entries: EntriesWriter::create(run.repository.cache(), source, time),
             links: HardLinks::default(),
             pending: VecDeque::new(),
+            held: Held::default(),
+            turns: 0,
             further_names: 0,
             first: 0,
             counts: Counts::default(),
@@ -138,6 +145,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             Event::Found(found) => self.found(found)?,
         }
         while self.is_full() {
+            self.release()?;
             self.write_front()?;
             if self.is_full() {
                 self.wait()?;
@@ -151,6 +159,9 @@ impl<'a, 'r> Assembler<'a, 'r> {
     }
 
     fn found(&mut self, found: Found) -> Result<()> {
+        if self.held.is_over_at(&found.key) {
+            self.release()?;
+        }
         let link = self.links.group(&found.stat);
         let runs = &self.run.runs;
         let known = self.parent.take(&found.key, &mut |key, entry| runs.note(key, entry, false));
@@ -177,7 +188,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
             return self.other(&found, link);
         }
         let number = self.first + u64::try_from(self.pending.len()).unwrap_or(0);
-        let job = FileJob { number, found, link, old };
+        let job = FileJob { number, turn: 0, beside: Beside::Alone, found, link, old };
         if link.is_some_and(|group| self.links.is_read(group)) {
             self.further_names += 1;
             self.pending.push_back(Pending::FurtherName { job: Box::new(job), known: is_known });
@@ -185,10 +196,24 @@ impl<'a, 'r> Assembler<'a, 'r> {
         }
         self.met(link, &job.found.stat, true);
         self.pending.push_back(Pending::Reading { key: job.found.key.clone(), known: is_known });
-        if job.has_turn() {
-            self.run.runs.announce(&job.found.key, job.number);
+        if !Held::wants(&job) {
+            return self.send(job);
         }
-        self.send(job)
+        if self.held.is_apart(&job) {
+            self.release()?;
+        }
+        if self.held.hold(job) { self.release() } else { Ok(()) }
+    }
+
+    /// Sends what is held, masters before their casts.
+    fn release(&mut self) -> Result<()> {
+        let run = self.run;
+        let look = |job: &FileJob| {
+            let file = metadata::open_file(&job.found).ok()?;
+            layout(run, &job.found.key, &file, &metadata::stat_file(&file).ok()?)
+        };
+        let jobs = self.held.release(&look, &run.remembered);
+        jobs.into_iter().try_for_each(|job| self.send(job))
     }
 
     fn met(&mut self, link: Option<LinkGroup>, stat: &Stat, read: bool) {
@@ -212,6 +237,11 @@ impl<'a, 'r> Assembler<'a, 'r> {
     }
 
     fn send(&mut self, mut job: FileJob) -> Result<()> {
+        self.turns += 1;
+        job.turn = self.turns;
+        if job.has_turn() {
+            self.run.runs.announce(&job.found.key, job.beside.announced(), job.turn);
+        }
         loop {
             match self.run.queues.files.0.send_timeout(job, PATIENCE) {
                 Ok(()) => return Ok(()),
@@ -340,6 +370,7 @@ impl<'a, 'r> Assembler<'a, 'r> {
 
     /// Waits for everything that is being read and stores the tree.
     pub(crate) fn finish(mut self) -> Result<(TreeRoot, Counts, Option<EntriesWriter>)> {
+        self.release()?;
         self.write_front()?;
         while !self.pending.is_empty() {
             self.wait()?;

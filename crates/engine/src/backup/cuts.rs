@@ -5,10 +5,13 @@
 //! tensors that lie together share a piece. What is no tensor is left to the content ([`Piece::Free`]), or joins the small
 //! ones where it is shorter than [`GAP_BYTES_MAX`].
 //!
+//! A flat tensor that holds many parameters one behind the other is cut at their beginnings where these are known ([`Part`]),
+//! so that its pieces hold the elements of the BF16 tensors' pieces too.
+//!
 //! All of it is a hint (`readers`): pieces cover whatever range of the file is asked for, whether the layout lies or not.
 //! Invariant: a piece is never empty and at most [`PIECE_BYTES_MAX`] long.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use crate::codec::{Hint, NumberKind};
@@ -19,13 +22,15 @@ use crate::units::{KIB, MIB};
 const TARGET_ELEMENTS: u64 = 256 * KIB as u64;
 const TARGET_BYTES: (u64, u64) = (512 * KIB as u64, 2 * MIB as u64);
 /// Shorter tensors share a piece with their neighbours.
-const SMALL_BYTES_MAX: u64 = 64 * KIB as u64;
+pub(crate) const SMALL_BYTES_MAX: u64 = 64 * KIB as u64;
 /// A piece of small tensors ends when it has this length.
 const SHARED_BYTES: u64 = 256 * KIB as u64;
 /// Shorter gaps join the small tensors beside them: the headers of members of an archive.
 const GAP_BYTES_MAX: u64 = KIB as u64;
 /// Shorter rows are taken together: kernels of a convolution.
 const ROW_MIN: u64 = 64;
+/// Bytes of an FP32 number.
+const FP32_BYTES: u64 = 4;
 /// No piece is longer.
 pub(crate) const PIECE_BYTES_MAX: usize = 5 * MIB;
 
@@ -36,8 +41,19 @@ enum Form {
     Free,
     /// Small tensors; the first of them.
     Small(u32),
-    /// One tensor, in pieces of so many bytes.
-    Tensor(u32, u64),
+    /// One tensor, or a part of one.
+    Tensor(u32, Grid),
+}
+
+/// Where a parameter is cut, in bytes from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Grid {
+    /// Length of a piece.
+    step: u64,
+    /// What lies before the stretch.
+    before: u64,
+    /// Where the parameter ends; that may be behind the stretch.
+    end: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +64,37 @@ struct Stretch {
     dtype: Option<Dtype>,
     /// Elements in a row of the one tensor, where it has rows of some length.
     row: Option<u32>,
+    /// True if a file that is read later may hold its cast.
+    is_master: bool,
 }
+
+/// A part of a tensor of FP32 numbers: one parameter, or as much of it as lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Its bytes in the file.
+    pub(crate) range: Range<u64>,
+    /// Elements of the parameter before it, which lie elsewhere.
+    pub(crate) before: u64,
+    /// Elements of the whole parameter.
+    pub(crate) elements: u64,
+    /// Elements of a piece, from the parameter's beginning.
+    pub(crate) step: u64,
+    /// Elements in a row of the parameter, where it has rows of some length.
+    pub(crate) row: Option<u32>,
+    /// True if a file that is read later may hold its cast.
+    pub(crate) is_master: bool,
+}
+
+impl Part {
+    /// The same part of another tensor that is laid out alike, at another place.
+    pub(crate) fn moved(&self, from: u64, to: u64) -> Self {
+        let place = |offset: u64| offset - from + to;
+        Self { range: place(self.range.start)..place(self.range.end), ..self.clone() }
+    }
+}
+
+/// The parts of a file's tensors, by the number of the tensor: ascending, within the tensor. Most have none.
+pub(crate) type Parts = BTreeMap<usize, Vec<Part>>;
 
 /// The next piece of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +109,8 @@ pub(crate) enum Piece {
         tensor: usize,
         /// What its elements are.
         hint: Option<Hint>,
+        /// True if a file that is read later may hold its cast.
+        is_master: bool,
     },
 }
 
@@ -72,43 +120,61 @@ pub(crate) struct CutPlan {
     stretches: Vec<Stretch>,
     masters: Vec<Range<u64>>,
     has_casts: bool,
+    parts: Parts,
 }
 
 impl CutPlan {
-    /// A plan for a file of `length` bytes; none where the layout has no tensors.
-    pub(crate) fn new(layout: &Layout, length: u64) -> Option<Self> {
-        if layout.tensors.is_empty() {
-            return None;
-        }
+    /// A plan for a file of `length` bytes, some of whose tensors have parts. Where the layout has no tensors, all is free.
+    pub(crate) fn new(layout: &Layout, length: u64, parts: Parts) -> Self {
         let mut builder = Builder { stretches: Vec::new(), open: None };
-        for (index, tensor) in layout.tensors.iter().enumerate() {
-            let index = u32::try_from(index).ok()?;
+        for (index, tensor) in (0_u32..).zip(&layout.tensors) {
             builder.reach(tensor.range.start);
-            builder.tensor(index, tensor);
+            match parts.get(&(index as usize)) {
+                Some(parts) => builder.parts(index, tensor, parts),
+                None => builder.tensor(index, tensor),
+            }
         }
         builder.reach(length);
         builder.close();
         let has_casts = layout.tensors.iter().any(|tensor| tensor.dtype == Dtype::Bf16);
-        Some(Self { stretches: builder.stretches, masters: masters(layout), has_casts })
+        Self { stretches: builder.stretches, masters: masters(layout), has_casts, parts }
+    }
+
+    /// The parts that the tensors of `other` have if they are as those of `own`, the layout that this plan is for: of the
+    /// same name and length.
+    pub(crate) fn parts_in(&self, own: &Layout, other: &Layout) -> Parts {
+        let known: HashMap<(&str, u64), (u64, &Vec<Part>)> = self
+            .parts
+            .iter()
+            .filter_map(|(index, parts)| Some((own.tensors.get(*index)?, parts)))
+            .map(|(tensor, parts)| ((tensor.name.as_str(), length(tensor)), (tensor.range.start, parts)))
+            .collect();
+        let alike = other.tensors.iter().enumerate().filter(|_| !known.is_empty()).filter_map(|(index, tensor)| {
+            let (from, parts) = known.get(&(tensor.name.as_str(), length(tensor)))?;
+            Some((index, parts.iter().map(|part| part.moved(*from, tensor.range.start)).collect()))
+        });
+        alike.collect()
     }
 
     /// The piece that begins at `offset`. Behind the end of the plan everything is free.
     pub(crate) fn piece(&self, offset: u64) -> Piece {
         let at = self.stretches.partition_point(|stretch| stretch.range.end <= offset);
         let Some(stretch) = self.stretches.get(at) else { return Piece::Free(u64::MAX) };
-        let (tensor, step) = match stretch.form {
-            Form::Free => return Piece::Free(stretch.range.end),
-            Form::Small(tensor) => (tensor, u64::MAX),
-            Form::Tensor(tensor, step) => (tensor, step),
+        let Range { start, end } = stretch.range;
+        let (tensor, Grid { step, before, end: whole }) = match stretch.form {
+            Form::Free => return Piece::Free(end),
+            Form::Small(tensor) => (tensor, Grid { step: u64::MAX, before: 0, end: end - start }),
+            Form::Tensor(tensor, grid) => (tensor, grid),
         };
-        let within = offset - stretch.range.start;
-        let next = (within - within % step).checked_add(step).and_then(|next| next.checked_add(stretch.range.start));
+        let within = offset - start + before;
+        let next = (within - within % step).checked_add(step);
         // Why: a short rest would cost as much to look up as a whole piece.
-        let end = next.filter(|next| next.saturating_add(step / 8) < stretch.range.end).unwrap_or(stretch.range.end);
+        let next = next.filter(|next| next.saturating_add(step / 8) < whole).unwrap_or(whole);
         Piece::Whole {
-            end,
+            end: start.saturating_add(next - before).min(end),
             tensor: tensor as usize,
             hint: stretch.dtype.and_then(|dtype| hint(dtype, within, stretch.row)),
+            is_master: stretch.is_master,
         }
     }
 
@@ -128,7 +194,7 @@ fn masters(layout: &Layout) -> Vec<Range<u64>> {
     let mut casts: HashSet<u64> = HashSet::new();
     let mut masters = Vec::new();
     for tensor in &layout.tensors {
-        let length = tensor.range.end - tensor.range.start;
+        let length = length(tensor);
         match tensor.dtype {
             Dtype::Bf16 => drop(casts.insert(length * 2)),
             Dtype::F32 if length >= SMALL_BYTES_MAX && casts.contains(&length) => masters.push(tensor.range.clone()),
@@ -166,20 +232,56 @@ impl Builder {
             }
             _ => {
                 self.close();
-                self.stretches.push(Stretch { range: end..start, form: Form::Free, dtype: None, row: None });
+                let range = end..start;
+                self.stretches.push(Stretch { range, form: Form::Free, dtype: None, row: None, is_master: false });
             }
         }
     }
 
     fn tensor(&mut self, index: u32, tensor: &Tensor) {
-        let range = tensor.range.clone();
-        let length = range.end - range.start;
-        if length >= SMALL_BYTES_MAX {
-            self.close();
-            let form = Form::Tensor(index, step(tensor));
-            self.stretches.push(Stretch { range, form, dtype: Some(tensor.dtype), row: row(tensor) });
-            return;
+        let (range, dtype) = (tensor.range.clone(), tensor.dtype);
+        if length(tensor) < SMALL_BYTES_MAX {
+            return self.small(index, range, dtype);
         }
+        self.close();
+        let form = Form::Tensor(index, Grid { step: step(tensor), before: 0, end: length(tensor) });
+        self.stretches.push(Stretch { range, form, dtype: Some(dtype), row: row(tensor), is_master: false });
+    }
+
+    /// A tensor that is cut at the beginnings of its parts. What lies between them is cut as any tensor is.
+    fn parts(&mut self, index: u32, tensor: &Tensor, parts: &[Part]) {
+        let mut at = tensor.range.start;
+        for part in parts {
+            self.rest(index, tensor, at..part.range.start);
+            self.part(index, tensor.dtype, part);
+            at = part.range.end;
+        }
+        self.rest(index, tensor, at..tensor.range.end);
+    }
+
+    fn rest(&mut self, index: u32, tensor: &Tensor, range: Range<u64>) {
+        let elements = range.end.saturating_sub(range.start) / FP32_BYTES;
+        if elements > 0 {
+            let step = step(tensor) / FP32_BYTES;
+            let part = Part { range, before: 0, elements, step, row: None, is_master: false };
+            self.part(index, tensor.dtype, &part);
+        }
+    }
+
+    fn part(&mut self, index: u32, dtype: Dtype, part: &Part) {
+        let Part { range, before, elements, step, row, is_master } = part.clone();
+        let length = range.end - range.start;
+        if length < SMALL_BYTES_MAX {
+            return self.small(index, range, dtype);
+        }
+        self.close();
+        let bytes = |elements: u64| elements.saturating_mul(FP32_BYTES);
+        let end = bytes(elements).max(bytes(before).saturating_add(length));
+        let grid = Grid { step: bytes(step.max(1)), before: bytes(before), end };
+        self.stretches.push(Stretch { range, form: Form::Tensor(index, grid), dtype: Some(dtype), row, is_master });
+    }
+
+    fn small(&mut self, index: u32, range: Range<u64>, dtype: Dtype) {
         // A short gap before a small tensor is part of its piece.
         let gap = self.stretches.pop_if(|last| {
             self.open.is_none() && last.form == Form::Free && last.range.end - last.range.start < GAP_BYTES_MAX
@@ -187,13 +289,13 @@ impl Builder {
         match &mut self.open {
             Some(open) if open.range.end == range.start => {
                 open.range.end = range.end;
-                open.dtype = open.dtype.filter(|dtype| *dtype == tensor.dtype);
+                open.dtype = open.dtype.filter(|other| *other == dtype);
             }
             _ => {
                 self.close();
-                let dtype = gap.is_none().then_some(tensor.dtype);
-                let start = gap.map_or(range.start, |gap| gap.range.start);
-                self.open = Some(Stretch { range: start..range.end, form: Form::Small(index), dtype, row: None });
+                let dtype = gap.is_none().then_some(dtype);
+                let range = gap.map_or(range.start, |gap| gap.range.start)..range.end;
+                self.open = Some(Stretch { range, form: Form::Small(index), dtype, row: None, is_master: false });
             }
         }
         if self.open.as_ref().is_some_and(|open| open.range.end - open.range.start >= SHARED_BYTES) {
@@ -202,8 +304,12 @@ impl Builder {
     }
 }
 
+fn length(tensor: &Tensor) -> u64 {
+    tensor.range.end - tensor.range.start
+}
+
 /// Bytes of a tensor's pieces: whole rows where these are not too long, else whole elements.
-fn step(tensor: &Tensor) -> u64 {
+pub(crate) fn step(tensor: &Tensor) -> u64 {
     let width = u64::from(tensor.dtype.width());
     let target = (TARGET_ELEMENTS.saturating_mul(width)).clamp(TARGET_BYTES.0, TARGET_BYTES.1);
     let row = tensor.shape.iter().skip(1).try_fold(1_u64, |row, &dimension| row.checked_mul(dimension));
@@ -214,7 +320,7 @@ fn step(tensor: &Tensor) -> u64 {
 
 /// Elements in a row of a tensor: those of its last dimension, or of as many as it takes to be [`ROW_MIN`]. None where it is
 /// not a matrix of real floats.
-fn row(tensor: &Tensor) -> Option<u32> {
+pub(crate) fn row(tensor: &Tensor) -> Option<u32> {
     let is_float = matches!(tensor.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16);
     let mut row = 1_u64;
     for &dimension in tensor.shape.iter().skip(1).rev() {
@@ -273,7 +379,7 @@ mod tests {
             external,
         };
         assert!(layout.holds(length));
-        CutPlan::new(&layout, length).unwrap()
+        CutPlan::new(&layout, length, Parts::new())
     }
 
     /// Ends of all pieces, with the tensor of each; free ones have none.
@@ -360,5 +466,55 @@ mod tests {
         let plan = plan(&sizes, 660_000);
         assert_eq!(plan.masters(), [300_000..500_000]);
         assert!(plan.has_casts());
+    }
+
+    /// A flat tensor with a parameter of 1,000 columns, most of which lies before it, a short one, and a gap.
+    #[test]
+    fn parts_are_cut_along_the_rows_of_their_parameters() {
+        let tensor = |name: &str, start: u64| Tensor {
+            name: name.into(),
+            dtype: Dtype::F32,
+            shape: vec![600_000],
+            view: View::Own,
+            range: start..start + 2_400_000,
+        };
+        let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
+        let tensors = vec![tensor("flat", 100)];
+        let layout = Layout { format: Format::Safetensors, tensors, checks, boundaries, external, strided: Vec::new() };
+        let part = |from: u64, to: u64, before, elements| Part {
+            range: 100 + 4 * from..100 + 4 * to,
+            before,
+            elements,
+            step: 262_000,
+            row: Some(1000),
+            is_master: true,
+        };
+        let parts = vec![
+            part(0, 200_000, 400_000, 600_000),
+            part(200_000, 200_100, 0, 100),
+            part(300_000, 600_000, 0, 900_000),
+        ];
+        let plan = CutPlan::new(&layout, 2_400_100, Parts::from([(0, parts)]));
+        let (mut offset, mut found) = (100, Vec::new());
+        while let Piece::Whole { end, hint, is_master, tensor: 0 } = plan.piece(offset) {
+            found.push(((end - 100) / 4, is_master, hint.is_some_and(|hint| hint.row.is_some())));
+            offset = end;
+        }
+        let expected = [
+            // 400,000 before: the parameter's second piece ends at 524,000, and the rest is no piece of its own but the last.
+            (124_000, true, true),
+            (200_000, true, true),
+            (200_100, false, false),
+            (300_000, false, false),
+            (562_000, true, true),
+            // The parameter goes on in another file: what is left of this piece stays apart.
+            (600_000, true, true),
+        ];
+        assert_eq!(found, expected);
+        // An older file, where the tensor lies elsewhere and another is longer, is cut alike.
+        let other = Layout { tensors: vec![tensor("flat", 7100), tensor("longer", 3_000_000)], ..layout.clone() };
+        let alike = plan.parts_in(&layout, &other);
+        assert_eq!(alike.keys().copied().collect::<Vec<_>>(), [0]);
+        assert_eq!(alike[&0][2].range, 7100 + 1_200_000..7100 + 2_400_000);
     }
 }

@@ -15,8 +15,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::backup::Run;
 use crate::backup::base::BaseFinder;
+use crate::backup::beside::Beside;
 use crate::backup::checks::Checker;
-use crate::backup::cuts::CutPlan;
+use crate::backup::cuts::{CutPlan, Parts};
 use crate::backup::runs::{Mark, OldFile, OldVersion, TENSOR_FILE_BYTES_MIN, TensorBases, reading_marks};
 use crate::backup::seal::{Sealer, Task};
 use crate::backup::stream::{Bases, ChunkStream, Sealed, Stored, Tensors};
@@ -52,6 +53,10 @@ const ZIP_HEAD: &[u8; 4] = b"PK\x03\x04";
 #[derive(Clone)]
 pub(crate) struct FileJob {
     pub(crate) number: u64,
+    /// When it was sent: it waits only for what was sent before. 0 where that does not count.
+    pub(crate) turn: u64,
+    /// What it is to the files beside it.
+    pub(crate) beside: Beside,
     pub(crate) found: Found,
     pub(crate) link: Option<LinkGroup>,
     pub(crate) old: Option<OldVersion>,
@@ -185,7 +190,7 @@ impl<'a, 'r> Worker<'a, 'r> {
                     Ok(job) => {
                         let entry = self.file(&job);
                         if job.has_turn() {
-                            self.run.runs.end_turn(&job.found.key, job.number);
+                            self.run.runs.end_turn(&job.found.key, job.beside.announced(), job.turn);
                         }
                         let same = entry.as_ref().is_ok_and(|entry| job.has_content_of(entry.as_deref()));
                         let outcome = FileOutcome { number: job.number, entry, same };
@@ -307,11 +312,10 @@ impl<'a, 'r> Worker<'a, 'r> {
             return Ok(Stored { wrong, is_right, ..Stored::new(content, length) });
         }
         let key = &job.found.key;
-        let layout = self.layout(key, file, stat);
         // Why not of short ones: their layout tells of checksums only.
-        let long = layout.as_ref().filter(|_| stat.size >= TENSOR_FILE_BYTES_MIN);
-        let plan = long.and_then(|layout| Some((layout, CutPlan::new(layout, stat.size)?)));
-        let Some((layout, plan)) = plan else {
+        let is_long = stat.size >= TENSOR_FILE_BYTES_MIN;
+        let layout = if is_long { layout(self.run, key, file, stat) } else { short_layout(key, file, stat) };
+        let Some(layout) = layout.as_ref().filter(|layout| is_long && !layout.tensors.is_empty()) else {
             let extents = |old: &OldVersion| self.run.repository.extents(&old.content).map_while(Result::ok);
             let bases = Bases::Places(BaseFinder::new(job.old.iter().flat_map(extents)));
             let checker = Checker::by_name(key).or_else(|| layout.as_ref().and_then(Checker::new));
@@ -320,28 +324,16 @@ impl<'a, 'r> Worker<'a, 'r> {
         };
         let marks = (stat.size >= SPREAD_BYTES_MIN).then(|| reading_marks(key, layout));
         if let Some(marks) = &marks {
-            self.begin_of_run(marks, job.number)?;
+            self.begin_of_run(marks, job)?;
         }
-        let stored = self.tensors(job, file, stat, layout, &plan, sum);
+        let stored = self.tensors(job, file, stat, layout, sum);
         marks.iter().for_each(|marks| self.run.runs.end(marks));
         stored
     }
 
-    /// Where the numbers of a file lie, and its checksums, if it has any.
-    fn layout(&self, key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
-        if stat.size < TENSOR_FILE_BYTES_MIN {
-            let mut head = [0; ZIP_HEAD.len()];
-            let length = read_at(file, 0, &mut head).unwrap_or(0);
-            return short_zip(&head[..length], &OpenFile { file, length: stat.size }, key.name());
-        }
-        // Why one at a time: a hostile header may make its reader take much memory, within bounds.
-        let _one = self.run.reading_header.lock().unwrap_or_else(PoisonError::into_inner);
-        readers::read(&OpenFile { file, length: stat.size }, key.name())
-    }
-
-    /// Waits until no file is being read that would be this one's base; seals chunks meanwhile.
-    fn begin_of_run(&mut self, marks: &[Mark; 2], number: u64) -> Result<()> {
-        while !self.run.runs.begin(marks, number) {
+    /// Waits until no file is being read that would hold this one's bases; seals chunks meanwhile.
+    fn begin_of_run(&mut self, marks: &[Mark; 2], job: &FileJob) -> Result<()> {
+        while !self.run.runs.begin(marks, job.beside.awaited(), job.turn) {
             self.run.check()?;
             if let Ok(job) = self.run.queues.seals.1.recv_timeout(TURN_WAIT) {
                 self.seal_job(job);
@@ -357,11 +349,12 @@ impl<'a, 'r> Worker<'a, 'r> {
         file: &File,
         stat: &Stat,
         layout: &Layout,
-        plan: &CutPlan,
         sum: Option<Sum>,
     ) -> Result<Stored, Trouble> {
         let key = &job.found.key;
-        let (older, last) = self.run.runs.older(self.run.repository, key, layout, job.old.as_ref());
+        let parts = if let Beside::Masters(casts) = &job.beside { casts.parts(file, layout) } else { Parts::new() };
+        let plan = &CutPlan::new(layout, stat.size, parts);
+        let (older, last) = self.run.runs.older(self.run.repository, key, (layout, plan), job.old.as_ref());
         let path = Arc::<Path>::from(key.to_path());
         let table = Arc::new(TableBuilder::new(layout));
         let (chunks, shared) = (Some(Vec::new()), Arc::clone(&table));
@@ -400,6 +393,16 @@ impl<'a, 'r> Worker<'a, 'r> {
     }
 }
 
+/// Where the numbers of a file lie, and its checksums, if it has any.
+pub(crate) fn layout(run: &Run<'_, '_>, key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
+    if stat.size < TENSOR_FILE_BYTES_MIN {
+        return None;
+    }
+    // Why one at a time: a hostile header may make its reader take much memory, within bounds.
+    let _one = run.reading_header.lock().unwrap_or_else(PoisonError::into_inner);
+    readers::read(&OpenFile { file, length: stat.size }, key.name())
+}
+
 /// Sends a whole file through a stream, its holes as holes.
 fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -> Result<Stored, Trouble> {
     if !stat.may_have_holes() {
@@ -425,6 +428,13 @@ fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -
 /// files. Its numbers are too few to be cut or encoded as tensors.
 fn short_zip(head: &[u8], file: &dyn ReadAt, name: &[u8]) -> Option<Layout> {
     head.starts_with(ZIP_HEAD).then(|| readers::read(file, name)).flatten()
+}
+
+/// As [`layout`], of a file that is too short for that.
+fn short_layout(key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
+    let mut head = [0; ZIP_HEAD.len()];
+    let length = read_at(file, 0, &mut head).unwrap_or(0);
+    short_zip(&head[..length], &OpenFile { file, length: stat.size }, key.name())
 }
 
 /// The problem that a file is which is not what the list beside it says.

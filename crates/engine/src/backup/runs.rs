@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Piece};
+use crate::backup::cuts::{CutPlan, PIECE_BYTES_MAX, Parts, Piece};
 use crate::backup::models::{MODEL_BYTES_MIN, Models, look_around};
 use crate::chunker::{Chunker, SizeClass};
 use crate::entry::{Content, Entry, Kind, TableRef, TreeKey, without_digits};
@@ -46,6 +46,9 @@ const STEP_WORDS: [&[u8]; 6] = [b"step", b"iter", b"iteration", b"checkpoint", b
 
 /// A hash of what two files have in common.
 pub(crate) type Mark = [u8; 16];
+
+/// The file that asks for an older one, and how it is cut.
+type Like<'a> = Option<(&'a Layout, &'a CutPlan)>;
 
 /// A place on the local disk that held a chunk's plain bytes.
 #[derive(Debug, Clone)]
@@ -110,10 +113,10 @@ impl OldFile {
 
     /// A file of an older snapshot. None where nothing of it can be read, or nothing of use. Where it was stored with a table,
     /// its header need not be read, which for an archive means a chunk for each member.
-    fn open(repository: &Repository, stored: &Stored) -> Option<Self> {
+    fn open(repository: &Repository, stored: &Stored, like: Like<'_>) -> Option<Self> {
         let path = stored.is_here.then(|| Arc::<Path>::from(stored.key.to_path()));
         let Some(file) = StoredFile::open(repository, &stored.content).ok().flatten() else {
-            return Self::cut_again(repository, &path?, stored);
+            return Self::cut_again(repository, &path?, stored, like);
         };
         let chunks = file.chunks().iter().map(|&(offset, length, id)| OldChunk { offset, length, id, base: None });
         let table = stored.table.filter(|_| repository.can_read_data());
@@ -132,13 +135,13 @@ impl OldFile {
     }
 
     /// The file at this path in the newest snapshot that has one; or on the local disk, where this key may read no snapshot.
-    fn of_model(repository: &Repository, key: &TreeKey) -> Option<Self> {
+    fn of_model(repository: &Repository, key: &TreeKey, like: Like<'_>) -> Option<Self> {
         let path = key.to_path();
         if !repository.can_read_data() {
             let size = std::fs::metadata(&path).ok()?.len();
             let stored =
                 Stored { key: key.clone(), content: Content::Extents(Vec::new()), size, table: None, is_here: true };
-            return Self::cut_again(repository, &Arc::from(path), &stored);
+            return Self::cut_again(repository, &Arc::from(path), &stored, like);
         }
         let snapshots = repository.snapshots().into_iter().rev();
         let holding = snapshots.filter(|snapshot| {
@@ -149,18 +152,20 @@ impl OldFile {
             .take(MODEL_SNAPSHOTS_MAX)
             .find_map(|snapshot| repository.tree(&snapshot.record.root).get(key).ok().flatten())?;
         let Kind::File(content) = entry.kind else { return None };
-        Self::open(
-            repository,
-            &Stored { key: key.clone(), content, size: entry.size, table: entry.table, is_here: true },
-        )
+        let stored = Stored { key: key.clone(), content, size: entry.size, table: entry.table, is_here: true };
+        Self::open(repository, &stored, like)
     }
 
-    /// A file whose list of chunks this key may not read, but that the local disk still holds: it is cut once more. What comes
-    /// out is compared by id.
-    fn cut_again(repository: &Repository, path: &Arc<Path>, stored: &Stored) -> Option<Self> {
+    /// A file whose list of chunks this key may not read, but that the local disk still holds: it is cut once more, flat tensors
+    /// as those of the file that asks. What comes out is compared by id.
+    fn cut_again(repository: &Repository, path: &Arc<Path>, stored: &Stored, like: Like<'_>) -> Option<Self> {
         let file = open_again(path).ok()?;
         let layout = readers::read(&OpenFile { file: &file, length: stored.size }, stored.key.name())?;
-        let plan = CutPlan::new(&layout, stored.size)?;
+        if layout.tensors.is_empty() {
+            return None;
+        }
+        let parts = like.map_or_else(Parts::new, |(own, plan)| plan.parts_in(own, &layout));
+        let plan = CutPlan::new(&layout, stored.size, parts);
         let class = SizeClass::for_length(Some(stored.size));
         let chunker = Chunker::new(&repository.keys().chunker_key);
         let mut window = vec![0; PIECE_BYTES_MAX.max(class.max)];
@@ -320,31 +325,36 @@ impl Runs {
         }
     }
 
-    /// A file that will be read, the `number`-th: others of its run wait for it. Whoever reads it says [`Self::end_turn`].
-    pub(crate) fn announce(&self, key: &TreeKey, number: u64) {
-        self.lock().announced.entry(RunMarks::of(key).run).or_default().insert(number);
+    /// A file that will be read, the `turn`-th to be sent: others of its run wait for it, and those beside it that await what
+    /// `beside` names. Whoever reads it says [`Self::end_turn`].
+    pub(crate) fn announce(&self, key: &TreeKey, beside: Option<&Mark>, turn: u64) {
+        let mut state = self.lock();
+        for mark in [&RunMarks::of(key).run].into_iter().chain(beside) {
+            state.announced.entry(*mark).or_default().insert(turn);
+        }
     }
 
     /// The file that was announced is read, or given up.
-    pub(crate) fn end_turn(&self, key: &TreeKey, number: u64) {
-        let RunMarks { run, .. } = RunMarks::of(key);
+    pub(crate) fn end_turn(&self, key: &TreeKey, beside: Option<&Mark>, turn: u64) {
         let mut state = self.lock();
-        if let Some(numbers) = state.announced.get_mut(&run) {
-            numbers.remove(&number);
-            if numbers.is_empty() {
-                state.announced.remove(&run);
+        for mark in [&RunMarks::of(key).run].into_iter().chain(beside) {
+            if let Some(turns) = state.announced.get_mut(mark) {
+                turns.remove(&turn);
+                if turns.is_empty() {
+                    state.announced.remove(mark);
+                }
             }
         }
     }
 
-    /// True if no other file has to be read, or is being read, before the `number`-th: one of the same run, or with the same
-    /// tensors. False while there is: the caller does something else meanwhile, and asks again. Whoever got true says
-    /// [`Self::end`].
-    pub(crate) fn begin(&self, marks: &[Mark; 2], number: u64) -> bool {
+    /// True if no other file has to be read, or is being read, before the one of that turn: one of the same run, or with the same
+    /// tensors, or beside it under the mark that it awaits. False while there is: the caller does something else meanwhile, and
+    /// asks again. Whoever got true says [`Self::end`].
+    pub(crate) fn begin(&self, marks: &[Mark; 2], awaited: Option<&Mark>, turn: u64) -> bool {
         let is_read = |state: &State| {
-            let is_later =
-                state.announced.get(&marks[0]).and_then(BTreeSet::first).is_some_and(|first| *first < number);
-            is_later || marks.iter().any(|mark| state.reading.contains(mark))
+            let mut before = [&marks[0]].into_iter().chain(awaited).filter_map(|mark| state.announced.get(mark));
+            before.any(|turns| turns.first().is_some_and(|first| *first < turn))
+                || marks.iter().any(|mark| state.reading.contains(mark))
         };
         let mut state = self.lock();
         let is_free = !is_read(&state);
@@ -391,7 +401,7 @@ impl Runs {
                 && entry.size >= TENSOR_FILE_BYTES_MIN
             {
                 let stored = Stored { key: place, content, size: entry.size, table: entry.table, is_here: false };
-                found.extend(OldFile::open(repository, &stored).map(Arc::new));
+                found.extend(OldFile::open(repository, &stored, None).map(Arc::new));
             }
         }
         if found.is_empty() {
@@ -402,16 +412,17 @@ impl Runs {
         Ok(())
     }
 
-    /// Older files that may hold the same tensors as `layout`, the likeliest first; `old` is the entry of the same path in the
+    /// Older files that may hold the same tensors as `layout`, which is cut by that plan, the likeliest first; `old` is the entry of the same path in the
     /// parent. The second is the one of them that is the file's last version, or the checkpoint before it.
     pub(crate) fn older(
         &self,
         repository: &Repository,
         key: &TreeKey,
-        layout: &Layout,
+        (layout, plan): (&Layout, &CutPlan),
         old: Option<&OldVersion>,
     ) -> (Vec<Arc<OldFile>>, Option<Arc<OldFile>>) {
         let mut found: Vec<(Older, bool)> = Vec::new();
+        let like = Some((layout, plan));
         if let Some(OldVersion { content, table }) = old.cloned() {
             let stored = Stored { key: key.clone(), content, size: 0, table, is_here: false };
             found.push((Older::Stored(Arc::new(stored)), true));
@@ -429,7 +440,7 @@ impl Runs {
                 Older::Read(file) => Some(file),
                 // One read of another's header is enough where it has the tensors.
                 Older::Stored(_) if !files.is_empty() => None,
-                Older::Stored(stored) => OldFile::open(repository, &stored).map(Arc::new),
+                Older::Stored(stored) => OldFile::open(repository, &stored, like).map(Arc::new),
             };
             let Some(file) = file.filter(|file| file.shares_with(layout)) else { continue };
             if !files.iter().any(|known| Arc::ptr_eq(known, &file)) {
@@ -446,7 +457,7 @@ impl Runs {
             let mut opened =
                 of_run.iter().rev().map(|model| (model, true)).chain(others.iter().map(|model| (model, false)));
             let found = opened.find_map(|(model, is_version)| {
-                let file = OldFile::of_model(repository, model).filter(|file| file.shares_with(layout))?;
+                let file = OldFile::of_model(repository, model, like).filter(|file| file.shares_with(layout))?;
                 Some((Arc::new(file), is_version))
             });
             if let Some((file, is_version)) = found {
@@ -519,7 +530,7 @@ pub(crate) fn reading_marks(key: &TreeKey, layout: &Layout) -> [Mark; 2] {
 }
 
 /// What the files of a run have in common.
-struct RunMarks {
+pub(crate) struct RunMarks {
     /// The folder as it is, and the name without its digits.
     place: Mark,
     /// All folders without their digits, and the name as it is.
@@ -529,7 +540,7 @@ struct RunMarks {
 }
 
 impl RunMarks {
-    fn of(key: &TreeKey) -> Self {
+    pub(crate) fn of(key: &TreeKey) -> Self {
         let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
         let (bare_folders, bare_name) = (without_digits(folders), without_digits(name));
         Self {
@@ -539,6 +550,11 @@ impl RunMarks {
         }
     }
 
+    /// What the files of a run share: folders and name without their digits.
+    pub(crate) fn run(&self) -> Mark {
+        self.run
+    }
+
     fn all(&self) -> [Mark; 3] {
         [self.place, self.folder, self.run]
     }
@@ -546,17 +562,23 @@ impl RunMarks {
     /// Where a name tells a step, the file before it lies beside it; else numbers in names are those of shards and ranks,
     /// and the file before it has the same name in another folder.
     fn likeliest_first(&self, key: &TreeKey) -> [Mark; 3] {
-        let name = key.name().to_ascii_lowercase();
-        let tells_step = STEP_WORDS.iter().any(|word| {
-            name.windows(word.len()).enumerate().any(|(at, found)| {
-                let rest = &name[at + word.len()..];
-                let number = rest.iter().find(|byte| !matches!(byte, b'-' | b'_' | b'.' | b'='));
-                found == *word && number.is_some_and(u8::is_ascii_digit)
-            })
-        });
         let Self { place, folder, run } = *self;
-        if tells_step { [place, folder, run] } else { [folder, place, run] }
+        if step_of(key.name()).is_some() { [place, folder, run] } else { [folder, place, run] }
     }
+}
+
+/// The number of the step that a name tells, without zeros in front: the one behind a word for steps.
+pub(crate) fn step_of(name: &[u8]) -> Option<Vec<u8>> {
+    let name = name.to_ascii_lowercase();
+    STEP_WORDS.iter().find_map(|word| {
+        name.windows(word.len()).enumerate().filter(|(_, found)| found == word).find_map(|(at, _)| {
+            let rest = &name[at + word.len()..];
+            let start = rest.iter().position(|byte| !matches!(byte, b'-' | b'_' | b'.' | b'='))?;
+            let digits: Vec<u8> = rest[start..].iter().copied().take_while(u8::is_ascii_digit).collect();
+            let zeros = digits.iter().take_while(|&&digit| digit == b'0').count();
+            (!digits.is_empty()).then(|| digits[zeros..].to_vec())
+        })
+    })
 }
 
 /// Names a tensor by what its next version has too: name, kind, and the length of a row. Rows may have been added.
@@ -578,7 +600,7 @@ fn signature(mut tensors: Vec<Mark>) -> Mark {
     mark(b"signature", [tensors.as_flattened()])
 }
 
-fn mark<const N: usize>(what: &[u8], parts: [&[u8]; N]) -> Mark {
+pub(crate) fn mark<const N: usize>(what: &[u8], parts: [&[u8]; N]) -> Mark {
     let mut hasher = blake3::Hasher::new();
     for part in std::iter::once(what).chain(parts) {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -639,27 +661,27 @@ mod tests {
         let runs = Runs::default();
         let [first, second, third, other] =
             [(1, 1), (1, 2), (2, 1), (3, 3)].map(|(run, tensors)| [[run; 16], [tensors + 9; 16]]);
-        assert!(runs.begin(&first, 1));
-        assert!(!runs.begin(&second, 2) && !runs.begin(&third, 3));
-        assert!(runs.begin(&other, 4));
+        assert!(runs.begin(&first, None, 1));
+        assert!(!runs.begin(&second, None, 2) && !runs.begin(&third, None, 3));
+        assert!(runs.begin(&other, None, 4));
         runs.end(&first);
-        assert!(runs.begin(&second, 2) && runs.begin(&third, 3));
+        assert!(runs.begin(&second, None, 2) && runs.begin(&third, None, 3));
     }
 
     #[test]
     fn what_was_announced_first_is_read_first() {
         let runs = Runs::default();
         let [first, second] = ["/r/step-1.pt", "/r/step-2.pt"].map(key);
-        runs.announce(&first, 7);
-        runs.announce(&second, 8);
+        runs.announce(&first, None, 7);
+        runs.announce(&second, None, 8);
         let marks = |key| [RunMarks::of(key).run, [0; 16]];
-        assert!(!runs.begin(&marks(&second), 8));
-        assert!(runs.begin(&marks(&first), 7));
+        assert!(!runs.begin(&marks(&second), None, 8));
+        assert!(runs.begin(&marks(&first), None, 7));
         runs.end(&marks(&first));
-        assert!(!runs.begin(&marks(&second), 8));
-        runs.end_turn(&first, 7);
-        assert!(runs.begin(&marks(&second), 8));
-        runs.end_turn(&second, 8);
+        assert!(!runs.begin(&marks(&second), None, 8));
+        runs.end_turn(&first, None, 7);
+        assert!(runs.begin(&marks(&second), None, 8));
+        runs.end_turn(&second, None, 8);
         assert!(runs.lock().announced.is_empty());
     }
 

@@ -5,11 +5,11 @@
 //!
 //! Invariants: a base is listed by a published segment, and is never itself encoded against a base.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backup::old_nodes::OldNodes;
 use crate::backup::runs::{BaseRef, Place};
@@ -32,7 +32,7 @@ const DRIFT_NONE: usize = 64;
 
 /// A chunk of numbers stands alone again, and is the base of later ones, where that is cheaper once so many have followed.
 const STALE_AFTER: f32 = 2.0;
-/// So many casts are remembered at most: 64 GiB of FP32 numbers in pieces of 1 MiB.
+/// So many casts are remembered at most: 64 GiB of FP32 numbers in pieces of 1 MiB. They take about 16 MB.
 const CASTS_MAX: usize = 1 << 16;
 
 /// What is known of a chunk before it is sealed.
@@ -54,20 +54,62 @@ pub(crate) struct Task {
     pub(crate) is_kept: bool,
 }
 
-/// FP32 chunks of this backup by the id that their cast to BF16 has.
+/// FP32 chunks of which others are the cast.
 #[derive(Default)]
-pub(crate) struct Casts(Mutex<HashMap<ChunkId, BaseRef>>);
+pub(crate) struct Casts {
+    /// Those of this backup, by the id that their cast to BF16 has.
+    masters: Mutex<Newest<BaseRef>>,
+    /// Older ones that were bases of those, and lie on the local disk: by their own id.
+    places: Mutex<Newest<Place>>,
+}
 
 impl Casts {
     /// The chunk of which this one is the cast.
     pub(crate) fn master_of(&self, cast: &ChunkId) -> Option<BaseRef> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(cast).cloned()
+        locked(&self.masters).known.get(cast).cloned()
+    }
+
+    /// Where the base of a master lies is remembered: the old cast has that base too. Where another base lies may be known so.
+    /// Why: whoever may not read the repository has it from there.
+    pub(crate) fn place(&self, base: Option<&mut BaseRef>, is_of_master: bool) {
+        match base {
+            Some(BaseRef { id, place: Some(place) }) if is_of_master => {
+                locked(&self.places).add(*id, place.clone());
+            }
+            Some(BaseRef { id, place: place @ None }) => *place = locked(&self.places).known.get(id).cloned(),
+            _ => {}
+        }
     }
 
     fn add(&self, cast: ChunkId, master: BaseRef) {
-        let mut casts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if casts.len() < CASTS_MAX {
-            casts.insert(cast, master);
+        locked(&self.masters).add(cast, master);
+    }
+}
+
+fn locked<V>(newest: &Mutex<Newest<V>>) -> MutexGuard<'_, Newest<V>> {
+    newest.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The newest of what was remembered of chunks, up to [`CASTS_MAX`].
+struct Newest<V> {
+    known: HashMap<ChunkId, V>,
+    order: VecDeque<ChunkId>,
+}
+
+impl<V> Default for Newest<V> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<V> Newest<V> {
+    fn add(&mut self, id: ChunkId, value: V) {
+        if self.known.insert(id, value).is_some() {
+            return;
+        }
+        self.order.push_back(id);
+        if self.order.len() > CASTS_MAX {
+            self.order.pop_front().and_then(|oldest| self.known.remove(&oldest));
         }
     }
 }

@@ -320,25 +320,25 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
             (Bases::Tensors(_), None) => Task::default(),
             (Bases::Tensors(bases), Some(tensors)) => {
                 let id = run.repository.id_key().chunk_id(plain);
-                let (tensor, hint) = match piece {
-                    Piece::Free(_) => (None, None),
-                    Piece::Whole { tensor, hint, .. } => (tensors.layout.tensors.get(tensor), hint),
+                let (tensor, hint, is_master) = match piece {
+                    Piece::Free(_) => (None, None, false),
+                    Piece::Whole { tensor, hint, is_master, .. } => {
+                        (tensors.layout.tensors.get(tensor), hint, is_master || tensors.plan.has_casts())
+                    }
                 };
                 let is = |kind| hint.is_some_and(|hint| hint.kind == kind && hint.head == 0);
                 let table = Some((Arc::clone(&tensors.table), self.offset));
                 let mut task = Task { id: Some(id), hint, table, is_kept: tensors.is_kept, ..Task::default() };
-                if is(NumberKind::F32) && tensors.plan.has_casts() {
+                if is(NumberKind::F32) && is_master {
                     let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
                     task.master = Some(Place { path: Arc::clone(&tensors.path), offset: self.offset, length });
                 }
                 if !run.session.contains(&id) {
                     task.base = is(NumberKind::Bf16).then(|| run.master_of(&id)).flatten();
                     if task.base.is_none() {
-                        (task.base, task.recent) =
-                            bases.find(run.session, tensor, self.offset, plain.len()).map_or((None, None), |found| {
-                                let (base, recent) = found;
-                                (Some(base), recent)
-                            });
+                        let found = bases.find(run.session, tensor, self.offset, plain.len());
+                        (task.base, task.recent) = found.map_or((None, None), |(base, recent)| (Some(base), recent));
+                        run.casts.place(task.base.as_mut(), task.master.is_some());
                     }
                 }
                 task

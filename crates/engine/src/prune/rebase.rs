@@ -14,7 +14,7 @@
 
 use super::stay::blob_bytes;
 use super::{Planned, Run};
-use crate::codec::{Effort, Encoder};
+use crate::codec::{Effort, Encoder, Hint, NumberKind};
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord};
 use crate::format::segment::Location;
@@ -32,6 +32,9 @@ const DEPENDANTS_MAX: usize = 4;
 /// At least this share of what a star takes must be saved.
 const GAIN: f64 = 0.2;
 
+/// What chunks of half the base's length are likely to hold.
+const BF16: Hint = Hint { width: 2, head: 0, kind: NumberKind::Bf16, row: None };
+
 /// A base that no snapshot reaches, and what is encoded against it.
 #[derive(Debug, Clone)]
 struct Star {
@@ -48,13 +51,22 @@ impl Star {
         self.base_bytes + self.dependants.iter().map(|(_, location)| blob_bytes(location)).sum::<u64>()
     }
 
-    /// True if storing the dependants anew may save enough: then there is one difference less, about the middle one.
+    /// Which dependant is stored alone: the middle one of those with the most plain bytes. Why those: BF16 numbers may be casts of
+    /// FP32 numbers, or differences to these, and not the other way round.
+    fn middle(&self) -> Option<usize> {
+        let longest = self.dependants.iter().map(|(_, location)| location.plain_len).max()?;
+        let long: Vec<usize> =
+            (0..self.dependants.len()).filter(|&at| self.dependants[at].1.plain_len == longest).collect();
+        long.get(long.len() / 2).copied()
+    }
+
+    /// True if storing the dependants anew may save enough: then the middle one takes about what the base takes, and no more
+    /// than its plain bytes, which are half of the base's where it is the base's cast.
     fn may_pay(&self, bytes_min: u64) -> bool {
-        let middle = self.dependants.get(self.dependants.len() / 2);
-        let saved = middle.map_or(0, |(_, location)| blob_bytes(location));
-        self.dependants.len() <= DEPENDANTS_MAX
-            && self.bytes() >= bytes_min
-            && is_gain(self.bytes(), self.bytes() - saved)
+        let Some((_, middle)) = self.middle().map(|at| &self.dependants[at]) else { return false };
+        let alone = self.base_bytes.min(u64::from(middle.plain_len));
+        let after = self.bytes() - self.base_bytes - blob_bytes(middle) + alone;
+        self.dependants.len() <= DEPENDANTS_MAX && self.bytes() >= bytes_min && is_gain(self.bytes(), after)
     }
 }
 
@@ -188,15 +200,18 @@ impl Anew<'_> {
     /// The bodies of a star's dependants, the first of which has no base and is that of the others.
     fn bodies(&mut self, star: &Star) -> Result<Vec<Body>> {
         let mut order: Vec<&(ChunkId, Location)> = star.dependants.iter().collect();
-        let middle = order.len() / 2;
-        order[..=middle].rotate_right(1);
+        if let Some(middle) = star.middle() {
+            order[..=middle].rotate_right(1);
+        }
         let mut base: Option<(ChunkId, Vec<u8>)> = None;
         let mut bodies = Vec::with_capacity(order.len());
         for (id, location) in order {
             let (mut plain, mut bytes) = (Vec::new(), Vec::new());
             self.reader.read(id, &mut plain)?;
             let against = base.as_ref().map(|(id, plain)| (id, plain.as_slice()));
-            self.encoder.encode(&plain, None, against, &mut bytes);
+            // Why a hint: numbers of half the base's length are told as its cast, or near it, by what they are.
+            let hint = against.filter(|(_, base)| base.len() == 2 * plain.len()).map(|_| BF16);
+            self.encoder.encode(&plain, hint.as_ref(), against, &mut bytes);
             bodies.push(Body { id: *id, location: *location, bytes });
             base.get_or_insert((*id, plain));
         }

@@ -21,6 +21,7 @@ mod hand;
 mod healing;
 mod hostile;
 mod leftovers;
+mod masters;
 mod members;
 mod misled;
 mod model;

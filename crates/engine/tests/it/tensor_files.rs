@@ -24,10 +24,10 @@ use crate::place::{Place, assert_whole, noise, options, paths, stored_files};
 use crate::prune::{run as prune_with, thorough};
 
 /// A tensor: name, kind as safetensors writes it, dimensions, bytes.
-type Tensor<'a> = (&'a str, &'a str, Vec<u64>, &'a [u8]);
+pub type Tensor<'a> = (&'a str, &'a str, Vec<u64>, &'a [u8]);
 
 /// A safetensors file.
-fn file(tensors: &[Tensor<'_>], note: &str) -> Vec<u8> {
+pub fn file(tensors: &[Tensor<'_>], note: &str) -> Vec<u8> {
     let mut end = 0;
     let fields = tensors.iter().map(|(name, kind, shape, bytes)| {
         let start = end;
@@ -66,7 +66,7 @@ pub fn scaled(numbers: Vec<u8>) -> Vec<u8> {
     numbers.flat_map(|(at, number)| (f32::from_le_bytes(*number) * row(at)).to_le_bytes()).collect()
 }
 
-fn bf16(fp32: &[u8]) -> Vec<u8> {
+pub fn bf16(fp32: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     assert!(Cast::Bf16.apply(fp32, &mut out));
     out
@@ -80,7 +80,7 @@ pub fn model(weights: &[u8], bias: &[u8], note: &str) -> Vec<u8> {
     file(&[("w", "F32", vec![rows, ROW as u64], weights), ("b", "F32", bias_shape, bias)], note)
 }
 
-fn run(repository: &Repository, source: &Path) -> BackupReport {
+pub fn run(repository: &Repository, source: &Path) -> BackupReport {
     run_with(repository, options(paths(source)))
 }
 
@@ -91,7 +91,7 @@ pub fn run_with(repository: &Repository, options: BackupOptions) -> BackupReport
 }
 
 /// The snapshot holds the source's files, byte for byte, and the repository is whole.
-fn assert_kept(repository: &Repository, report: &BackupReport, source: &Path) {
+pub fn assert_kept(repository: &Repository, report: &BackupReport, source: &Path) {
     let stored = stored_files(repository, report);
     assert!(!stored.is_empty());
     for (path, bytes) in stored {
@@ -101,7 +101,7 @@ fn assert_kept(repository: &Repository, report: &BackupReport, source: &Path) {
 }
 
 /// Writes a file, in folders that are made.
-fn put(path: &Path, bytes: &[u8]) {
+pub fn put(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
