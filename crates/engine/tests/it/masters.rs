@@ -94,12 +94,15 @@ fn flat(masters: &[Vec<u8>], seed: u64, rank: usize, ranks: usize) -> Vec<u8> {
     )
 }
 
+/// The files of an optimizer: names and bytes, of the masters and a seed for the moments.
+type OptimizerFiles = fn(&[Vec<u8>], u64) -> Vec<(String, Vec<u8>)>;
+
 /// A way to lay out a checkpoint: folder by step, name of the model's file, files of the optimizer.
 struct Form {
     name: &'static str,
     folder: fn(u64) -> String,
     model: &'static str,
-    optimizer: fn(&[Vec<u8>], u64) -> Vec<(String, Vec<u8>)>,
+    optimizer: OptimizerFiles,
 }
 
 const FORMS: [Form; 4] = [
@@ -212,13 +215,12 @@ fn a_member_stores_the_next_weights_against_the_old_masters() {
             let unlock = if role == Role::Owner { &owner } else { &member };
             let open = |unlock| Repository::open(store.clone(), unlock, Some(directory.path().join("cache"))).unwrap();
             let source = directory.path().join("source");
-            let takes = [0, 1].map(|step| {
+            [0, 1].map(|step| {
                 form.write(&source, step, true);
                 let report = run(&open(unlock), &source);
                 assert_kept(&open(&owner), &report, &source);
                 report.bytes_stored as f64
-            });
-            takes
+            })
         });
         let [owner, member] = takes;
         assert!(member[0] < 1.01 * owner[0] && member[1] < 1.01 * owner[1], "{}: {takes:?}", form.name);
