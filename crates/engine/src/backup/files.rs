@@ -306,7 +306,7 @@ impl<'a, 'r> Worker<'a, 'r> {
             let mut checker = Checker::by_name(&job.found.key).or_else(|| layout.as_ref().and_then(Checker::new));
             checker.iter_mut().for_each(|checker| checker.update(0, &bytes));
             sum.iter_mut().for_each(|sum| sum.update(0, &bytes));
-            let is_right = sum.and_then(|sum| sum.is_right(length as u64));
+            let is_right = sum.and_then(|sum| sum.verdict(length as u64));
             let wrong = checker.as_ref().map(Checker::wrong).unwrap_or_default();
             let (content, length) = (Content::Inline(bytes), u64::try_from(length).unwrap_or(0));
             return Ok(Stored { wrong, is_right, ..Stored::new(content, length) });

@@ -416,7 +416,7 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
         let sealer = &mut self.worker.sealer;
         let content = self.builder.finish(&mut |list| sealer.seal(BlobKind::Tree, list, None))?;
         let wrong = self.checker.as_ref().map(Checker::wrong).unwrap_or_default();
-        let is_right = self.sum.and_then(|sum| sum.is_right(length));
+        let is_right = self.sum.and_then(|sum| sum.verdict(length));
         let chunks = self.tensors.and_then(|tensors| tensors.chunks);
         Ok(Stored { wrong, is_right, chunks, ..Stored::new(content, length) })
     }

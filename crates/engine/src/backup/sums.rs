@@ -123,7 +123,7 @@ impl Sum {
     }
 
     /// Whether a file of `length` bytes is what it must be; none where its bytes did not come in order.
-    pub(crate) fn is_right(self, length: u64) -> Option<bool> {
+    pub(crate) fn verdict(self, length: u64) -> Option<bool> {
         let is_known = !self.is_lost && self.next == length;
         is_known.then(|| self.context.finish().as_ref() == self.expected)
     }
@@ -134,7 +134,7 @@ impl Sum {
         loop {
             let read = read_at(file, at, &mut buffer)?;
             if read == 0 {
-                return Ok(sum.is_right(at) == Some(true));
+                return Ok(sum.verdict(at) == Some(true));
             }
             sum.update(at, &buffer[..read]);
             at += read as u64;
@@ -173,7 +173,7 @@ mod tests {
         let sum = |pieces: &[(u64, &[u8])], length| {
             let mut sum = Sum::new(expected);
             pieces.iter().for_each(|(offset, bytes)| sum.update(*offset, bytes));
-            sum.is_right(length)
+            sum.verdict(length)
         };
         assert_eq!(sum(&[(0, b"abc")], 3), Some(true));
         assert_eq!(sum(&[(0, b"a"), (1, b"bc")], 3), Some(true));
@@ -185,7 +185,7 @@ mod tests {
         zeros.update(&vec![0; length as usize]);
         let mut sum = Sum::new(zeros.finish().as_ref().try_into().unwrap());
         sum.hole(0, length);
-        assert_eq!(sum.is_right(length), Some(true));
+        assert_eq!(sum.verdict(length), Some(true));
     }
 
     #[test]

@@ -14,6 +14,11 @@ const REPEATED_BYTES_MAX: u64 = 64 * MIB as u64;
 /// Runs that follow each other are given together up to about so many bytes.
 const RUN_BYTES: usize = MIB;
 
+/// Takes a run of the target: where it begins, and its bytes.
+type EachRun<'e, E> = &'e mut dyn FnMut(u64, &[u8]) -> Result<(), E>;
+/// Takes a box: the range of each dimension.
+type EachBox<'e, E> = &'e mut dyn FnMut(&[Range<u64>]) -> Result<(), E>;
+
 /// One dimension of more than one element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Dimension {
@@ -96,12 +101,7 @@ impl Gather {
 
     /// Calls `each` with runs of the target, where they begin and their bytes, for all elements that lie in `numbers`, whole
     /// elements of the source from number `first` on.
-    pub(super) fn runs<E>(
-        &self,
-        first: u64,
-        numbers: &[u8],
-        each: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub(super) fn runs<E>(&self, first: u64, numbers: &[u8], each: EachRun<'_, E>) -> Result<(), E> {
         let window = first..first + (numbers.len() / self.width) as u64;
         let mut whole: Vec<Range<u64>> = self.dimensions.iter().map(|dimension| 0..dimension.length).collect();
         let mut runs = Runs { gather: self, first, numbers, start: 0, run: Vec::new(), each };
@@ -117,7 +117,7 @@ impl Gather {
         depth: usize,
         base: u64,
         part: &mut Vec<Range<u64>>,
-        each: &mut dyn FnMut(&[Range<u64>]) -> Result<(), E>,
+        each: EachBox<'_, E>,
     ) -> Result<(), E> {
         let Some(&(at, behind)) = self.order.get(depth) else {
             return if window.contains(&base) { each(part) } else { Ok(()) };
@@ -149,7 +149,7 @@ struct Runs<'a, E> {
     /// Where `run` begins in the target.
     start: u64,
     run: Vec<u8>,
-    each: &'a mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
+    each: EachRun<'a, E>,
 }
 
 impl<E> Runs<'_, E> {
