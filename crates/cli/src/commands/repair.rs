@@ -1,15 +1,16 @@
 //! `seawall repair`: what is left to do about damage once the sources were backed up again.
 
 use seawall_engine::entry::TreeKey;
+use seawall_engine::error::{Damaged, Error};
 use seawall_engine::format::names::PackName;
 use seawall_engine::format::slot::Role;
 use seawall_engine::reindex::reindex;
 use seawall_engine::repair::{Dropped, Loss, ReplaceReport, drop_lost, losses, replace};
 use seawall_engine::repo::{Repository, Snapshot};
-use seawall_engine::verify::{Read, VerifyOptions, verify};
+use seawall_engine::verify::{Read, VerifyOptions, VerifyReport, verify};
 use serde::Serialize;
 
-use super::verify::options;
+use super::verify::{REINDEX, lost_segments, options};
 use crate::failure::Exit;
 use crate::moments;
 use crate::output::printable;
@@ -39,7 +40,8 @@ Examples:
 ///
 /// Back up the same sources again before you drop anything: that mends what they still have. `--drop` makes for each
 /// snapshot that lost something a new one without the files that are hit, with labels that say so, and forgets the old
-/// one, which `undelete` can bring back. If a snapshot that is hit is held, nothing is dropped. `latest` goes on meaning what
+/// one, which `undelete` can bring back. If a snapshot that is hit is held, nothing is dropped; nor is anything while an
+/// index segment is lost (`--index` mends that), or while something could not be checked. `latest` goes on meaning what
 /// it meant; retention counts the new snapshot from now. It needs an owner's key.
 ///
 /// `--index` is for index segments that are lost or damaged, which stop `prune` and `undelete`: it writes new ones in their
@@ -125,6 +127,9 @@ impl Arguments {
         let read = if self.read_data { Read::All } else { Read::Nothing };
         let verify_options = VerifyOptions { record: !self.dry_run, ..options(run, read) };
         let report = verify(&repository, &verify_options, &display)?;
+        if self.drop {
+            refuse_unsure(&report)?;
+        }
         let mended: Vec<PackName> = report.mended.iter().filter_map(|it| PackName::parse(&it.object)).collect();
         let replaced = self.replace(run, &repository, &mended, &display)?;
         let Listed { hit, lost, tables } = list(run, &repository, &display)?;
@@ -241,6 +246,21 @@ impl Arguments {
         }
         if dropped.is_empty() { run.output.report(ADVICE) } else { Ok(()) }
     }
+}
+
+/// Refuses to give anything up while not everything is known that may hold it.
+fn refuse_unsure(report: &VerifyReport) -> Result<(), Error> {
+    if let Some(segment) = lost_segments(&report.damage).next() {
+        let why = format!("{}; {REINDEX}. Nothing was dropped", segment.what);
+        return Err(Damaged::new(segment.object.as_str(), 0, why).into());
+    }
+    if report.undecided > 0 {
+        let objects = counted(report.undecided, "object", "objects");
+        return Err(Error::Refused(format!(
+            "{objects} could not be checked, and what they hold may not be lost: nothing was dropped. Run it again"
+        )));
+    }
+    Ok(())
 }
 
 /// What is lost: snapshots that are hit, paths that can't be restored whole, files whose tensor table is lost.

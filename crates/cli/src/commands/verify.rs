@@ -1,5 +1,6 @@
 //! `seawall verify`: does everything that the log promises exist, and is it what it claims to be?
 
+use seawall_engine::format::names::SegmentName;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::verify::{Damage, Read, VerifyOptions, VerifyReport, verify};
 use serde::Serialize;
@@ -16,6 +17,10 @@ const PATHS_SHOWN_MAX: usize = 20;
 /// What to do about damage.
 pub const ADVICE: &str = "  back up the same sources again: what they still have of it is stored again, and the snapshots \
                           that share it restore again";
+
+/// What to do about lost index segments.
+pub const REINDEX: &str = "`seawall repair --index` (with an owner's key) lists the packs of lost index segments anew; do \
+                           that before anything else";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,6 +150,11 @@ struct DamageLine<'a> {
     tables_count: u64,
 }
 
+/// The index segments among what is damaged.
+pub fn lost_segments(damage: &[Damage]) -> impl Iterator<Item = &Damage> {
+    damage.iter().filter(|damage| SegmentName::parse(&damage.object).is_some())
+}
+
 /// Lists damage, as lines or as JSON.
 ///
 /// # Errors
@@ -233,6 +243,9 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         found => {
             let objects = counted(found, "damaged object", "damaged objects");
             run.output.report(format!("  {objects} found; everything that is not listed above still restores"))?;
+            if lost_segments(&report.damage).next().is_some() {
+                run.output.report(format!("  {REINDEX}"))?;
+            }
             if report.damage.iter().any(|damage| !damage.snapshots.is_empty()) {
                 run.output.report(ADVICE)?;
             }

@@ -402,13 +402,20 @@ impl Repository {
     /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).
     ///
     /// # Errors
-    /// [`Error::Damaged`] when no published segment lists the chunk.
+    /// [`Error::Damaged`] when no published segment lists the chunk; what the store fails with where it could not give a
+    /// segment that may be the one.
     pub fn locate_or_refresh(&self, id: &ChunkId) -> Result<Location> {
         if let Some(location) = self.locate(id) {
             return Ok(location);
         }
         self.renew()?;
-        self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
+        if let Some(location) = self.locate(id) {
+            return Ok(location);
+        }
+        // Why: nobody is to take a connection that broke for a chunk that is lost, and give it up.
+        let failure = self.open_new_segments();
+        let unlisted = || Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into();
+        self.locate(id).ok_or_else(|| failure.unwrap_or_else(unlisted))
     }
 
     /// Why a chunk can't be read that no snapshot needs any more, as far as the log was read; none where it should be there.

@@ -12,6 +12,7 @@ mod copies;
 mod crash;
 mod damage;
 mod endings;
+mod failing;
 mod fidelity;
 mod floods;
 mod forget;
