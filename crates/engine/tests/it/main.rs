@@ -23,6 +23,7 @@ mod leftovers;
 mod members;
 mod misled;
 mod model;
+mod namesakes;
 mod old_repositories;
 mod parity;
 mod place;

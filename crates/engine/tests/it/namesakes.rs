@@ -1,0 +1,67 @@
+//! Segments of which a member says something false: that they have a published one's name, or more records than they have.
+
+use seawall_engine::crypto::sign::SigningKey;
+use seawall_engine::format::log::{self, Act, LogEntry, SegmentRecord};
+use seawall_engine::format::names::log_object;
+use seawall_engine::ids::{ChunkId, ObjectHash, SessionId, SnapshotId};
+use seawall_engine::monitor::Silent;
+use seawall_engine::reindex::{ReindexReport, reindex};
+use seawall_engine::repo::Repository;
+use seawall_engine::store::Store;
+use seawall_engine::verify::Read;
+
+use crate::damage::check;
+use crate::hand::craft;
+use crate::hostile::{Ground, single};
+use crate::place::noise;
+use crate::prune::{run, thorough};
+use crate::session::record;
+
+/// Puts an act of this member's at the end of the log, as a client that heeds no rule.
+fn force(ground: &Ground, repository: &Repository, act: Act) {
+    repository.refresh().unwrap();
+    let (state, ring) = (repository.state(), repository.keys());
+    let (number, previous) = (state.next, state.head);
+    let entry = LogEntry { number, previous, repository: ring.repository, member: ring.member, time_ms: 0, act };
+    let sealed = log::seal(&entry, &ring.log_key, &SigningKey::from_seed(&ring.signing_seed));
+    ground.store.put(&log_object(number), &sealed).unwrap();
+}
+
+/// A COMMIT that gives these segments other hashes, and adopts the sessions that wrote them.
+fn rename(ground: &Ground, root: ChunkId, segments: &[SegmentRecord]) -> Act {
+    let false_one = |(number, segment): (usize, &SegmentRecord)| {
+        let hash = ObjectHash([0xE0 + u8::try_from(number).unwrap(); 32]);
+        SegmentRecord { hash, ..segment.clone() }
+    };
+    let mut adopted: Vec<SessionId> = segments.iter().map(|segment| segment.name.session).collect();
+    adopted.dedup();
+    assert!(ground.member().keys().data_secret.is_none());
+    Act::Commit {
+        session: SessionId([0xE5; 16]),
+        segments: segments.iter().enumerate().map(false_one).collect(),
+        snapshot: Box::new(record(root)),
+        adopted,
+    }
+}
+
+/// A member gives the names of published segments to false ones. An owner who lists what is lost anew retires names: nothing
+/// of the sound ones goes.
+#[test]
+fn a_false_segment_of_a_published_name_counts_for_nothing() {
+    let ground = Ground::new();
+    let plains = [noise(1, 100_000), noise(2, 100_000)];
+    let good: Vec<SnapshotId> =
+        plains.iter().map(|plain| craft(&ground.owner(), |hand| single(hand, "/good", plain))).collect();
+    let member = ground.member();
+    let segments = member.segments();
+    force(&ground, &member, rename(&ground, ground.root(good[0]), &segments));
+    let owner = ground.owner();
+    assert_eq!((owner.segments(), owner.snapshots().len()), (segments, 2));
+    assert!(owner.state().voids[0].1.contains("published before"), "{:?}", owner.state().voids);
+    assert_eq!(check(&owner, Read::All).damage, []);
+    assert_eq!(reindex(&owner, false, &Silent).unwrap(), ReindexReport::default());
+    assert_eq!(run(&ground.owner(), &thorough()).unwrap().problems, 0);
+    for (id, plain) in good.iter().zip(&plains) {
+        ground.assert_reads(*id, &[("/good", plain)], "after all of it");
+    }
+}
