@@ -45,7 +45,8 @@ Examples:
 /// it meant; retention counts the new snapshot from now. It needs an owner's key.
 ///
 /// `--index` is for index segments that are lost or damaged, which stop `prune` and `undelete`: it writes new ones in their
-/// place. What they listed is in the local cache, or in the packs. It needs an owner's key and does nothing else.
+/// place. What they listed is in the local cache, or in the packs. If the store fails, nothing has changed. It may be run
+/// again at any time, and lists what was committed and is in no list. It needs an owner's key and does nothing else.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -89,6 +90,8 @@ struct RepairSummary {
 struct ReindexSummary {
     segments_lost: usize,
     segments_cached: u64,
+    /// Sound segments that had the names of lost ones, and whose chunks are listed anew.
+    segments_of_the_same_name: u64,
     packs_read: u64,
     packs_unreadable: u64,
     records: u64,
@@ -168,9 +171,12 @@ impl Arguments {
         let display = run.display();
         let report = reindex(repository, self.dry_run, &display)?;
         drop(display);
-        let lost = counted(report.lost.len() as u64, "index segment is", "index segments are");
-        if report.lost.is_empty() {
-            run.output.report("  no index segment is lost")?;
+        let lost = match report.lost.len() as u64 {
+            0 => "no index segment is".to_owned(),
+            lost => counted(lost, "index segment is", "index segments are"),
+        };
+        if report.lost.is_empty() && report.packs == 0 {
+            run.output.report(format!("  {lost} lost"))?;
         } else {
             let done = if self.dry_run { "would be" } else { "are" };
             let packs = counted(report.packs, "pack", "packs");
@@ -180,14 +186,22 @@ impl Arguments {
                 counted(report.cached, "segment", "segments")
             ))?;
         }
+        if report.namesakes > 0 {
+            let segments = counted(report.namesakes, "sound segment", "sound segments");
+            run.output.report(format!("  the chunks of {segments} of the same names are listed anew too"))?;
+        }
         if report.unreadable > 0 {
             let packs = counted(report.unreadable, "pack", "packs");
-            run.output.report(format!("  {packs} could not be read and stay unlisted; run `verify`"))?;
+            run.output.report(format!(
+                "  {packs} could not be read whole, and what lies there stays unlisted; run `verify`. Once they are back, \
+                 run this again"
+            ))?;
         }
         let exit = if report.unreadable > 0 { Exit::Problems } else { Exit::Done };
         let summary = ReindexSummary {
             segments_lost: report.lost.len(),
             segments_cached: report.cached,
+            segments_of_the_same_name: report.namesakes,
             packs_read: report.packs,
             packs_unreadable: report.unreadable,
             records: report.records,

@@ -1,8 +1,10 @@
 //! Segments of which a member says something false: that they have a published one's name, or more records than they have.
 
 use seawall_engine::crypto::sign::SigningKey;
+use seawall_engine::crypto::{envelope, object_hash};
+use seawall_engine::error::Error;
 use seawall_engine::format::log::{self, Act, LogEntry, SegmentRecord};
-use seawall_engine::format::names::log_object;
+use seawall_engine::format::names::{SegmentName, log_object};
 use seawall_engine::ids::{ChunkId, ObjectHash, SessionId, SnapshotId};
 use seawall_engine::monitor::Silent;
 use seawall_engine::reindex::{ReindexReport, reindex};
@@ -64,4 +66,45 @@ fn a_false_segment_of_a_published_name_counts_for_nothing() {
     for (id, plain) in good.iter().zip(&plains) {
         ground.assert_reads(*id, &[("/good", plain)], "after all of it");
     }
+}
+
+/// What the log can't keep out: a false segment under a name that a running prune is about to publish. `verify` calls the
+/// false one lost and reads through the other; listing anew takes over what the sound one lists, and leaves its object.
+#[test]
+fn a_sound_segment_goes_nowhere_with_a_false_one_of_its_name() {
+    let ground = Ground::new();
+    let plain = noise(1, 100_000);
+    let good = craft(&ground.owner(), |hand| single(hand, "/good", &plain));
+    let owner = ground.owner();
+    let (old, key) = (owner.segments().remove(0), owner.keys().index_key.clone());
+    // What a prune writes when it merges segments.
+    let name = SegmentName { session: SessionId([0xC0; 16]), counter: 0 };
+    let sealed = ground.store.get(&old.name.object(), None).unwrap();
+    let sealed = envelope::seal(&key, &name.object(), &envelope::open(&key, &old.name.object(), &sealed).unwrap());
+    ground.store.put(&name.object(), &sealed).unwrap();
+    let merged = SegmentRecord { name, hash: object_hash(&sealed), bytes: sealed.len() as u64, ..old.clone() };
+    force(&ground, &ground.member(), rename(&ground, ground.root(good), std::slice::from_ref(&merged)));
+    let remap = Act::Remap {
+        session: Some(name.session),
+        segments: vec![merged.clone()],
+        retired: vec![old.name],
+        gone: Vec::new(),
+    };
+    owner.append(&mut |_| Ok(remap.clone())).unwrap();
+    assert_eq!(owner.segments().iter().map(|it| it.name).collect::<Vec<_>>(), [name, name], "the scene");
+
+    let found = check(&ground.owner(), Read::All);
+    assert_eq!(found.damage, [], "nothing is lost by it");
+    assert_eq!(found.harmless.iter().map(|it| it.object.clone()).collect::<Vec<_>>(), [name.object()]);
+    assert!(matches!(run(&ground.owner(), &thorough()), Err(Error::Damaged(_))));
+    for dry_run in [true, false] {
+        let report = reindex(&ground.owner(), dry_run, &Silent).unwrap();
+        assert_eq!((report.lost, report.namesakes, report.packs), (vec![name], 1, 0));
+        assert_eq!((report.records, report.number.is_some()), (merged.records, !dry_run));
+        assert!(ground.store.head(&name.object()).is_ok(), "something sound lies there");
+    }
+    assert_eq!(check(&ground.owner(), Read::All).damage, []);
+    ground.assert_reads(good, &[("/good", &plain)], "listed anew");
+    run(&ground.owner(), &thorough()).unwrap();
+    ground.assert_reads(good, &[("/good", &plain)], "after a prune");
 }
