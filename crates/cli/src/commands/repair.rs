@@ -7,10 +7,10 @@ use seawall_engine::format::slot::Role;
 use seawall_engine::reindex::reindex;
 use seawall_engine::repair::{Dropped, Loss, ReplaceReport, drop_lost, losses, replace};
 use seawall_engine::repo::{Repository, Snapshot};
-use seawall_engine::verify::{Read, VerifyOptions, VerifyReport, verify};
+use seawall_engine::verify::{Damage, Read, VerifyOptions, VerifyReport, verify};
 use serde::Serialize;
 
-use super::verify::{REINDEX, lost_segments, options};
+use super::verify::{REINDEX, lost_segments, options, show_damage};
 use crate::failure::Exit;
 use crate::moments;
 use crate::output::printable;
@@ -35,8 +35,9 @@ Examples:
 ///
 /// Checks the structure (with `--read-data` everything) and records damage, as `verify` does. Then it stores anew what
 /// lies in damaged packs that only their parity keeps readable; the next prune removes those. Then it lists, snapshot by
-/// snapshot, every path that can't be restored whole. While there is one the exit code is 13. A file of which only the
-/// tensor statistics are lost restores whole; with nothing else lost the exit code is 3.
+/// snapshot, every path that can't be restored whole. While there is one, or other damage is left, the exit code is 13;
+/// while something could not be checked, it is 3. A file of which only the tensor statistics are lost restores whole; with
+/// nothing else lost the exit code is 3.
 ///
 /// Back up the same sources again before you drop anything: that mends what they still have. `--drop` makes for each
 /// snapshot that lost something a new one without the files that are hit, with labels that say so, and forgets the old
@@ -82,6 +83,10 @@ struct RepairSummary {
     paths_lost: u64,
     /// Files that are whole and whose tensor table is lost.
     tables_lost: u64,
+    /// Damaged objects that are left.
+    damage: usize,
+    /// Objects that could not be checked.
+    undecided: u64,
     dropped: Vec<DroppedLine>,
 }
 
@@ -142,9 +147,17 @@ impl Arguments {
             Vec::new()
         };
         drop(display);
+        let left = damage_left(&report, !dropped.is_empty());
         self.show(run, &replaced, Listed { hit, lost, tables }, &dropped)?;
+        if lost == 0 || !dropped.is_empty() {
+            show_damage(run, &left)?;
+        }
+        let is_content = lost == 0 && tables == 0;
+        tell_what_is_left(run, is_content, &left, &report)?;
         let exit = match () {
             () if lost > 0 && dropped.is_empty() => Exit::Damage,
+            () if !left.is_empty() => Exit::Damage,
+            () if report.undecided > 0 => Exit::Problems,
             () if tables > 0 && dropped.is_empty() => Exit::Problems,
             () if replaced.packs < mended.len() as u64 => Exit::Problems,
             () => Exit::Done,
@@ -162,6 +175,8 @@ impl Arguments {
             snapshots_hit: hit,
             paths_lost: lost,
             tables_lost: tables,
+            damage: left.len(),
+            undecided: report.undecided,
             dropped: dropped.collect(),
         };
         Outcome::with(exit, summary)
@@ -250,7 +265,7 @@ impl Arguments {
             let (paths, snapshots) = (counted(lost, "path", "paths"), counted(hit, "snapshot", "snapshots"));
             run.output.report(format!("{paths} in {snapshots} can't be restored whole"))?;
         } else if tables == 0 {
-            return run.output.report("Nothing is lost: every snapshot restores, as far as it was checked");
+            return Ok(());
         }
         for Dropped { old, new, lost } in dropped {
             let without = counted(*lost, "path", "paths");
@@ -262,9 +277,42 @@ impl Arguments {
     }
 }
 
+/// The damage that is there at the end, lost tensor tables apart, which are told by themselves: what was found in snapshots
+/// is gone with these where they were dropped.
+fn damage_left(report: &VerifyReport, has_dropped: bool) -> Vec<Damage> {
+    let is_left = |damage: &&Damage| {
+        let object = damage.object.as_str();
+        let of_snapshots = PackName::parse(object).is_some() || object.starts_with("session/") || !object.contains('/');
+        let only_tables = damage.tables_count > 0 && damage.paths_count == 0;
+        !only_tables && !(has_dropped && of_snapshots && !damage.snapshots.is_empty())
+    };
+    report.damage.iter().filter(is_left).cloned().collect()
+}
+
+/// Says that nothing is lost, if so, and what else is to be said of what the check found.
+fn tell_what_is_left(run: &Run, is_content: bool, left: &[Damage], report: &VerifyReport) -> std::io::Result<()> {
+    let undecided = report.undecided;
+    if lost_segments(report).next().is_some() {
+        run.output.report(format!("  {REINDEX}"))?;
+    }
+    if undecided > 0 {
+        let objects = counted(undecided, "object", "objects");
+        run.output
+            .report(format!("  {objects} could not be checked, see above: nothing is known of them; run it again"))?;
+    }
+    match (is_content, left.is_empty(), undecided) {
+        (true, true, 0) => run.output.report("Nothing is lost: every snapshot restores, as far as it was checked"),
+        (true, true, _) => run.output.report("Nothing that could be checked is lost"),
+        (true, false, _) => {
+            run.output.report("Every snapshot restores, as far as it was checked; what is listed above is damaged")
+        }
+        (false, ..) => Ok(()),
+    }
+}
+
 /// Refuses to give anything up while not everything is known that may hold it.
 fn refuse_unsure(report: &VerifyReport) -> Result<(), Error> {
-    if let Some(segment) = lost_segments(&report.damage).next() {
+    if let Some(segment) = lost_segments(report).next() {
         let why = format!("{}; {REINDEX}. Nothing was dropped", segment.what);
         return Err(Damaged::new(segment.object.as_str(), 0, why).into());
     }

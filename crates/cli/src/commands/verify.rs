@@ -150,9 +150,10 @@ struct DamageLine<'a> {
     tables_count: u64,
 }
 
-/// The index segments among what is damaged.
-pub fn lost_segments(damage: &[Damage]) -> impl Iterator<Item = &Damage> {
-    damage.iter().filter(|damage| SegmentName::parse(&damage.object).is_some())
+/// The index segments among what is damaged, those by which no snapshot loses anything too.
+pub fn lost_segments(report: &VerifyReport) -> impl Iterator<Item = &Damage> {
+    let damaged = report.damage.iter().chain(&report.harmless);
+    damaged.filter(|damage| SegmentName::parse(&damage.object).is_some())
 }
 
 /// Lists damage, as lines or as JSON.
@@ -236,6 +237,9 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");
         run.output.report(format!("  {packs} read with the help of parity; `seawall repair` stores them anew"))?;
     }
+    if lost_segments(report).next().is_some() {
+        run.output.report(format!("  {REINDEX}"))?;
+    }
     match report.damage.len() as u64 {
         0 if !report.mended.is_empty() => run.output.report("  nothing is lost"),
         0 if report.harmless.is_empty() => run.output.report("  no damage found"),
@@ -243,9 +247,6 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         found => {
             let objects = counted(found, "damaged object", "damaged objects");
             run.output.report(format!("  {objects} found; everything that is not listed above still restores"))?;
-            if lost_segments(&report.damage).next().is_some() {
-                run.output.report(format!("  {REINDEX}"))?;
-            }
             if report.damage.iter().any(|damage| !damage.snapshots.is_empty()) {
                 run.output.report(ADVICE)?;
             }
