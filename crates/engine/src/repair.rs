@@ -93,11 +93,12 @@ pub fn losses(
     for snapshot in repository.snapshots() {
         let all = snapshot.record.entries;
         let mut note = |loss: Loss<'_>| {
-            lost += match loss {
+            let paths = match loss {
                 Loss::File(_) => 1,
                 Loss::Table(_) => 0,
                 Loss::Part(_, entries) => entries,
             };
+            lost = paths.saturating_add(lost);
             each(&snapshot, loss);
         };
         find_lost(&mut search, &mut judge, &snapshot, all, monitor, &mut note)?;

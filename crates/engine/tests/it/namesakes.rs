@@ -108,3 +108,33 @@ fn a_sound_segment_goes_nowhere_with_a_false_one_of_its_name() {
     run(&ground.owner(), &thorough()).unwrap();
     ground.assert_reads(good, &[("/good", &plain)], "after a prune");
 }
+
+/// A member claims that its segment has more records than there are numbers. It counts as damaged until it is written anew.
+#[test]
+fn a_segment_that_claims_more_records_than_it_has_is_not_taken() {
+    let ground = Ground::new();
+    let plain = noise(1, 100_000);
+    let good = craft(&ground.owner(), |hand| single(hand, "/good", &plain));
+    let member = ground.member();
+    let old = member.segments().remove(0);
+    let key = &member.keys().index_key;
+    let name = SegmentName { session: SessionId([0xC1; 16]), counter: 0 };
+    let sealed = ground.store.get(&old.name.object(), None).unwrap();
+    let sealed = envelope::seal(key, &name.object(), &envelope::open(key, &old.name.object(), &sealed).unwrap());
+    ground.store.put(&name.object(), &sealed).unwrap();
+    let segment = SegmentRecord { name, hash: object_hash(&sealed), records: u64::MAX, bytes: sealed.len() as u64 };
+    let snapshot = Box::new(record(ground.root(good)));
+    let commit = Act::Commit { session: name.session, segments: vec![segment], snapshot, adopted: Vec::new() };
+    force(&ground, &member, commit);
+    let directory = tempfile::tempdir().unwrap();
+    for cache in [None, Some(directory.path().to_owned())] {
+        let owner = Repository::open(ground.store.clone(), &ground.owner, cache).unwrap();
+        let Err(Error::Damaged(damaged)) = run(&owner, &thorough()) else { panic!("prune took it") };
+        assert!(damaged.object == name.object() && damaged.why.contains("as many records"), "{damaged}");
+        assert!(damaged.why.contains("repair --index"), "{damaged}");
+    }
+    assert_eq!(reindex(&ground.owner(), false, &Silent).unwrap().lost, [name]);
+    assert_eq!(check(&ground.owner(), Read::All).damage, []);
+    assert_eq!(run(&ground.owner(), &thorough()).unwrap().problems, 0);
+    ground.assert_reads(good, &[("/good", &plain)], "after a prune");
+}
