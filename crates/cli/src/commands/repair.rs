@@ -284,7 +284,8 @@ fn damage_left(report: &VerifyReport, has_dropped: bool) -> Vec<Damage> {
         let object = damage.object.as_str();
         let of_snapshots = PackName::parse(object).is_some() || object.starts_with("session/") || !object.contains('/');
         let only_tables = damage.tables_count > 0 && damage.paths_count == 0;
-        !only_tables && !(has_dropped && of_snapshots && !damage.snapshots.is_empty())
+        let is_dropped = has_dropped && of_snapshots && !damage.snapshots.is_empty();
+        !only_tables && !is_dropped
     };
     report.damage.iter().filter(is_left).cloned().collect()
 }
