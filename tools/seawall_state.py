@@ -38,6 +38,7 @@ class State:
         self.published: dict[bytes, str] = {}  # under which name
         self.members: dict[bytes, tuple[bytes, int]] = {}  # public key and role of those who may sign
         self.revoked: dict[bytes, bytes] = {}  # public key of those who may not any more
+        self.finished: set[bytes] = set()  # sessions that were published
         self.fenced: set[bytes] = set()
         self.condemned: dict[str, int] = {}  # packs that nothing may need any more, with the number of the entry
         self.deleted: set[str] = set()  # those of them whose objects are being removed
@@ -111,6 +112,11 @@ class State:
                 return "the session was fenced"
             if any(segment[0] not in own for segment in fields[1]):
                 return "it publishes another session's segments"
+            if own & self.finished:
+                return "its session, or one that it adopts, was published before"
+            pairs = {(segment_name(it), it[2]) for it in fields[1]}
+            if not len(pairs) == len({name for name, _ in pairs}) == len({digest for _, digest in pairs}):
+                return "it gives two segments one name, or a segment two"
             if any(self.published.get(it[2], segment_name(it)) != segment_name(it) for it in fields[1]):
                 return "it publishes a segment that is published under another name"
             return "a snapshot of that id is there already" if fields[2][0] in known else None
@@ -143,6 +149,7 @@ class State:
             self.data_keys[fields[3]] = fields[2], []
         elif act == 1:
             self.publish(fields[1])
+            self.finished.update([fields[0], *fields[3]])
             self.snapshots.append(fields[2])
             self.order[fields[2].get(0)] = number
         elif act == 2:
@@ -153,12 +160,14 @@ class State:
             self.hold(*(fields[key] for key in (0, 1, 2)))
         elif act == 5:
             self.publish(fields[2])
+            self.finished.update({fields.get(1)} - {None})
             for pack in fields[0]:
                 self.condemned.setdefault(pack_name(pack), number)
         elif act == 6:
             self.fenced.update(fields[0])
         elif act == 7:
             self.publish(fields[1])
+            self.finished.update({fields.get(0)} - {None})
             retired = set(map(segment_name, fields[2]))
             for digest in [digest for digest, name in self.segments.items() if name in retired]:
                 del self.segments[digest], self.published[digest]

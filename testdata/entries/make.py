@@ -5,7 +5,7 @@
 A line is a name, the verdict (`counts`, `void`, or `stops`: it needs a newer reader), the head of the log after it, and the
 plain bytes, in hexadecimal digits. All stand at number 5 of the same log, whose head before is 32 bytes 0xF6; for the hash of
 an entry's stored bytes stands that of its plain bytes. The members are below; the snapshot 0x50 is there, the sessions 0x2f are
-fenced. The engine (rules/state/chain/tests.rs) and the independent reader (tools/test_entries.py) are both held against it.
+fenced, and 0x2e are published with a segment of hash 0xE0. The engine (rules/state/chain/tests.rs) and the independent reader (tools/test_entries.py) are both held against it.
 
 The named cases have their verdict from this page, by hand. Those named `changed` are valid acts with one byte changed and then
 signed anew, as an owner and as a member: their verdict is the independent reader's, so that both readers are held against
@@ -32,6 +32,7 @@ SEEDS = {OWNER: fill(5, 32), MEMBER: fill(6, 32), REVOKED: fill(7, 32), STRANGER
 SIGNERS = {member: Ed25519PrivateKey.from_private_bytes(seed) for member, seed in SEEDS.items()}
 
 SESSION, FENCED, PACK = fill(0x20, 16), fill(0x2F, 16), [fill(0x20, 16), 7]
+PUBLISHED = fill(0x2E, 16)
 SNAPSHOT = {0: fill(0x51, 16), 1: [1_800_000_000, 1], 2: "h", 3: "u", 4: [b"/s"], 5: ["t"], 6: fill(0xD4, 32), 7: 1, 8: 1, 9: 1,
             10: [["a", "b"]], 11: "p", 12: 0, 13: fill(0x50, 16), 14: 1, 15: 1, 16: 1}  # fmt: skip
 SEGMENT = [SESSION, 3, fill(0xE5, 32), 1, 300]
@@ -153,6 +154,10 @@ def contradictions():
         "fenced": {0: FENCED, 1: []}, "adopts-fenced": {3: [FENCED]}, "another-session": {0: fill(0x22, 16)},
         "known-snapshot": {2: {**SNAPSHOT, 0: fill(0x50, 16)}},
         "published-under-another-name": {1: [[SESSION, 3, fill(0xE0, 32), 1, 300]]},
+        "published-session": {0: PUBLISHED, 1: []}, "adopts-published": {3: [PUBLISHED]},
+        "published-name-of-another-hash": {1: [[PUBLISHED, 0, fill(0xE9, 32), 1, 300]], 3: [PUBLISHED]},
+        "two-hashes-of-a-name": {1: [SEGMENT, [*SEGMENT[:2], fill(0xE9, 32), 1, 300]]},
+        "two-names-of-a-hash": {1: [SEGMENT, [SESSION, 9, *SEGMENT[2:]]]},
     }  # fmt: skip
     for name, fields in changed.items():
         yield name, "void", True, signed(items(MEMBER, act(number, {**commit, **fields})), 0x88, MEMBER)

@@ -225,7 +225,8 @@ impl Run<'_> {
     /// Decides what goes, by what was judged last.
     fn what_goes(&self) -> Plan {
         let settled = stay::Settled { uses: self.uses.clone(), only: self.only.clone(), ..stay::Settled::default() };
-        let records = self.marks.index().segments().iter().map(|segment| segment.record().records).sum();
+        let counts = self.marks.index().segments().iter().map(|segment| segment.count());
+        let records = counts.fold(0, u64::saturating_add);
         plan::plan(&settled, &self.state.standing, self.options, records, self.report.rebased_bytes)
     }
 

@@ -1,12 +1,21 @@
 //! Reindex: writes new segments for those that the store has lost, from the packs themselves.
 //!
 //! Every pack carries in its footer what a segment says of it. Whoever has a lost segment in the local cache takes its
-//! records from there; else the footers of all packs are read that no other segment lists. The new segments take the
-//! place of the lost ones with one REMAP (rule G2 of docs/concurrency.md), so until then nothing changes, and a crash
-//! leaves nothing but what the next prune removes.
+//! records from there; else the footers of all packs are read that no other segment lists. Where a footer is damaged, the
+//! pack's parity or its blobs tell the same. The new segments take the place of the lost ones with one REMAP (rule G2 of
+//! docs/concurrency.md), so until then nothing changes, and a crash leaves nothing but what the next prune removes. A store
+//! that fails ends the run before that; so it can be run again, also where nothing is lost any more.
 //!
 //! Which packs there are, only the listing tells: what it leaves out stays unlisted, and counts as missing. That is why
 //! nobody but an owner who asks for it runs this.
+//!
+//! A REMAP retires names. A member may have published something false under the name of a sound segment, before the one
+//! that wrote it: so what the sound one lists is taken over too, and its object stays.
+//!
+//! Invariant: what becomes listed here nobody is about to remove. A prune removes what no segment lists once its session
+//! is fenced (rule G3). So where all lists are known, packs of fenced sessions are listed only while snapshots need chunks
+//! that are in no list, as no prune removes any such pack then; and packs of sessions that were not fenced, only if nobody
+//! has fenced these before the REMAP.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,10 +27,11 @@ use crate::format::names::{PACKS, PackName, SegmentName};
 use crate::format::pack::{BlobKind, BlobRecord};
 use crate::format::segment::{SegmentBuilder, SegmentView};
 use crate::format::slot::Role;
-use crate::ids::{ChunkId, ObjectHash, SessionId};
+use crate::ids::{ChunkId, SessionId};
 use crate::monitor::{Monitor, Phase, Problem};
-use crate::repo::adopt::read_pack;
 use crate::repo::index::{Index, Segment};
+use crate::repo::marks::Marks;
+use crate::repo::pack_list::{PackList, read_list, recover_list};
 use crate::repo::{Repository, Session};
 use crate::rules::State;
 use crate::store::StoreError;
@@ -33,74 +43,97 @@ const SEGMENT_RECORDS_MAX: usize = 512 * 1024;
 /// What [`reindex`] found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReindexReport {
-    /// Segments that the store has lost.
+    /// Segments that the store has lost, or that never were what the log says.
     pub lost: Vec<SegmentName>,
     /// Those of them whose records were in the local cache.
     pub cached: u64,
-    /// Packs whose footers were read instead.
+    /// Sound segments that had the names of lost ones; what they list is taken over.
+    pub namesakes: u64,
+    /// Packs that no segment listed, and whose own lists were read.
     pub packs: u64,
-    /// Packs that no segment lists and whose footers can't be read.
+    /// Packs of which no segment lists all, as their own lists can't be read either.
     pub unreadable: u64,
     /// Records in the new segments.
     pub records: u64,
-    /// Number of the log entry; none where nothing was lost, or with `dry_run`.
+    /// Number of the log entry; none where there was nothing to list, or with `dry_run`.
     pub number: Option<u64>,
+}
+
+/// What the REMAP rests on.
+#[derive(Default)]
+struct Plan {
+    /// Published segments that go: the lost ones, and sound ones of the same names.
+    retired: Vec<SegmentRecord>,
+    /// The objects that are not what the log says of any of them.
+    removed: Vec<SegmentName>,
+    /// Sessions of packs that become listed, of those that were not fenced.
+    unfenced: BTreeSet<SessionId>,
 }
 
 /// See the module's page. With `dry_run` it only tells what is lost, and what there is to replace it.
 ///
 /// # Errors
-/// [`Error::NotAllowed`] without an owner's key; [`Error::Refused`] where somebody replaced a lost segment meanwhile;
-/// [`Error::Interrupted`]; errors of the store.
+/// [`Error::NotAllowed`] without an owner's key; [`Error::Refused`] where somebody replaced a lost segment meanwhile, or
+/// fenced a session; [`Error::Interrupted`]; errors of the store. Then nothing has changed.
 pub fn reindex(repository: &Repository, dry_run: bool, monitor: &dyn Monitor) -> Result<ReindexReport> {
     if repository.role() != Role::Owner {
         return Err(Error::NotAllowed("write the index anew"));
     }
     monitor.phase(Phase::VerifyingStructure);
     let (state, mut index) = repository.current()?;
-    let lost = find_lost(repository, &state, monitor)?;
-    let mut report =
-        ReindexReport { lost: lost.iter().map(|record| record.name).collect(), ..ReindexReport::default() };
-    if lost.is_empty() {
-        return Ok(report);
-    }
+    let lost = find_lost(repository, &state, &mut index, monitor)?;
+    let names: HashSet<SegmentName> = lost.iter().map(|record| record.name).collect();
+    let is_lost = |record: &SegmentRecord| lost.iter().any(|lost| lost.hash == record.hash);
+    let retired: Vec<SegmentRecord> =
+        state.segments.iter().filter(|record| names.contains(&record.name)).cloned().collect();
+    let mut report = ReindexReport { lost: names.iter().copied().collect(), ..ReindexReport::default() };
+    report.lost.sort_unstable();
     let session = Session::collect(repository, 24 * MIB);
     let mut writer = Writer { session: (!dry_run).then_some(&session), builders: Vec::new(), ranks: HashMap::new() };
-    let hashes: HashSet<ObjectHash> = lost.iter().map(|record| record.hash).collect();
-    let cached: Vec<Arc<Segment>> =
-        index.segments().iter().filter(|segment| hashes.contains(&segment.record().hash)).cloned().collect();
-    for segment in cached {
-        if writer.copy(&segment)? {
-            report.cached += 1;
-        } else {
+    let known: Vec<Arc<Segment>> =
+        index.segments().iter().filter(|it| retired.contains(it.record())).cloned().collect();
+    for segment in &known {
+        if !writer.copy(segment)? {
             // Why: what it lists is not taken over, so its packs have to be read.
             index.drop_segment(&segment.record().hash);
+        } else if is_lost(segment.record()) {
+            report.cached += 1;
+        } else {
+            report.namesakes += 1;
         }
     }
-    if report.cached < lost.len() as u64 {
-        read_footers(repository, (&state, &index), &mut writer, &mut report, monitor)?;
-    }
+    let is_complete = report.cached + report.namesakes == retired.len() as u64;
+    let unfenced = list_packs(repository, (&state, &index), is_complete, &mut writer, &mut report, monitor)?;
     report.records = writer.finish()?;
-    if dry_run {
+    if dry_run || (retired.is_empty() && report.packs == 0) {
         return Ok(report);
     }
-    report.number = Some(publish(repository, &session, &lost)?);
-    for record in &lost {
-        // A damaged one may still lie there; nothing names it any more.
-        repository.store().delete(&record.name.object())?;
-    }
+    let has_sound = |name: &SegmentName| retired.iter().any(|record| record.name == *name && !is_lost(record));
+    let removed = report.lost.iter().filter(|name| !has_sound(name)).copied().collect();
+    report.number = Some(publish(repository, &session, &Plan { retired, removed, unfenced })?);
     Ok(report)
 }
 
-/// The published segments that the store has not, or not as the log names them.
-fn find_lost(repository: &Repository, state: &State, monitor: &dyn Monitor) -> Result<Vec<SegmentRecord>> {
+/// The published segments that the store has not, or not as the log names them. All others are in the index then.
+fn find_lost(
+    repository: &Repository,
+    state: &State,
+    index: &mut Index,
+    monitor: &dyn Monitor,
+) -> Result<Vec<SegmentRecord>> {
     let mut lost = Vec::new();
     for record in &state.segments {
         if monitor.stopped() {
             return Err(Error::Interrupted);
         }
         match repository.store().get(&record.name.object(), None) {
-            Ok(sealed) if object_hash(&sealed) == record.hash && opens(repository, record, &sealed) => {}
+            Ok(sealed) if object_hash(&sealed) == record.hash && opens(repository, record, &sealed) => {
+                // Why: the store may not have given it when the index was read.
+                if !index.segments().iter().any(|open| open.record().hash == record.hash) {
+                    let (store, key) = (repository.store(), &repository.keys().index_key);
+                    index.push(Arc::new(Segment::fetch(store, key, repository.cache(), record)?));
+                }
+            }
             Ok(_) | Err(StoreError::Missing(_)) => lost.push(record.clone()),
             Err(error) => return Err(error.into()),
         }
@@ -110,7 +143,8 @@ fn find_lost(repository: &Repository, state: &State, monitor: &dyn Monitor) -> R
 
 fn opens(repository: &Repository, record: &SegmentRecord, sealed: &[u8]) -> bool {
     let plain = crate::crypto::envelope::open(&repository.keys().index_key, &record.name.object(), sealed);
-    plain.is_ok_and(|plain| SegmentView::parse(&plain).is_ok_and(|view| view.check().is_ok()))
+    let is_sound = |view: SegmentView<'_>| view.check().is_ok() && view.len() as u64 == record.records;
+    plain.is_ok_and(|plain| SegmentView::parse(&plain).is_ok_and(is_sound))
 }
 
 /// Writes segments. A segment has one record a chunk: of a chunk with several copies the second goes into a further one,
@@ -159,16 +193,63 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Lists every pack of the store that no segment lists and whose session was published.
-fn read_footers(
+/// Lists every pack of the store that no segment lists and whose session was published. `is_complete`: what every segment
+/// lists that is published is known. Gives the sessions of those packs that are not fenced.
+fn list_packs(
     repository: &Repository,
     (state, index): (&State, &Index),
+    is_complete: bool,
     writer: &mut Writer<'_, '_>,
     report: &mut ReindexReport,
     monitor: &dyn Monitor,
-) -> Result<()> {
-    let listed: HashSet<PackName> =
-        index.segments().iter().filter_map(|open| open.view()).flat_map(|view| view.packs()).collect();
+) -> Result<BTreeSet<SessionId>> {
+    let mut unlisted = find_unlisted(repository, state, index)?;
+    let is_fenced = |name: &PackName| state.fenced.contains(&name.session);
+    let in_doubt = is_complete && unlisted.iter().any(|(name, _)| is_fenced(name));
+    if in_doubt && !lacks_chunks(repository, state, index, monitor)? {
+        // Why: nobody needs them, and a prune may be about to remove them.
+        unlisted.retain(|(name, _)| !is_fenced(name));
+    }
+    let mut unfenced = BTreeSet::new();
+    for (name, length) in unlisted {
+        if monitor.stopped() {
+            return Err(Error::Interrupted);
+        }
+        let list = match read_list(repository, &name, length) {
+            Err(Error::Damaged(_)) => recover_list(repository, &name),
+            list => list.map(Some),
+        };
+        let list = match list {
+            // A prune has removed it, or the listing is an old one.
+            Err(Error::Store(StoreError::Missing(_))) => continue,
+            list => list?,
+        };
+        let list = list.unwrap_or(PackList { kind: BlobKind::Data, records: Vec::new(), is_all: false });
+        if !list.is_all {
+            report.unreadable += 1;
+            let what = match list.records.len() {
+                0 => "its footer can't be read; what it holds stays unlisted".to_owned(),
+                found => format!("its footer can't be read; {found} of its chunks were found, others stay unlisted"),
+            };
+            monitor.problem(Problem { subject: name.object(), what, code: "damaged" });
+        }
+        let is_new = |record: &BlobRecord| index.copies(&record.id).next().is_none();
+        // Why: nobody needs a second list of what is listed, and a pack of a fenced session may be about to be removed.
+        if list.records.is_empty() || in_doubt && is_fenced(&name) && !list.records.iter().any(is_new) {
+            continue;
+        }
+        report.packs += 1;
+        if !is_fenced(&name) {
+            unfenced.insert(name.session);
+        }
+        list.records.iter().try_for_each(|record| writer.push(name, list.kind, record))?;
+    }
+    Ok(unfenced)
+}
+
+/// The packs that no segment lists and that are of published sessions, in order of names, with their lengths.
+fn find_unlisted(repository: &Repository, state: &State, index: &Index) -> Result<Vec<(PackName, u64)>> {
+    let listed: HashSet<PackName> = index.segments().iter().flat_map(|segment| segment.packs()).collect();
     let mut unlisted: HashMap<PackName, u64> = HashMap::new();
     repository.store().list(PACKS, &mut |info| {
         // Why only sessions that were published: the others are of backups that still run, or never ended.
@@ -181,40 +262,56 @@ fn read_footers(
     })?;
     let mut unlisted: Vec<(PackName, u64)> = unlisted.into_iter().collect();
     unlisted.sort_unstable();
-    for (name, length) in unlisted {
-        if monitor.stopped() {
-            return Err(Error::Interrupted);
-        }
-        let Some((kind, records)) = read_pack(repository, name, length) else {
-            report.unreadable += 1;
-            let what = "its footer can't be read; what it holds stays unlisted".to_owned();
-            monitor.problem(Problem { subject: name.object(), what, code: "damaged" });
-            continue;
-        };
-        report.packs += 1;
-        records.iter().try_for_each(|record| writer.push(name, kind, record))?;
-    }
-    Ok(())
+    Ok(unlisted)
 }
 
-/// Puts the new segments in the place of the lost ones.
-fn publish(repository: &Repository, session: &Session<'_>, lost: &[SegmentRecord]) -> Result<u64> {
-    // Why: nobody is to publish what is going to be removed once more (rule G4).
-    let owners: BTreeSet<SessionId> = lost.iter().map(|record| record.name.session).collect();
-    let open = |state: &State| owners.iter().filter(|id| !state.fenced.contains(id)).copied().collect::<Vec<_>>();
-    if !open(&repository.state()).is_empty() {
-        repository.append(&mut |state| Ok(Act::Fence { sessions: open(state) }))?;
+/// True if a snapshot needs a chunk that no segment lists.
+fn lacks_chunks(repository: &Repository, state: &State, index: &Index, monitor: &dyn Monitor) -> Result<bool> {
+    let mut marks = Marks::new(repository, index.clone());
+    match marks.walk_all(state, monitor, &mut |_, _| Ok(())) {
+        Ok(()) => Ok(marks.unlisted > 0),
+        // What can't be walked keeps a prune from removing anything too.
+        Err(error) if error.is_damage() => Ok(true),
+        Err(error) => Err(error),
     }
+}
+
+/// Puts the new segments in the place of the retired ones.
+fn publish(repository: &Repository, session: &Session<'_>, plan: &Plan) -> Result<u64> {
     let segments: Vec<SegmentRecord> = session.segments().iter().map(|segment| segment.record().clone()).collect();
-    repository.append(&mut |state| {
-        if let Some(gone) = lost.iter().find(|record| !state.is_published(&record.hash)) {
-            return Err(Error::Refused(format!("{} was replaced by somebody else meanwhile", gone.name.object())));
+    let names: BTreeSet<SegmentName> = plan.retired.iter().map(|record| record.name).collect();
+    let replaced =
+        |name: &SegmentName| Error::Refused(format!("{} was replaced by somebody else meanwhile", name.object()));
+    let number = repository.append(&mut |state| {
+        if let Some(gone) = plan.retired.iter().find(|record| !state.is_published(&record.hash)) {
+            return Err(replaced(&gone.name));
+        }
+        // Why: it would go with them, and what it lists was not taken over.
+        let is_new = |record: &&SegmentRecord| names.contains(&record.name) && !plan.retired.contains(record);
+        if let Some(new) = state.segments.iter().find(is_new) {
+            return Err(replaced(&new.name));
+        }
+        if let Some(fenced) = plan.unfenced.iter().find(|id| state.fenced.contains(id)) {
+            return Err(Error::Refused(format!("a prune fenced the session {fenced} meanwhile; run again")));
         }
         Ok(Act::Remap {
             session: (!segments.is_empty()).then(|| session.id()),
             segments: segments.clone(),
-            retired: lost.iter().map(|record| record.name).collect(),
+            retired: names.iter().copied().collect(),
             gone: Vec::new(),
         })
-    })
+    })?;
+    session.published();
+    // Why: nobody is to publish what is going to be removed once more (rule G4). Why only now: until the packs are listed,
+    // a prune removes what no segment lists of a fenced session.
+    let owners: BTreeSet<SessionId> = names.iter().map(|name| name.session).collect();
+    let open = |state: &State| owners.iter().filter(|id| !state.fenced.contains(id)).copied().collect::<Vec<_>>();
+    if !open(&repository.state()).is_empty() {
+        repository.append(&mut |state| Ok(Act::Fence { sessions: open(state) }))?;
+    }
+    for name in &plan.removed {
+        // A damaged one may still lie there; nothing names it any more.
+        repository.store().delete(&name.object())?;
+    }
+    Ok(number)
 }

@@ -4,7 +4,8 @@
 //! have lost for good; [`drop_lost`] puts a snapshot without that in the place of each, and forgets the old one.
 //!
 //! Everything rests on what a `verify` has recorded: a chunk counts as lost where no sound copy is listed and none can be
-//! read. Nothing is removed here; a forgotten snapshot comes back with `undelete`, and packs go with `prune`. Each step is
+//! read. What no segment lists is not known to be lost while a published segment can't be opened, so nothing is listed or
+//! dropped then ([`Repository::look`]). Nothing is removed here; a forgotten snapshot comes back with `undelete`, and packs go with `prune`. Each step is
 //! an entry of its own; a run that ends between two of them leaves a repaired snapshot beside the damaged one, which the
 //! next run then repairs once more.
 
@@ -76,14 +77,15 @@ pub struct Dropped {
 /// paths that can't be restored whole; tensor tables are not among them.
 ///
 /// # Errors
-/// [`Error::NotAllowed`] with a key that can't read data, [`Error::Interrupted`], a store that fails.
+/// [`Error::NotAllowed`] with a key that can't read data, [`Error::Damaged`] where a published segment can't be opened,
+/// [`Error::Interrupted`], a store that fails.
 pub fn losses(
     repository: &Repository,
     monitor: &dyn Monitor,
     each: &mut dyn FnMut(&Snapshot, Loss<'_>),
 ) -> Result<u64> {
     repository.refuse_unable_to_read()?;
-    repository.refresh()?;
+    repository.look()?;
     monitor.phase(Phase::Marking);
     let mut judge = Judge::new(repository);
     let mut search = Search::new(repository, true);
@@ -91,11 +93,12 @@ pub fn losses(
     for snapshot in repository.snapshots() {
         let all = snapshot.record.entries;
         let mut note = |loss: Loss<'_>| {
-            lost += match loss {
+            let paths = match loss {
                 Loss::File(_) => 1,
                 Loss::Table(_) => 0,
                 Loss::Part(_, entries) => entries,
             };
+            lost = paths.saturating_add(lost);
             each(&snapshot, loss);
         };
         find_lost(&mut search, &mut judge, &snapshot, all, monitor, &mut note)?;
@@ -169,7 +172,8 @@ fn find_lost(
 /// recorded as what made them.
 ///
 /// # Errors
-/// [`Error::NotAllowed`] without an owner's key; [`Error::Refused`] where one is held: then nothing is done;
+/// [`Error::NotAllowed`] without an owner's key; [`Error::Refused`] where one is held, [`Error::Damaged`] where a
+/// published segment can't be opened: then nothing is done;
 /// [`Error::Interrupted`]; when storing or appending fails. What was finished before stays.
 pub fn drop_lost(repository: &Repository, program: &str, monitor: &dyn Monitor) -> Result<Vec<Dropped>> {
     if repository.role() != Role::Owner {
@@ -186,6 +190,8 @@ pub fn drop_lost(repository: &Repository, program: &str, monitor: &dyn Monitor) 
     let mut dropped = Vec::new();
     for snapshot in hit {
         let (new, lost) = put_in_place(repository, &snapshot, program, monitor)?;
+        // Why again: what only a segment lists that is gone by now was taken for lost.
+        repository.look()?;
         forget(repository, &snapshot.record.id, new)?;
         dropped.push(Dropped { old: snapshot.record.id, new, lost });
     }
@@ -236,6 +242,7 @@ fn put_in_place(
         let outcome = (|| {
             for _ in 0..TRIES {
                 let left = without_lost(repository, &session, snapshot, monitor)?;
+                repository.look()?;
                 if left.root.entries == 0 {
                     return Ok((None, left.lost));
                 }

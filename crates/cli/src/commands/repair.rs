@@ -1,15 +1,16 @@
 //! `seawall repair`: what is left to do about damage once the sources were backed up again.
 
 use seawall_engine::entry::TreeKey;
+use seawall_engine::error::{Damaged, Error};
 use seawall_engine::format::names::PackName;
 use seawall_engine::format::slot::Role;
 use seawall_engine::reindex::reindex;
 use seawall_engine::repair::{Dropped, Loss, ReplaceReport, drop_lost, losses, replace};
 use seawall_engine::repo::{Repository, Snapshot};
-use seawall_engine::verify::{Read, VerifyOptions, verify};
+use seawall_engine::verify::{Damage, Read, VerifyOptions, VerifyReport, verify};
 use serde::Serialize;
 
-use super::verify::options;
+use super::verify::{REINDEX, lost_segments, options, show_damage};
 use crate::failure::Exit;
 use crate::moments;
 use crate::output::printable;
@@ -34,16 +35,19 @@ Examples:
 ///
 /// Checks the structure (with `--read-data` everything) and records damage, as `verify` does. Then it stores anew what
 /// lies in damaged packs that only their parity keeps readable; the next prune removes those. Then it lists, snapshot by
-/// snapshot, every path that can't be restored whole. While there is one the exit code is 13. A file of which only the
-/// tensor statistics are lost restores whole; with nothing else lost the exit code is 3.
+/// snapshot, every path that can't be restored whole. While there is one, or other damage is left, the exit code is 13;
+/// while something could not be checked, it is 3. A file of which only the tensor statistics are lost restores whole; with
+/// nothing else lost the exit code is 3.
 ///
 /// Back up the same sources again before you drop anything: that mends what they still have. `--drop` makes for each
 /// snapshot that lost something a new one without the files that are hit, with labels that say so, and forgets the old
-/// one, which `undelete` can bring back. If a snapshot that is hit is held, nothing is dropped. `latest` goes on meaning what
+/// one, which `undelete` can bring back. If a snapshot that is hit is held, nothing is dropped; nor is anything while an
+/// index segment is lost (`--index` mends that), or while something could not be checked. `latest` goes on meaning what
 /// it meant; retention counts the new snapshot from now. It needs an owner's key.
 ///
 /// `--index` is for index segments that are lost or damaged, which stop `prune` and `undelete`: it writes new ones in their
-/// place. What they listed is in the local cache, or in the packs. It needs an owner's key and does nothing else.
+/// place. What they listed is in the local cache, or in the packs. If the store fails, nothing has changed. It may be run
+/// again at any time, and lists what was committed and is in no list. It needs an owner's key and does nothing else.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {
@@ -79,6 +83,10 @@ struct RepairSummary {
     paths_lost: u64,
     /// Files that are whole and whose tensor table is lost.
     tables_lost: u64,
+    /// Damaged objects that are left.
+    damage: usize,
+    /// Objects that could not be checked.
+    undecided: u64,
     dropped: Vec<DroppedLine>,
 }
 
@@ -87,6 +95,8 @@ struct RepairSummary {
 struct ReindexSummary {
     segments_lost: usize,
     segments_cached: u64,
+    /// Sound segments that had the names of lost ones, and whose chunks are listed anew.
+    segments_of_the_same_name: u64,
     packs_read: u64,
     packs_unreadable: u64,
     records: u64,
@@ -125,6 +135,9 @@ impl Arguments {
         let read = if self.read_data { Read::All } else { Read::Nothing };
         let verify_options = VerifyOptions { record: !self.dry_run, ..options(run, read) };
         let report = verify(&repository, &verify_options, &display)?;
+        if self.drop {
+            refuse_unsure(&report)?;
+        }
         let mended: Vec<PackName> = report.mended.iter().filter_map(|it| PackName::parse(&it.object)).collect();
         let replaced = self.replace(run, &repository, &mended, &display)?;
         let Listed { hit, lost, tables } = list(run, &repository, &display)?;
@@ -134,9 +147,17 @@ impl Arguments {
             Vec::new()
         };
         drop(display);
+        let left = damage_left(&report, !dropped.is_empty());
         self.show(run, &replaced, Listed { hit, lost, tables }, &dropped)?;
+        if lost == 0 || !dropped.is_empty() {
+            show_damage(run, &left)?;
+        }
+        let is_content = lost == 0 && tables == 0;
+        tell_what_is_left(run, is_content, &left, &report)?;
         let exit = match () {
             () if lost > 0 && dropped.is_empty() => Exit::Damage,
+            () if !left.is_empty() => Exit::Damage,
+            () if report.undecided > 0 => Exit::Problems,
             () if tables > 0 && dropped.is_empty() => Exit::Problems,
             () if replaced.packs < mended.len() as u64 => Exit::Problems,
             () => Exit::Done,
@@ -154,6 +175,8 @@ impl Arguments {
             snapshots_hit: hit,
             paths_lost: lost,
             tables_lost: tables,
+            damage: left.len(),
+            undecided: report.undecided,
             dropped: dropped.collect(),
         };
         Outcome::with(exit, summary)
@@ -163,9 +186,12 @@ impl Arguments {
         let display = run.display();
         let report = reindex(repository, self.dry_run, &display)?;
         drop(display);
-        let lost = counted(report.lost.len() as u64, "index segment is", "index segments are");
-        if report.lost.is_empty() {
-            run.output.report("  no index segment is lost")?;
+        let lost = match report.lost.len() as u64 {
+            0 => "no index segment is".to_owned(),
+            lost => counted(lost, "index segment is", "index segments are"),
+        };
+        if report.lost.is_empty() && report.packs == 0 {
+            run.output.report(format!("  {lost} lost"))?;
         } else {
             let done = if self.dry_run { "would be" } else { "are" };
             let packs = counted(report.packs, "pack", "packs");
@@ -175,14 +201,22 @@ impl Arguments {
                 counted(report.cached, "segment", "segments")
             ))?;
         }
+        if report.namesakes > 0 {
+            let segments = counted(report.namesakes, "sound segment", "sound segments");
+            run.output.report(format!("  the chunks of {segments} of the same names are listed anew too"))?;
+        }
         if report.unreadable > 0 {
             let packs = counted(report.unreadable, "pack", "packs");
-            run.output.report(format!("  {packs} could not be read and stay unlisted; run `verify`"))?;
+            run.output.report(format!(
+                "  {packs} could not be read whole, and what lies there stays unlisted; run `verify`. Once they are back, \
+                 run this again"
+            ))?;
         }
         let exit = if report.unreadable > 0 { Exit::Problems } else { Exit::Done };
         let summary = ReindexSummary {
             segments_lost: report.lost.len(),
             segments_cached: report.cached,
+            segments_of_the_same_name: report.namesakes,
             packs_read: report.packs,
             packs_unreadable: report.unreadable,
             records: report.records,
@@ -231,7 +265,7 @@ impl Arguments {
             let (paths, snapshots) = (counted(lost, "path", "paths"), counted(hit, "snapshot", "snapshots"));
             run.output.report(format!("{paths} in {snapshots} can't be restored whole"))?;
         } else if tables == 0 {
-            return run.output.report("Nothing is lost: every snapshot restores, as far as it was checked");
+            return Ok(());
         }
         for Dropped { old, new, lost } in dropped {
             let without = counted(*lost, "path", "paths");
@@ -241,6 +275,55 @@ impl Arguments {
         }
         if dropped.is_empty() { run.output.report(ADVICE) } else { Ok(()) }
     }
+}
+
+/// The damage that is there at the end, lost tensor tables apart, which are told by themselves: what was found in snapshots
+/// is gone with these where they were dropped.
+fn damage_left(report: &VerifyReport, has_dropped: bool) -> Vec<Damage> {
+    let is_left = |damage: &&Damage| {
+        let object = damage.object.as_str();
+        let of_snapshots = PackName::parse(object).is_some() || object.starts_with("session/") || !object.contains('/');
+        let only_tables = damage.tables_count > 0 && damage.paths_count == 0;
+        let is_dropped = has_dropped && of_snapshots && !damage.snapshots.is_empty();
+        !only_tables && !is_dropped
+    };
+    report.damage.iter().filter(is_left).cloned().collect()
+}
+
+/// Says that nothing is lost, if so, and what else is to be said of what the check found.
+fn tell_what_is_left(run: &Run, is_content: bool, left: &[Damage], report: &VerifyReport) -> std::io::Result<()> {
+    let undecided = report.undecided;
+    if lost_segments(report).next().is_some() {
+        run.output.report(format!("  {REINDEX}"))?;
+    }
+    if undecided > 0 {
+        let objects = counted(undecided, "object", "objects");
+        run.output
+            .report(format!("  {objects} could not be checked, see above: nothing is known of them; run it again"))?;
+    }
+    match (is_content, left.is_empty(), undecided) {
+        (true, true, 0) => run.output.report("Nothing is lost: every snapshot restores, as far as it was checked"),
+        (true, true, _) => run.output.report("Nothing that could be checked is lost"),
+        (true, false, _) => {
+            run.output.report("Every snapshot restores, as far as it was checked; what is listed above is damaged")
+        }
+        (false, ..) => Ok(()),
+    }
+}
+
+/// Refuses to give anything up while not everything is known that may hold it.
+fn refuse_unsure(report: &VerifyReport) -> Result<(), Error> {
+    if let Some(segment) = lost_segments(report).next() {
+        let why = format!("{}; {REINDEX}. Nothing was dropped", segment.what);
+        return Err(Damaged::new(segment.object.as_str(), 0, why).into());
+    }
+    if report.undecided > 0 {
+        let objects = counted(report.undecided, "object", "objects");
+        return Err(Error::Refused(format!(
+            "{objects} could not be checked, and what they hold may not be lost: nothing was dropped. Run it again"
+        )));
+    }
+    Ok(())
 }
 
 /// What is lost: snapshots that are hit, paths that can't be restored whole, files whose tensor table is lost.

@@ -1,5 +1,6 @@
 //! `seawall verify`: does everything that the log promises exist, and is it what it claims to be?
 
+use seawall_engine::format::names::SegmentName;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::verify::{Damage, Read, VerifyOptions, VerifyReport, verify};
 use serde::Serialize;
@@ -16,6 +17,10 @@ const PATHS_SHOWN_MAX: usize = 20;
 /// What to do about damage.
 pub const ADVICE: &str = "  back up the same sources again: what they still have of it is stored again, and the snapshots \
                           that share it restore again";
+
+/// What to do about lost index segments.
+pub const REINDEX: &str = "`seawall repair --index` (with an owner's key) lists the packs of lost index segments anew; do \
+                           that before anything else";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,6 +150,12 @@ struct DamageLine<'a> {
     tables_count: u64,
 }
 
+/// The index segments among what is damaged, those by which no snapshot loses anything too.
+pub fn lost_segments(report: &VerifyReport) -> impl Iterator<Item = &Damage> {
+    let damaged = report.damage.iter().chain(&report.harmless);
+    damaged.filter(|damage| SegmentName::parse(&damage.object).is_some())
+}
+
 /// Lists damage, as lines or as JSON.
 ///
 /// # Errors
@@ -225,6 +236,9 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
     if !report.mended.is_empty() {
         let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");
         run.output.report(format!("  {packs} read with the help of parity; `seawall repair` stores them anew"))?;
+    }
+    if lost_segments(report).next().is_some() {
+        run.output.report(format!("  {REINDEX}"))?;
     }
     match report.damage.len() as u64 {
         0 if !report.mended.is_empty() => run.output.report("  nothing is lost"),

@@ -231,3 +231,76 @@ fn what_a_repair_left_out_is_told_and_never_deleted() {
     let paths = if lost == 1 { "1 path".to_owned() } else { format!("{lost} paths") };
     assert!(told.stderr.contains(&format!("has lost {paths}")), "{}", told.stderr);
 }
+
+/// What could not be read is not called whole, and nothing is given up meanwhile.
+#[test]
+fn what_could_not_be_checked_is_told_and_nothing_is_dropped() {
+    let world = World::with_repository();
+    world.write("data/big", &noise(3 << 20));
+    world.open_ok(["backup", "data"]);
+    let entries = |world: &World| world.open(["log", "show", "--json"]).expect(0).json().len();
+    let before = entries(&world);
+    // Neither there nor missing: what a store says that can't be asked.
+    let pack = packs(&world).remove(0);
+    let aside = world.path("aside");
+    fs::rename(&pack, &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, &pack).unwrap();
+    let repair = world.open(["repair"]).expect(3);
+    assert!(
+        repair.stdout.contains("could not be checked") && !repair.stdout.contains("Nothing is lost"),
+        "{}",
+        repair.stdout
+    );
+    assert_eq!(number(&world.open(["repair", "--json"]).expect(3).summary(), "undecided"), 1);
+    let refused = world.open(["repair", "--drop", "--yes"]).expect(11);
+    assert!(refused.stderr.contains("nothing was dropped"), "{}", refused.stderr);
+    assert_eq!(entries(&world), before);
+    fs::rename(&aside, &pack).unwrap();
+    let whole = world.open(["repair"]).expect(0);
+    assert!(whole.stdout.contains("Nothing is lost"), "{}", whole.stdout);
+}
+
+/// Damage by which no snapshot loses anything is told, as `verify` does.
+#[test]
+fn damage_that_is_left_has_its_exit_code() {
+    let world = World::with_repository();
+    world.open_ok(["backup", "data"]);
+    let slot = format!("repo/key/{}", "0a".repeat(16));
+    fs::write(world.path(&slot), b"no slot").unwrap();
+    world.open(["verify"]).expect(13);
+    for arguments in [&["repair"][..], &["repair", "--drop", "--yes"]] {
+        let repair = world.open(arguments.iter().copied()).expect(13);
+        assert!(
+            repair.stdout.contains("DAMAGED key/") && !repair.stdout.contains("Nothing is lost"),
+            "{}",
+            repair.stdout
+        );
+    }
+    assert_eq!(number(&world.open(["repair", "--json"]).expect(13).summary(), "damage"), 1);
+    fs::remove_file(world.path(&slot)).unwrap();
+    world.open_ok(["repair"]);
+}
+
+/// While an index segment is lost, nobody knows what is: whether this client still has it in its cache or not.
+#[test]
+fn nothing_is_dropped_while_an_index_segment_is_lost() {
+    let world = World::with_repository();
+    world.open_ok(["backup", "data"]);
+    let entries = |world: &World| world.open(["log", "show", "--json"]).expect(0).json().len();
+    let before = entries(&world);
+    let sessions = fs::read_dir(world.path("repo/index")).unwrap().map(|item| item.unwrap().path());
+    sessions.for_each(|session| fs::remove_dir_all(session).unwrap());
+    let verify = world.open(["verify", "--no-cache"]).expect(13);
+    assert!(verify.stdout.contains("repair --index"), "{}", verify.stdout);
+    for more in [&["--no-cache"][..], &[]] {
+        for verb in [&["repair"][..], &["repair", "--drop", "--yes"]] {
+            let repair = world.open(verb.iter().chain(more).copied()).expect(13);
+            let said = format!("{}{}", repair.stdout, repair.stderr);
+            assert!(said.contains("repair --index") && !said.contains("is forgotten"), "{said}");
+        }
+    }
+    assert_eq!(entries(&world), before);
+    assert_eq!(number(&world.open(["snapshots", "--json"]).expect(0).summary(), "snapshots"), 1);
+    world.open_ok(["repair", "--index", "--no-cache"]);
+    world.open_ok(["repair", "--no-cache"]);
+}

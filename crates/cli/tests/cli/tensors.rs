@@ -87,8 +87,8 @@ fn parts_and_views_have_the_names_that_their_program_gave_them() {
 
     for (from, expected) in [("step", "step.expected"), ("model.pt", "model.pt.expected")] {
         let place = format!("latest:{}", world.path(format!("data/{from}")).display());
-        world.open_ok(["restore", &place, "--tensor", "*", "--target", &format!("out/{from}.safetensors")]);
-        let made = std::fs::read(world.path(format!("out/{from}.safetensors"))).unwrap();
+        world.open_ok(["restore", &place, "--tensor", "*", "--target", &format!("{from}.safetensors")]);
+        let made = std::fs::read(world.path(format!("{from}.safetensors"))).unwrap();
         assert!(made == fixture(expected), "{from}");
     }
     let model = format!("latest:{}", world.path("data/model.pt").display());

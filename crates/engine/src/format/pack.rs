@@ -393,6 +393,31 @@ pub fn check_pack(name: &PackName, bytes: &[u8]) -> Result<Trailer, Damaged> {
     Ok(trailer)
 }
 
+/// What stands in clear before a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobFrame {
+    /// The chunk.
+    pub id: ChunkId,
+    /// What the chunk is.
+    pub kind: BlobKind,
+    /// Where the blob ends in the pack.
+    pub end: usize,
+}
+
+/// The blob with this number at `place` of a pack's bytes; `None` where none can lie there.
+#[must_use]
+pub fn blob_at(pack: &[u8], place: usize, number: u32) -> Option<BlobFrame> {
+    let header = pack.get(place..)?.first_chunk::<BLOB_HEADER_BYTES>()?;
+    let (sealed_len, kind) = (u32_at(header, 4), BlobKind::from_code(header[12])?);
+    let end = place.checked_add(BLOB_HEADER_BYTES)?.checked_add(sealed_len as usize)?;
+    let is_one = header.starts_with(BLOB_MAGIC)
+        && u32_at(header, 8) == number
+        && zeros(&header[13..16])
+        && plausible(u32::try_from(place).ok()?, sealed_len, 0)
+        && end <= pack.len();
+    is_one.then(|| BlobFrame { id: ChunkId(bytes_at(header, 16)), kind, end })
+}
+
 /// Decrypts one blob (its header and sealed bytes, exactly) in place and gives the place of the body in `blob`.
 /// `offset` is the blob's place in the pack, for the error.
 ///

@@ -82,9 +82,9 @@ pub(super) fn compact(run: &mut Run<'_>, session: &Session<'_>, removed: &BTreeS
 fn choose(run: &Run<'_>, own: SessionId, removed: &BTreeSet<PackName>) -> Vec<Arc<Segment>> {
     let segments = run.marks.index().segments().iter().filter(|segment| segment.record().name.session != own);
     let segments: Vec<&Arc<Segment>> = segments.collect();
-    let crowded = crowded(segments.iter().map(|segment| segment.record().records));
+    let crowded = crowded(segments.iter().map(|segment| segment.count()));
     let is_chosen = |segment: &&&Arc<Segment>| {
-        class(segment.record().records).is_some_and(|class| crowded.is_some_and(|crowded| class <= crowded))
+        class(segment.count()).is_some_and(|class| crowded.is_some_and(|crowded| class <= crowded))
             || lists_gone(segment, removed)
     };
     segments.iter().filter(is_chosen).map(|segment| Arc::clone(segment)).collect()
@@ -122,7 +122,7 @@ fn lists_gone(segment: &Segment, removed: &BTreeSet<PackName>) -> bool {
     if !segment.packs().iter().any(|pack| removed.contains(pack)) {
         return false;
     }
-    let records = usize::try_from(segment.record().records).unwrap_or(usize::MAX);
+    let records = usize::try_from(segment.count()).unwrap_or(usize::MAX);
     let gone = || segment.records().filter(|(_, _, place)| removed.contains(&place.pack)).count();
     records < SMALL_RECORDS || gone() * GONE_SHARE >= records
 }

@@ -206,14 +206,15 @@ pub(super) fn without_lost<'r>(
         let id = repository.id_key().chunk_id(node.plain);
         nodes.store(BlobKind::Tree, &id, node.plain).map(|()| id)
     });
-    let (mut files, mut lost, mut failure) = (0, 0, None);
+    let (mut files, mut lost, mut failure) = (0, 0u64, None);
     let mut take = |step: Step<'_>| -> Result<()> {
         match step {
             Step::Node(_) if monitor.stopped() => return Err(Error::Interrupted),
             Step::Node(_) => {}
             Step::Lost(node, error) => {
                 of_damage(error)?;
-                lost += node.totals.map_or(snapshot.record.entries, |(entries, _)| entries);
+                // Why saturating: a node says what is below it, and a member may have written it.
+                lost = lost.saturating_add(node.totals.map_or(snapshot.record.entries, |(entries, _)| entries));
             }
             Step::Entry(key, entry) => {
                 if content.keep_entry(entry)? {

@@ -11,14 +11,11 @@ use crate::crypto::object_hash;
 use crate::error::Result;
 use crate::format::log::SegmentRecord;
 use crate::format::names::{PackName, SegmentName};
-use crate::format::pack::{BlobKind, BlobRecord, decode_footer, decode_trailer};
+use crate::format::pack::{BlobKind, BlobRecord};
 use crate::ids::{ChunkId, SessionId};
 use crate::repo::index::{Index, Segment};
+use crate::repo::pack_list::read_list;
 use crate::repo::repository::Repository;
-use crate::store::Store;
-
-const TRAILER_BYTES: u64 = 64;
-const HEADER_KIND_OFFSET: u64 = 8;
 
 /// What there is to adopt.
 #[derive(Default)]
@@ -100,7 +97,7 @@ fn adopt_session(repository: &Repository, session: SessionId, adopted: &mut Adop
     for (name, length) in packs {
         if !listed.contains(&name) {
             // Why: a pack that can't be read is left for the collector; its chunks are stored again.
-            adopted.packs.extend(read_pack(repository, name, length).map(|(kind, records)| (name, kind, records)));
+            adopted.packs.extend(read_list(repository, &name, length).map(|list| (name, list.kind, list.records)));
         }
     }
     Ok(())
@@ -114,25 +111,4 @@ fn open_segment(repository: &Repository, name: SegmentName) -> Option<Segment> {
     let bytes = u64::try_from(sealed.len()).ok()?;
     let record = SegmentRecord { name, hash: object_hash(&sealed), records, bytes };
     Segment::keep(repository.cache(), record, plain).ok()
-}
-
-/// The kind and the blobs of a stored pack, from its header and footer.
-pub(crate) fn read_pack(repository: &Repository, name: PackName, length: u64) -> Option<(BlobKind, Vec<BlobRecord>)> {
-    let store: &dyn Store = repository.store();
-    let object = name.object();
-    let tail = store.get(&object, Some(length.checked_sub(TRAILER_BYTES)?..length)).ok()?;
-    let trailer = decode_trailer(&name, length, &tail).ok()?;
-    let start = u64::from(trailer.footer_offset);
-    let footer = store.get(&object, Some(start..start + u64::from(trailer.footer_len))).ok()?;
-    let records = decode_footer(&repository.keys().index_key, &name, &footer).ok()?;
-    if !trailer.fits(&records) {
-        return None;
-    }
-    let kind = store.get(&object, Some(HEADER_KIND_OFFSET..HEADER_KIND_OFFSET + 1)).ok()?;
-    let kind = match kind.first()? {
-        0 => BlobKind::Data,
-        1 => BlobKind::Tree,
-        _ => return None,
-    };
-    Some((kind, records))
 }

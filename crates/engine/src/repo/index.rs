@@ -109,6 +109,10 @@ impl Segment {
 
     fn from_plain(record: SegmentRecord, plain: Vec<u8>) -> Result<Self> {
         let sections = Sections::parse(&plain)?;
+        // Why: the number is what its writer claims, and who keeps the index in order goes by it.
+        if u64::try_from(sections.view(&plain).len()) != Ok(record.records) {
+            return Err(Damaged::new(record.name.object(), 0, "it has not as many records as the log says").into());
+        }
         Ok(Self::new(record, Kept::owned(plain), sections))
     }
 
@@ -120,6 +124,11 @@ impl Segment {
     pub(crate) fn view(&self) -> Option<SegmentView<'_>> {
         self.is_touched.store(true, Ordering::Relaxed);
         Some(self.sections.view(&self.kept))
+    }
+
+    /// How many records it has in fact.
+    pub(crate) fn count(&self) -> u64 {
+        self.sections.view(&self.kept).len() as u64
     }
 
     /// The packs that it names; lets go of the map's memory.

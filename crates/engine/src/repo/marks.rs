@@ -209,6 +209,7 @@ impl<'r> Marks<'r> {
             }
             other => other,
         };
+        self.repository.begin_reading(&[snapshot.record.root]);
         let mut nodes = NodeReader::new(self.repository);
         let mut blobs = self.repository.blob_reader();
         let mut waiting = vec![NodeRef::root(&snapshot.record.root)];

@@ -21,6 +21,7 @@ pub(crate) mod merge;
 pub(crate) mod nodes;
 pub(crate) mod object;
 mod pack_buffers;
+pub(crate) mod pack_list;
 pub mod parent;
 pub mod place;
 mod published;

@@ -140,6 +140,11 @@ impl<'r> NodeReader<'r> {
         Self { blobs: repository.blob_reader(), plain: Vec::new() }
     }
 
+    /// The tree of the snapshot with this root is read from now on.
+    pub(crate) fn begin(&self, root: &ChunkId) {
+        self.blobs.repository().begin_reading(&[*root]);
+    }
+
     /// Reads a node and holds it against what is known of it.
     ///
     /// # Errors
@@ -192,6 +197,7 @@ impl<'r> Search<'r> {
     /// Searches one tree. False where `visit` ended the search.
     pub(crate) fn run(&mut self, root: &ChunkId, visit: &mut dyn FnMut(Step<'_>) -> Answer) -> bool {
         self.ended = false;
+        self.reader.begin(root);
         self.enter(&NodeRef::root(root), visit);
         !self.ended
     }

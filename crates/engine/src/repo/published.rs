@@ -178,12 +178,13 @@ impl Repository {
         self.open_directories();
     }
 
-    /// Brings the index up to the log: opens the published segments that are not open yet, drops the retired ones.
-    pub(super) fn open_new_segments(&self) {
+    /// Brings the index up to the log: opens the published segments that are not open yet, drops the retired ones. Gives
+    /// why one could not be opened that may well be whole: the store failed.
+    pub(super) fn open_new_segments(&self) -> Option<Error> {
         let state = self.state();
         let mut known: HashSet<ObjectHash> = self.index().segments().iter().map(|open| open.record().hash).collect();
         known.extend(self.closed().iter());
-        let mut opened = Vec::new();
+        let (mut opened, mut failure) = (Vec::new(), None);
         for record in state.segments.iter().filter(|record| !known.contains(&record.hash)) {
             match Segment::open(&*self.store, &self.ring.index_key, self.cache(), record) {
                 Ok(segment) => opened.push(segment),
@@ -192,7 +193,7 @@ impl Repository {
                 Err(Error::Damaged(_) | Error::Store(StoreError::Missing(_))) => {
                     self.closed().insert(record.hash);
                 }
-                Err(_) => {}
+                Err(error) => drop(failure.get_or_insert(error)),
             }
         }
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
@@ -205,6 +206,7 @@ impl Repository {
         if index.since() <= state.next {
             index.follow(&state);
         }
+        failure
     }
 
     fn closed(&self) -> MutexGuard<'_, HashSet<ObjectHash>> {

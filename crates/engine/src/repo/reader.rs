@@ -64,6 +64,11 @@ impl<'r> BlobReader<'r> {
         }
     }
 
+    /// Where it reads.
+    pub(crate) fn repository(&self) -> &'r Repository {
+        self.repository
+    }
+
     /// What it got from the store so far.
     #[must_use]
     pub fn fetched(&self) -> Fetched {

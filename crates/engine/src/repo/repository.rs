@@ -54,6 +54,8 @@ pub struct Repository {
     data_keys: DataKeys,
     parity: Option<Parity>,
     mends: Mends,
+    /// Roots of the snapshots that are being read, as far as the log knew them when that began.
+    read_roots: Mutex<Vec<ChunkId>>,
 }
 
 impl Repository {
@@ -199,6 +201,7 @@ impl Repository {
             data_keys: DataKeys::default(),
             parity: None,
             mends: Mends::default(),
+            read_roots: Mutex::new(Vec::new()),
         };
         repository.open_index();
         Ok(repository)
@@ -402,18 +405,49 @@ impl Repository {
     /// As [`Self::locate`]; reads the log's new entries before it gives up (rule R1).
     ///
     /// # Errors
-    /// [`Error::Damaged`] when no published segment lists the chunk.
+    /// [`Error::Damaged`] when no published segment lists the chunk; what the store fails with where it could not give a
+    /// segment that may be the one.
     pub fn locate_or_refresh(&self, id: &ChunkId) -> Result<Location> {
         if let Some(location) = self.locate(id) {
             return Ok(location);
         }
         self.renew()?;
-        self.locate(id).ok_or_else(|| Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into())
+        if let Some(location) = self.locate(id) {
+            return Ok(location);
+        }
+        // Why: nobody is to take a connection that broke for a chunk that is lost, and give it up.
+        let failure = self.open_new_segments();
+        let unlisted = || Damaged::new(format!("chunk {id}"), 0, "no index segment lists it").into();
+        self.locate(id).ok_or_else(|| failure.unwrap_or_else(unlisted))
     }
 
-    /// Why a chunk can't be read that no snapshot needs any more, as far as the log was read; none where it should be there.
+    /// The snapshots with these roots are read from now on, and no others: who meets a chunk that is not there is told
+    /// whether it went with one of them.
+    pub(crate) fn begin_reading(&self, roots: &[ChunkId]) {
+        let state = self.state();
+        let known = |root: &ChunkId| {
+            let forgotten = state.forgotten.values().map(|forgotten| &forgotten.snapshot);
+            state.snapshots.iter().chain(forgotten).any(|snapshot| snapshot.record.root == *root)
+        };
+        let mut read = self.read_roots.lock().unwrap_or_else(PoisonError::into_inner);
+        // Why kept: who begins anew with a snapshot that was pruned meanwhile still reads that one.
+        let roots = roots.iter().filter(|root| read.contains(root) || known(root)).copied().collect();
+        *read = roots;
+    }
+
+    /// True if a snapshot that is being read is not live any more.
+    fn reads_forgotten(&self, state: &State) -> bool {
+        let read = self.read_roots.lock().unwrap_or_else(PoisonError::into_inner);
+        read.iter().any(|root| !state.snapshots.iter().any(|snapshot| snapshot.record.root == *root))
+    }
+
+    /// Why a chunk can't be read where the snapshot that is being read was forgotten, as far as the log was read; none where
+    /// it should be there.
     pub(crate) fn pruned(&self, id: &ChunkId) -> Option<Error> {
         let (state, index) = (self.state(), self.index());
+        if !self.reads_forgotten(&state) {
+            return None;
+        }
         let stays = |location: &Location| !state.standing.condemned.contains_key(&location.pack);
         let has_alone =
             |base: &ChunkId| index.copies(base).any(|copy| copy.location.base.is_none() && stays(&copy.location));
@@ -472,6 +506,7 @@ impl Repository {
     /// The tree under a root node.
     #[must_use]
     pub fn tree(&self, root: &ChunkId) -> TreeReader<'_> {
+        self.begin_reading(&[*root]);
         TreeReader::new(*root, |id| self.read_chunk(id))
     }
 

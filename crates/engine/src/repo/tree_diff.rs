@@ -54,6 +54,7 @@ enum Move {
 impl<'r> TreeDiff<'r> {
     /// Compares what lies at and below `within` in the trees `old` and `new`.
     pub(crate) fn new(repository: &'r Repository, old: &ChunkId, new: &ChunkId, within: &TreeKey) -> Self {
+        repository.begin_reading(&[*old, *new]);
         let side = |root| Side(vec![Item::Node(NodeRef::root(root))]);
         Self {
             reader: NodeReader::new(repository),

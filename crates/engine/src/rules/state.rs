@@ -265,6 +265,15 @@ impl State {
                 if !segments.iter().all(|segment| own(&segment.name.session)) {
                     return Err("it publishes another session's segments");
                 }
+                // Why: a name is retired by what it is called, whatever its hash. A member that gave a published segment's
+                // name to a false one would see both go where an owner retires the false one. No writer commits a session
+                // twice, or adopts one that was published ([`crate::rules::obstacle`]).
+                if std::iter::once(session).chain(adopted).any(|id| self.finished_sessions.contains(id)) {
+                    return Err("its session, or one that it adopts, was published before");
+                }
+                if !is_one_to_one(segments) {
+                    return Err("it gives two segments one name, or a segment two");
+                }
                 // Why: who saw another's segment in the store could publish it under a name of its own first, and the right
                 // name would be passed over without a word. So the other is told.
                 if segments.iter().any(|it| self.published.get(&it.hash).is_some_and(|name| *name != it.name)) {
@@ -489,6 +498,15 @@ impl State {
         let mut owners = self.members.iter().filter(|(_, it)| it.revoked.is_none() && it.record.role == Role::Owner);
         owners.all(|(owner, _)| owner == id)
     }
+}
+
+/// True if of no two different segments the names or the hashes are the same.
+fn is_one_to_one(segments: &[SegmentRecord]) -> bool {
+    let (mut names, mut hashes) = (HashMap::new(), HashMap::new());
+    segments.iter().all(|segment| {
+        *names.entry(segment.name).or_insert(segment.hash) == segment.hash
+            && *hashes.entry(segment.hash).or_insert(segment.name) == segment.name
+    })
 }
 
 /// Whether a role may write such an entry.

@@ -65,9 +65,9 @@ pub(super) struct Structure {
     /// The published segments that the store has: what a client without a local cache would know.
     pub(super) index: Index,
     /// Segments that can't be read: chunks that no other segment lists were in these.
-    pub(super) lost_segments: Vec<SegmentName>,
+    pub(super) lost_segments: Vec<SegmentRecord>,
     /// Segments of which nothing can be told: the same chunks may be in these.
-    unread_segments: Vec<SegmentName>,
+    unread_segments: Vec<SegmentRecord>,
     /// Sessions whose key is lost: nothing in their packs can be read.
     pub(super) lost_sessions: HashSet<SessionId>,
 }
@@ -167,12 +167,13 @@ impl Structure {
             check.go_on()?;
             structure.segments += 1;
             if let Err(error) = structure.check_segment(check, record) {
-                structure.leave_out(check, record.name, &error);
+                structure.leave_out(check, record, &error);
             }
         }
         for segment in check.repository.index().segments() {
-            let name = &segment.record().name;
-            if !structure.lost_segments.contains(name) && !structure.unread_segments.contains(name) {
+            // Why by hash: a member may have given another one the same name.
+            let is_left_out = |records: &[SegmentRecord]| records.iter().any(|it| it.hash == segment.record().hash);
+            if !is_left_out(&structure.lost_segments) && !is_left_out(&structure.unread_segments) {
                 structure.index.push(Arc::clone(segment));
             }
         }
@@ -189,13 +190,14 @@ impl Structure {
         Ok(structure)
     }
 
-    fn leave_out(&mut self, check: &Check<'_>, name: SegmentName, error: &Error) {
+    fn leave_out(&mut self, check: &Check<'_>, record: &SegmentRecord, error: &Error) {
+        let object = record.name.object();
         if tells_damage(error) {
-            check.findings.object(&name.object(), describe(error).1);
-            self.lost_segments.push(name);
+            check.findings.object(&object, describe(error).1);
+            self.lost_segments.push(record.clone());
         } else {
-            check.undecided(&name.object(), error);
-            self.unread_segments.push(name);
+            check.undecided(&object, error);
+            self.unread_segments.push(record.clone());
         }
     }
 
@@ -450,7 +452,8 @@ impl Structure {
             check.findings.chunk("index", "chunks that snapshots refer to are in no published segment", id);
         }
         for segment in &self.lost_segments {
-            check.findings.chunk(&segment.object(), "chunks that snapshots refer to are listed nowhere else", id);
+            let object = segment.name.object();
+            check.findings.chunk(&object, "chunks that snapshots refer to are listed nowhere else", id);
         }
     }
 }

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use seawall_engine::backup::{Source, backup};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
+use seawall_engine::entry::Content;
 use seawall_engine::error::Error;
 use seawall_engine::forget::{forget, hold, store_times, weigh};
 use seawall_engine::format::slot::Unlock;
-use seawall_engine::ids::SnapshotId;
+use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::PruneOptions;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
 
-use crate::place::options;
+use crate::hand::{craft, extent_of};
+use crate::hostile::{Ground, single};
+use crate::place::{noise, options};
 use crate::prune::{Change, Scene, run, thorough};
 
 fn snapshot(repository: &Repository, text: &str) -> SnapshotId {
@@ -109,4 +112,30 @@ fn what_stays_is_weighed_as_a_prune_leaves_it() {
         assert_eq!(weigh(&repository, &BTreeSet::new(), &Silent).unwrap(), weight);
     }
     scene.check();
+}
+
+/// A chunk that a live snapshot needs is damage, whatever else was forgotten; of a forgotten one it is told.
+#[test]
+fn what_a_live_snapshot_lacks_was_not_forgotten() {
+    let ground = Ground::new();
+    let plain = noise(1, 100_000);
+    let other = craft(&ground.owner(), |hand| single(hand, "/other", &plain));
+    let missing = ChunkId([7; 32]);
+    craft(&ground.owner(), |hand| hand.leaf(&[("/lost", Content::Extents(vec![extent_of(missing, 10)]), 10)]).id);
+    let roots: Vec<ChunkId> = ground.owner().snapshots().iter().map(|snapshot| snapshot.record.root).collect();
+    let (early, stale, owner) = (ground.owner(), ground.owner(), ground.owner());
+    forget(&owner, &[other], "too old").unwrap();
+    run(&owner, &PruneOptions { despite_missing: true, ..thorough() }).unwrap();
+    let chunk = owner.id_key().chunk_id(&plain);
+    for reader in [&early, &owner] {
+        // Nothing is said before anything is read.
+        assert!(matches!(reader.read_chunk(&chunk), Err(Error::Damaged(_))));
+        assert_eq!(reader.tree(&roots[1]).entries().filter_map(Result::ok).count(), 1);
+        assert!(matches!(reader.read_chunk(&missing), Err(Error::Damaged(_))));
+    }
+    // One that was opened before, and one that only reads the log now.
+    let stale = [stale, ground.owner()];
+    let told = stale.map(|reader| reader.tree(&roots[0]).entries().find_map(Result::err));
+    assert!(matches!(&told[0], Some(Error::NotFound(why)) if why.contains("too old")), "{told:?}");
+    assert!(matches!(told[1], Some(Error::Damaged(_))), "no log knows it any more: {told:?}");
 }

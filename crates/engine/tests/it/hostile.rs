@@ -69,7 +69,7 @@ impl Ground {
     }
 
     /// The root of a live snapshot.
-    fn root(&self, id: SnapshotId) -> ChunkId {
+    pub fn root(&self, id: SnapshotId) -> ChunkId {
         self.owner().state().snapshot(&id).unwrap().record.root
     }
 

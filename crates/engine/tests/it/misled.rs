@@ -9,6 +9,8 @@ use seawall_engine::backup::backup;
 use seawall_engine::error::Error;
 use seawall_engine::forget::forget;
 use seawall_engine::format::names::log_object;
+use seawall_engine::format::pack::decode_trailer;
+use seawall_engine::format::parity::Parity;
 use seawall_engine::monitor::Silent;
 use seawall_engine::prune::PruneOptions;
 use seawall_engine::reindex::reindex;
@@ -17,8 +19,12 @@ use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::store::{ObjectInfo, Store};
 use seawall_engine::undelete::undelete;
 use seawall_engine::units::MIB;
+use seawall_engine::verify::Read;
 
 use crate::beside::{At, Between};
+use crate::damage::check;
+use crate::failing::Failing;
+use crate::parity;
 use crate::place::{files_of, noise};
 use crate::prune::{Scene, patient, run, thorough};
 
@@ -291,6 +297,124 @@ fn list_anew(scene: &Scene, store: &MemoryStore, object: &str, cache: Option<&st
     forget(&scene.open(), &[forgotten], "test").unwrap();
     run(&scene.open(), &thorough()).unwrap();
     assert_eq!(scene.check(), 2);
+}
+
+/// Nothing is retired while a footer can't be read: the next run lists all.
+#[test]
+fn a_store_that_fails_while_packs_are_listed_anew_changes_nothing() {
+    let (store, mut scene) = scene();
+    for segment in scene.open().segments() {
+        let copy = Arc::new(store.copy());
+        copy.delete(&segment.name.object()).unwrap();
+        let all =
+            reindex(&Repository::open(Arc::new(copy.copy()), &scene.unlock, None).unwrap(), true, &Silent).unwrap();
+        let mut met = 0;
+        for fails in 0.. {
+            // Each GET of a pack in turn.
+            let copy = Arc::new(copy.copy());
+            let passing = Failing::after(copy.clone(), "pack/", fails);
+            let owner = Repository::open(passing, &scene.unlock, None).unwrap();
+            let before = copy.names();
+            match reindex(&owner, false, &Silent) {
+                Err(Error::Store(_)) => {
+                    assert_eq!(owner.log_entries(), 5, "GET {fails}");
+                    assert!(before.iter().all(|name| copy.names().contains(name)), "GET {fails}");
+                    met += 1;
+                }
+                outcome => {
+                    assert_eq!(outcome.unwrap().records, all.records);
+                    break;
+                }
+            }
+            scene.store = copy;
+            assert_eq!(reindex(&scene.open(), false, &Silent).unwrap().records, all.records, "GET {fails}");
+            assert_eq!(scene.check(), 2, "GET {fails}");
+        }
+        assert!(met >= 3 * all.packs, "{met} for {} packs", all.packs);
+    }
+}
+
+/// A pack that was not there when its segment's others were listed anew is listed by a later run, once it is back; what no
+/// snapshot needs is not.
+#[test]
+fn listing_anew_can_be_done_again() {
+    let (store, mut scene) = scene();
+    let newest = scene.open().segments().pop().unwrap();
+    let packs: Vec<String> =
+        store.names().into_iter().filter(|name| name.starts_with(&format!("pack/{}/", newest.name.session))).collect();
+    assert!(packs.len() >= 2);
+    for pack in &packs {
+        let copy = Arc::new(store.copy());
+        scene.store = copy.clone();
+        let bytes = copy.get(pack, None).unwrap();
+        copy.delete(&newest.name.object()).unwrap();
+        copy.delete(pack).unwrap();
+        assert!(reindex(&scene.open(), false, &Silent).unwrap().packs > 0);
+        assert!(!check(&scene.open(), Read::Nothing).damage.is_empty(), "{pack} is needed");
+        copy.put(pack, &bytes).unwrap();
+        let again = reindex(&scene.open(), false, &Silent).unwrap();
+        assert_eq!((again.lost.len(), again.packs, again.unreadable), (0, 1, 0), "{pack}");
+        assert!(again.number.is_some());
+        assert_eq!(scene.check(), 2, "{pack}");
+        assert_eq!(reindex(&scene.open(), false, &Silent).unwrap().number, None, "nothing is left to list");
+        run(&scene.open(), &thorough()).unwrap();
+        assert_eq!(scene.check(), 2, "{pack}");
+    }
+    // What a prune has removed and somebody puts back, and what a run that never ended has left.
+    let copy = Arc::new(store.copy());
+    scene.store = copy.clone();
+    let before: Vec<(String, Vec<u8>)> =
+        copy.names().into_iter().map(|name| (name.clone(), copy.get(&name, None).unwrap())).collect();
+    assert!(run(&scene.open(), &thorough()).unwrap().deleted_packs > 0);
+    for (name, bytes) in before.iter().filter(|(name, _)| name.starts_with("pack/") && copy.head(name).is_err()) {
+        copy.put(name, bytes).unwrap();
+        copy.put(&format!("pack/{}{}", "0f".repeat(16), &name[37..]), bytes).unwrap();
+    }
+    let report = reindex(&scene.open(), false, &Silent).unwrap();
+    assert_eq!((report.packs, report.number), (0, None), "{report:?}");
+}
+
+/// The list of a pack whose footer, header or end is damaged comes from its parity, or from its blobs.
+#[test]
+fn packs_with_damaged_footers_are_listed_anew() {
+    for parity in [None, Parity::of_share(0.02)] {
+        let scene = parity::Scene::new(parity);
+        for pack in scene.packs() {
+            let bytes = scene.copy().get(&pack.object(), None).unwrap();
+            let trailer = decode_trailer(&pack, bytes.len() as u64, &bytes).unwrap();
+            let footer = usize::try_from(trailer.footer().start).unwrap();
+            for place in [8, footer, footer + 60, bytes.len() - 64, bytes.len() - 40] {
+                let case = format!("{pack}, byte {place}, parity {}", parity.is_some());
+                let store = scene.copy();
+                scene.open(&store).segments().iter().for_each(|it| store.delete(&it.name.object()).unwrap());
+                parity::hit(&store, &pack, place, 1);
+                let report = reindex(&scene.open(&store), false, &Silent).unwrap();
+                assert_eq!((report.packs, report.unreadable), (scene.packs().len() as u64, 0), "{case}");
+                scene.assert_restores(&case, &scene.open(&store));
+            }
+        }
+    }
+}
+
+/// A blob without its footer and with a flipped bit is all that stays unlisted of its pack.
+#[test]
+fn what_can_be_listed_of_a_damaged_pack_is() {
+    let scene = parity::Scene::new(None);
+    let pack = scene.data_pack();
+    let store = scene.copy();
+    scene.open(&store).segments().iter().for_each(|it| store.delete(&it.name.object()).unwrap());
+    let whole = reindex(&scene.open(&Arc::new(store.copy())), true, &Silent).unwrap();
+    let bytes = store.get(&pack.object(), None).unwrap();
+    let trailer = decode_trailer(&pack, bytes.len() as u64, &bytes).unwrap();
+    parity::hit(&store, &pack, usize::try_from(trailer.footer().start).unwrap() + 60, 1);
+    parity::hit(&store, &pack, 150, 1);
+    let other = Arc::new(store.copy());
+    let report = reindex(&scene.open(&store), false, &Silent).unwrap();
+    assert_eq!((report.records, report.unreadable), (whole.records - 1, 1), "{report:?}");
+    // Where not even the first blob is to be found, nothing is.
+    parity::hit(&other, &pack, 64, 1);
+    let none = reindex(&scene.open(&other), false, &Silent).unwrap();
+    assert_eq!((none.packs, none.unreadable), (whole.packs - 1, 1), "{none:?}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ use seawall_engine::verify::Read;
 
 use crate::beside::{At, Between};
 use crate::damage::check;
+use crate::failing::Failing;
 use crate::hand::craft_like;
 use crate::parity::{Files, Scene, hit, run};
 use crate::place::files_of;
@@ -350,6 +351,43 @@ fn a_store_that_fails_is_no_loss() {
             assert!(told <= all, "{pack}, operation {operation}");
         }
         assert!(failed * 2 > operations, "{pack}: {failed} of {operations} operations, {all} lost");
+    }
+}
+
+/// While a segment is lost, or the store does not give it, nobody knows what is lost: nothing is listed, and nothing dropped.
+#[test]
+fn while_a_segment_can_not_be_opened_nothing_is_dropped() {
+    let scene = Scene::new(None);
+    for segment in scene.open(&scene.copy()).segments() {
+        let object = segment.name.object();
+        let is_whole = |case: &str, store: &Arc<MemoryStore>, entries: u64| {
+            let after = scene.open(store);
+            assert_eq!((after.snapshots().len(), after.log_entries()), (2, entries), "{case}: {object}");
+        };
+        let store = scene.copy();
+        store.delete(&object).unwrap();
+        let owner = scene.open(&store);
+        let entries = owner.log_entries();
+        let refusals = [losses(&owner, &Silent, &mut |_, _| {}).err(), drop_lost(&owner, "test", &Silent).err()];
+        for refusal in refusals {
+            let Some(Error::Damaged(damaged)) = refusal else { panic!("{refusal:?}") };
+            assert!(damaged.object == object && damaged.why.contains("repair --index"), "{damaged}");
+        }
+        is_whole("lost", &store, entries);
+
+        let store = scene.copy();
+        let failing = Failing::new(store.clone(), &object, u64::MAX);
+        let owner = Repository::open(failing.clone(), &scene.owner, None).unwrap();
+        for refusal in [losses(&owner, &Silent, &mut |_, _| {}).err(), drop_lost(&owner, "test", &Silent).err()] {
+            assert!(matches!(refusal, Some(Error::Store(_))), "{refusal:?}");
+        }
+        // Whoever reads is told why as well.
+        let roots = scene.snapshots.iter().map(|(_, root, _)| owner.read_chunk(root).err());
+        let told: Vec<_> = roots.flatten().collect();
+        assert!(!told.is_empty() && told.iter().all(|error| matches!(error, Error::Store(_))), "{told:?}");
+        failing.set(0);
+        assert!(drop_lost(&owner, "test", &Silent).unwrap().is_empty());
+        is_whole("not given", &store, entries);
     }
 }
 

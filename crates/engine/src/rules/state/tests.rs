@@ -31,6 +31,19 @@ fn segment(owner: u8, counter: u64) -> SegmentRecord {
     SegmentRecord { name: SegmentName { session: session(owner), counter }, hash, records: 1, bytes: 1 }
 }
 
+const TWO_NAMES: &str = "it gives two segments one name, or a segment two";
+
+/// As [`segment`], with another hash.
+fn other_hash(owner: u8, counter: u64) -> SegmentRecord {
+    SegmentRecord { hash: ObjectHash([0xFF; 32]), ..segment(owner, counter) }
+}
+
+/// As [`segment`], under another name.
+fn other_name(owner: u8, counter: u64) -> SegmentRecord {
+    let name = SegmentName { session: session(owner), counter: counter + 1 };
+    SegmentRecord { name, ..segment(owner, counter) }
+}
+
 /// A snapshot that says nothing but its id.
 pub(in crate::rules) fn record(id: SnapshotId) -> SnapshotRecord {
     SnapshotRecord {
@@ -196,6 +209,7 @@ fn an_entry_is_void_for_each_reason_there_is() {
             admit(READER, Role::Reader),
             commit(1),
             commit(2),
+            condemn_by(6, vec![segment(6, 0)]),
             fence(8),
             condemn(&[1, 2]),
             delete(&[2]),
@@ -209,10 +223,15 @@ fn an_entry_is_void_for_each_reason_there_is() {
         (OWNER, commit(8), "the session was fenced"),
         (OWNER, commit_of(3, 3, Vec::new(), &[4, 8]), "the session was fenced"),
         (OWNER, commit_of(3, 3, vec![segment(4, 0)], &[]), "it publishes another session's segments"),
+        (OWNER, commit_of(1, 3, Vec::new(), &[]), "its session, or one that it adopts, was published before"),
+        (OWNER, commit_of(3, 3, Vec::new(), &[4, 2]), "its session, or one that it adopts, was published before"),
+        (OWNER, commit_of(6, 3, Vec::new(), &[]), "its session, or one that it adopts, was published before"),
+        (OWNER, commit_of(3, 3, vec![segment(3, 0), other_hash(3, 0)], &[]), TWO_NAMES),
+        (OWNER, commit_of(3, 3, vec![segment(3, 0), other_name(3, 0)], &[]), TWO_NAMES),
         (OWNER, commit_of(3, 1, Vec::new(), &[]), "a snapshot of that id is there already"),
         (OWNER, commit_of(3, 2, Vec::new(), &[]), "a snapshot of that id is there already"),
         (OWNER, condemn_by(8, vec![segment(8, 0)]), "the collector's session was fenced"),
-        (OWNER, condemn_by(5, vec![segment(6, 0)]), "it publishes another session's segments"),
+        (OWNER, condemn_by(5, vec![segment(7, 0)]), "it publishes another session's segments"),
         (OWNER, remap(Some(8), vec![segment(8, 0)], &[], &[]), "the collector's session was fenced"),
         (OWNER, remap(None, vec![segment(6, 0)], &[], &[]), "it publishes another session's segments"),
         (OWNER, undelete(2, &[1, 2]), "a pack that it needs is deleted"),
@@ -231,6 +250,8 @@ fn an_entry_is_void_for_each_reason_there_is() {
     }
     let counts = [
         commit_of(3, 3, vec![segment(3, 0), segment(4, 0)], &[4]),
+        commit_of(3, 3, vec![segment(3, 0), segment(3, 0)], &[3]),
+        condemn_by(6, vec![segment(6, 1)]),
         condemn_by(5, vec![segment(5, 0)]),
         remap(Some(5), vec![segment(5, 0)], &[], &[]),
         undelete(2, &[1]),
@@ -449,6 +470,25 @@ fn the_reasons_of_the_first_thousand_void_entries_are_kept() {
         assert!(apply(&mut state, OWNER, init()).is_err());
     }
     assert_eq!((state.voids.len(), state.next), (VOIDS_MAX, VOIDS_MAX as u64 + 6));
+}
+
+/// A member names the sessions of others as adopted, and their published segments with hashes of its own: that changes
+/// nothing, so an owner who retires what can't be opened retires nothing that can.
+#[test]
+fn a_published_segment_gets_no_second_hash() {
+    let mut state = after([admit(MEMBER, Role::Member), commit(1), commit(2)]);
+    let before = state.segments.clone();
+    for (segments, adopted) in
+        [(vec![other_hash(1, 0)], vec![1]), (vec![other_hash(1, 0), other_hash(2, 0)], vec![1, 2]), (vec![], vec![2])]
+    {
+        let why = apply(&mut state, MEMBER, commit_of(5, 5, segments, &adopted)).unwrap_err();
+        assert!(why.contains("published before"), "{why}");
+    }
+    assert_eq!((&state.segments, live(&state)), (&before, vec![1, 2]));
+    // After a REMAP has retired it too: the object is going to be removed.
+    apply(&mut state, OWNER, remap(Some(6), vec![segment(6, 0)], &[segment(1, 0)], &[])).unwrap();
+    assert!(apply(&mut state, MEMBER, commit_of(5, 5, vec![segment(1, 0)], &[1])).is_err());
+    assert!(!state.is_published(&segment(1, 0).hash));
 }
 
 /// A member publishes another's segment, whose bytes it has seen in the store, under a name of its own: the other's commit
