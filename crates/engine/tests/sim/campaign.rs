@@ -36,6 +36,7 @@ pub fn setup(seed: u64) -> Setup {
         steps: variable("STEPS").unwrap_or(STEPS),
         place: place(job),
         lie: None,
+        has_harm: variable("HARM").map_or(seed % 4 == 0, |harm| harm > 0),
         is_shown: variable("TRACE").is_some(),
     }
 }
@@ -78,6 +79,9 @@ impl Total {
         sum.crashes += one.crashes;
         sum.faults += one.faults;
         sum.snapshots += one.snapshots;
+        sum.accidents += one.accidents;
+        sum.of_two_bases += one.of_two_bases;
+        sum.healed += one.healed;
         for (name, (done, failed)) in &one.verbs {
             let counts = sum.verbs.entry(name).or_default();
             *counts = (counts.0 + done, counts.1 + failed);
@@ -91,17 +95,19 @@ impl Total {
         assert!(some(sum.removals) && some(sum.crashes) && some(sum.faults), "{self}");
         let rare: BTreeMap<_, _> =
             sum.verbs.iter().filter(|(_, (done, failed))| *done * 50 < self.runs || *failed == 0).collect();
-        assert!(sum.verbs.len() == 10 && rare.is_empty(), "hardly ever: {rare:?}\n{self}");
+        assert!(sum.verbs.len() == 13 && rare.is_empty(), "hardly ever: {rare:?}\n{self}");
     }
 }
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { calls, entries, removals, crashes, faults, snapshots, verbs, .. } = &self.sum;
+        let Summary { accidents, of_two_bases, healed, .. } = &self.sum;
         writeln!(
             f,
             "{} runs: {calls} calls, {entries} log entries, {removals} objects removed, {crashes} crashes, {faults} other \
-             faults; {snapshots} snapshots restored at the end",
+             faults; {accidents} accidents, {healed} chunks healed, {of_two_bases} stored against different bases; {snapshots} \
+             snapshots restored at the end",
             self.runs
         )?;
         let verbs: Vec<String> =
