@@ -36,7 +36,7 @@ pub fn setup(seed: u64) -> Setup {
         steps: variable("STEPS").unwrap_or(STEPS),
         place: place(job),
         lie: None,
-        has_harm: variable("HARM").map_or(seed % 4 == 0, |harm| harm > 0),
+        has_harm: variable("HARM").is_some_and(|harm| harm > 0),
         is_shown: variable("TRACE").is_some(),
     }
 }
@@ -95,7 +95,7 @@ impl Total {
         assert!(some(sum.removals) && some(sum.crashes) && some(sum.faults), "{self}");
         let rare: BTreeMap<_, _> =
             sum.verbs.iter().filter(|(_, (done, failed))| *done * 50 < self.runs || *failed == 0).collect();
-        assert!(sum.verbs.len() == 13 && rare.is_empty(), "hardly ever: {rare:?}\n{self}");
+        assert!(sum.verbs.len() == 10 && rare.is_empty(), "hardly ever: {rare:?}\n{self}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Accidents in some runs: bytes that rot in a stored pack, copies that a faulty member stored under a wrong id, a segment
+//! Accidents in runs that ask for them: bytes that rot in a stored pack, copies that a faulty member stored under a wrong id, a segment
 //! and a pack that the store lost.
 //!
 //! Only this knows of them; the verbs have to find out. All that is drawn here comes from a chance of its own, so that a run
