@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 /// Options with a number, and the variable that hands it to the simulation.
-const NUMBERS: [(&str, &str); 6] = [
+const NUMBERS: [(&str, &str); 7] = [
     ("--seed", "SEAWALL_SIM_SEED"),
     ("--from", "SEAWALL_SIM_SEED"),
     ("--seeds", "SEAWALL_SIM_SEEDS"),
     ("--steps", "SEAWALL_SIM_STEPS"),
     ("--jobs", "SEAWALL_SIM_JOBS"),
     ("--job", "SEAWALL_SIM_JOB"),
+    ("--harm", "SEAWALL_SIM_HARM"),
 ];
 
 /// `false` when a seed loses something.

@@ -22,6 +22,14 @@ pub enum Rule {
     FenceFirst,
     /// U1: with a snapshot the condemned packs come back that it needs.
     PacksComeBack,
+    /// U1: of these, also those with the bases of the copies on which it does not rest.
+    AllBasesComeBack,
+    /// G1 for copies: the copy that stays is read before another one leaves.
+    StaysIsRead,
+    /// G1 for copies: a copy also leaves when its base does.
+    LeavesWithBase,
+    /// M1: a prune that goes on despite missing chunks walks all snapshots anew once a segment was published.
+    WalksAnew,
 }
 
 #[cfg(not(feature = "simulation"))]

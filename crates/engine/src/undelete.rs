@@ -16,6 +16,7 @@ use crate::repo::Repository;
 use crate::repo::index::Index;
 use crate::repo::marks::Marks;
 use crate::rules::{self, BaseLeft, Copy, Forgotten, State};
+use crate::simulation::{Rule, is_left_out};
 
 /// What [`undelete`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,9 +92,10 @@ fn bring_back(state: &State, index: &Index, chunk: &ChunkId, packs: &mut BTreeSe
         rules::left(rules::brings_back(state, base, &copies, true, &|_| BaseLeft::Nothing))
     };
     let all = copies(index, chunk);
-    rules::brings_back(state, chunk, &all, false, &of_base)
+    let chosen = rules::brings_back(state, chunk, &all, false, &of_base)
         .ok_or_else(|| Damaged::new(format!("chunk {chunk}"), 0, "a prune has deleted it"))?;
-    let of_bases = all.iter().filter_map(|copy| copy.base).flat_map(|base| copies(index, &base));
+    let with_base = all.iter().filter(|copy| *copy == chosen.copy || !is_left_out(Rule::AllBasesComeBack));
+    let of_bases = with_base.filter_map(|copy| copy.base).flat_map(|base| copies(index, &base));
     let needed = all.iter().copied().chain(of_bases.filter(|copy| copy.base.is_none())).map(|copy| copy.pack);
     let standing = &state.standing;
     packs.extend(needed.filter(|pack| standing.condemned.contains_key(pack) && !standing.deleted.contains_key(pack)));

@@ -22,6 +22,7 @@ use crate::repo::marks::{Mark, Marks};
 use crate::repo::merge::Merge;
 use crate::repo::reader::BLOB_HEADER_BYTES;
 use crate::rules::{self, Copy, Kept, Standing};
+use crate::simulation::{Rule, is_left_out};
 
 /// How much of a pack is needed, by the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +109,8 @@ pub(super) fn settle(
 fn leaves(index: &Index, list: &BTreeSet<PackName>, copy: &Found) -> bool {
     let is_listed = |copy: &Found| list.contains(&copy.location.pack);
     let is_base_listed = |base| index.copies(&base).any(|copy| copy.location.base.is_none() && is_listed(&copy));
-    !list.is_empty() && (is_listed(copy) || copy.location.base.is_some_and(is_base_listed))
+    let leaves_with_base = || !is_left_out(Rule::LeavesWithBase) && copy.location.base.is_some_and(is_base_listed);
+    !list.is_empty() && (is_listed(copy) || leaves_with_base())
 }
 
 struct Settling<'a, 'r> {
@@ -169,7 +171,7 @@ impl Settling<'_, '_> {
         let place = all.iter().position(|copy| std::ptr::eq(copy, chosen)).expect("it is one of them");
         self.note(&copies[place]);
         let mut others = copies.iter().enumerate().filter(|(number, _)| *number != place);
-        if is_sound && others.any(|(_, copy)| leaves(self.index, self.list, copy)) {
+        if is_sound && !is_left_out(Rule::StaysIsRead) && others.any(|(_, copy)| leaves(self.index, self.list, copy)) {
             self.doubt(id, &copies[place]);
         }
     }

@@ -21,6 +21,7 @@ use crate::repo::nodes::{Below, NodeReader, NodeRef};
 use crate::repo::reader::BlobReader;
 use crate::repo::repository::{INDIRECT_DEPTH_MAX, Repository, Snapshot};
 use crate::rules::State;
+use crate::simulation::{Rule, is_left_out};
 
 /// One bit a record of a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -180,7 +181,7 @@ impl<'r> Marks<'r> {
     /// # Errors
     /// Damage that hides what a snapshot reaches, with the snapshot's id; [`Error::Interrupted`].
     pub(crate) fn walk_all(&mut self, state: &State, monitor: &dyn Monitor, new: OnNew<'_>) -> Result<()> {
-        if std::mem::take(&mut self.may_be_listed) {
+        if std::mem::take(&mut self.may_be_listed) && !is_left_out(Rule::WalksAnew) {
             // Why: a chunk that was in no list has no mark, and the nodes that lead to it were entered.
             self.clear(Mark::Entered);
             self.walked.clear();

@@ -36,6 +36,7 @@ pub fn setup(seed: u64) -> Setup {
         steps: variable("STEPS").unwrap_or(STEPS),
         place: place(job),
         lie: None,
+        has_harm: variable("HARM").is_some_and(|harm| harm > 0),
         is_shown: variable("TRACE").is_some(),
     }
 }
@@ -78,6 +79,9 @@ impl Total {
         sum.crashes += one.crashes;
         sum.faults += one.faults;
         sum.snapshots += one.snapshots;
+        sum.accidents += one.accidents;
+        sum.of_two_bases += one.of_two_bases;
+        sum.healed += one.healed;
         for (name, (done, failed)) in &one.verbs {
             let counts = sum.verbs.entry(name).or_default();
             *counts = (counts.0 + done, counts.1 + failed);
@@ -98,10 +102,12 @@ impl Total {
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Summary { calls, entries, removals, crashes, faults, snapshots, verbs, .. } = &self.sum;
+        let Summary { accidents, of_two_bases, healed, .. } = &self.sum;
         writeln!(
             f,
             "{} runs: {calls} calls, {entries} log entries, {removals} objects removed, {crashes} crashes, {faults} other \
-             faults; {snapshots} snapshots restored at the end",
+             faults; {accidents} accidents, {healed} chunks healed, {of_two_bases} stored against different bases; {snapshots} \
+             snapshots restored at the end",
             self.runs
         )?;
         let verbs: Vec<String> =

@@ -15,17 +15,21 @@ use std::time::Duration;
 
 use seawall_engine::backup::{BackupOptions, Source, backup};
 use seawall_engine::clock::Timestamp;
-use seawall_engine::codec::Effort;
-use seawall_engine::crypto::Secret32;
+use seawall_engine::codec::{Effort, Encoder};
+use seawall_engine::crypto::{Secret32, random};
 use seawall_engine::entry::{Content, Extent, Kind, TreeKey};
 use seawall_engine::error::{Error, Result};
 use seawall_engine::forget::{forget, store_times};
+use seawall_engine::format::log::SnapshotRecord;
+use seawall_engine::format::segment::Location;
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::keys;
 use seawall_engine::monitor::Monitor;
 use seawall_engine::prune::{MaxUnused, PruneOptions, prune};
-use seawall_engine::repo::{BlobReader, Repository};
+use seawall_engine::reindex::reindex;
+use seawall_engine::repair;
+use seawall_engine::repo::{BlobReader, Committed, Repository, Session};
 use seawall_engine::restore::{RestoreOptions, restore};
 use seawall_engine::simulation;
 use seawall_engine::stages::walk::WalkOptions;
@@ -34,6 +38,7 @@ use seawall_engine::units::MIB;
 use seawall_engine::verify::{Read, VerifyOptions, verify};
 
 use super::desk::{Connection, Desk};
+use super::harm::Poisoned;
 use super::source::{Files, files_below};
 
 /// What each backup saw, by its tag.
@@ -60,6 +65,7 @@ pub enum Verb {
         orphans: u64,
         left: u64,
         batch: usize,
+        despite_missing: bool,
         time: Timestamp,
     },
     Verify {
@@ -70,6 +76,15 @@ pub enum Verb {
     Rotate,
     AddKey(String),
     RemoveKey(String),
+    /// `repair --index`.
+    Reindex,
+    /// `repair --drop`, and the `verify` before.
+    Drop,
+    /// A backup that stores a copy of something under a wrong id, by mistake or not.
+    Poison {
+        tag: String,
+        time: Timestamp,
+    },
 }
 
 impl Verb {
@@ -85,6 +100,9 @@ impl Verb {
             Self::Rotate => "rotate",
             Self::AddKey(_) => "key add",
             Self::RemoveKey(_) => "key remove",
+            Self::Reindex => "repair --index",
+            Self::Drop => "repair --drop",
+            Self::Poison { .. } => "poison",
         }
     }
 }
@@ -160,11 +178,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn start(identity: Identity, desk: Arc<Desk>, expected: Expected) -> Self {
+    pub fn start(identity: Identity, desk: Arc<Desk>, expected: Expected, poisoned: Poisoned) -> Self {
         let (jobs, queue) = channel();
         let bell = Arc::<Bell>::default();
         let (repository, note) = (None, Note::default());
-        let person = Person { identity: identity.clone(), desk, expected, bell: Arc::clone(&bell), repository, note };
+        let person =
+            Person { identity: identity.clone(), desk, expected, poisoned, bell: Arc::clone(&bell), repository, note };
         let thread = std::thread::spawn(move || person.work(&queue));
         Self { identity, bell, jobs: Some(jobs), thread: Some(thread) }
     }
@@ -194,6 +213,7 @@ struct Person {
     identity: Identity,
     desk: Arc<Desk>,
     expected: Expected,
+    poisoned: Poisoned,
     bell: Arc<Bell>,
     repository: Option<Repository>,
     note: Note,
@@ -246,7 +266,7 @@ impl Person {
             Verb::ForgetOne { newest } => {
                 repository.refresh()?;
                 let last = repository.snapshots().last().map(|snapshot| snapshot.record.id);
-                let any = || choose(repository, job.seed).map(|(id, ..)| id);
+                let any = || choose(repository, job.seed).map(|chosen| chosen.id);
                 let Some(id) = last.filter(|_| *newest).or_else(any) else { return Ok(()) };
                 self.note.asked_to_forget = vec![id];
                 forget(repository, &[id], "one").map(drop)
@@ -257,13 +277,14 @@ impl Person {
                 let Some(one) = forgotten.get(nth(job.seed, forgotten.len())) else { return Ok(()) };
                 undelete(repository, &[one.snapshot.record.id], &*bell).map(drop)
             }
-            Verb::Prune { window, orphans, left, batch, time } => {
+            Verb::Prune { window, orphans, left, batch, despite_missing, time } => {
                 let options = PruneOptions {
                     window: Duration::from_secs(*window),
                     orphans: Duration::from_secs(*orphans),
                     max_unused: MaxUnused::Bytes(*left),
                     batch_packs: *batch,
                     batch_reads: *batch,
+                    despite_missing: *despite_missing,
                     time: *time,
                     pack_bytes: 40_000,
                     rebase_bytes_min: 0,
@@ -271,10 +292,7 @@ impl Person {
                 };
                 prune(repository, &options, &mut |_| {}, &*bell).map(drop)
             }
-            Verb::Verify { record } => {
-                let options = VerifyOptions { read: Read::All, record: *record, threads: 1, budget_bytes: 16 * MIB };
-                verify(repository, &options, &*bell).map(drop)
-            }
+            Verb::Verify { record } => verify(repository, &verify_all(*record), &*bell).map(drop),
             Verb::Read => self.read(repository, job.seed),
             Verb::Restore => self.restore(repository, job.seed),
             Verb::Rotate => keys::rotate(repository, false, true, &*bell).map(drop),
@@ -286,6 +304,9 @@ impl Person {
                 let all = keys::list(repository)?;
                 keys::remove(repository, keys::find(&all, label)?).map(drop)
             }
+            Verb::Reindex => reindex(repository, false, &*bell).map(drop),
+            Verb::Drop => self.drop_lost(repository),
+            Verb::Poison { tag, time } => self.poison(repository, tag, *time, job.seed),
         }
     }
 
@@ -325,16 +346,106 @@ impl Person {
         forget(repository, &self.note.asked_to_forget, "policy").map(drop)
     }
 
+    fn drop_lost(&mut self, repository: &Repository) -> Result<()> {
+        let bell = Arc::clone(&self.bell);
+        verify(repository, &verify_all(true), &*bell)?;
+        let asked = &mut self.note.asked_to_forget;
+        repair::losses(repository, &*bell, &mut |snapshot, _| asked.push(snapshot.record.id))?;
+        let dropped = repair::drop_lost(repository, "simulation", &*bell)?;
+        self.note.asked_to_forget.extend(dropped.iter().map(|it| it.old));
+        Ok(())
+    }
+
+    /// Takes over a snapshot, and stores other bytes under the id of some chunk.
+    fn poison(&mut self, repository: &Repository, tag: &str, time: Timestamp, seed: u64) -> Result<()> {
+        repository.refresh()?;
+        let snapshots = repository.snapshots();
+        let Some(parent) = snapshots.get(nth(seed, snapshots.len())) else { return Ok(()) };
+        let mut chunks: BTreeMap<ChunkId, Location> = BTreeMap::new();
+        let listed = repository.each_location(&mut |id, location| {
+            let known = chunks.entry(id).or_insert(location);
+            if known.base.is_none() {
+                *known = location;
+            }
+        });
+        if listed.is_err() {
+            return Ok(());
+        }
+        // Mostly one that is stored against a base, and if there is, one that is condemned.
+        let state = repository.state();
+        let is_condemned = |place: &Location| state.standing.condemned.contains_key(&place.pack);
+        let mut based: Vec<_> = chunks.iter().filter(|(_, place)| place.base.is_some()).collect();
+        if seed % 3 == 0 && based.iter().any(|(_, place)| is_condemned(place)) {
+            based.retain(|(_, place)| is_condemned(place));
+        }
+        let all: Vec<_> = if based.is_empty() || seed % 5 == 0 { chunks.iter().collect() } else { based };
+        let Some((id, place)) = all.get(nth(seed / 7, all.len())) else { return Ok(()) };
+        let session = Session::begin(repository, 4 * MIB)?;
+        if !session.rest_on(&parent.record.id) {
+            return Ok(());
+        }
+        let mut plain: Vec<u8> = vec![0; usize::try_from(place.plain_len).unwrap()];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut plain);
+        let base = self.base_at_hand(&session, repository, seed);
+        if let Some((_, bytes)) = &base {
+            // Near what it is stored against.
+            let shared = bytes.len().min(plain.len()) / 2;
+            plain[..shared].copy_from_slice(&bytes[..shared]);
+        }
+        let mut body = Vec::new();
+        let against = base.as_ref().map(|(id, bytes)| (id, bytes.as_slice()));
+        Encoder::new(Effort::Balanced).encode(&plain, None, against, &mut body);
+        self.poisoned.lock().unwrap().insert((session.id(), **id));
+        // Why another one is claimed: what is stored already can't be.
+        assert!(session.claim(&ChunkId(blake3::hash(&plain).into())), "nobody has it");
+        let mut record = SnapshotRecord {
+            id: SnapshotId(random()),
+            tags: vec![format!("{}-{tag}", parent.record.tags[0])],
+            time,
+            ..parent.record.clone()
+        };
+        record.parent = Some(parent.record.id);
+        let tags = (record.tags[0].clone(), parent.record.tags[0].clone());
+        let mut expected = self.expected.lock().unwrap();
+        let files = expected[&tags.1].clone();
+        expected.insert(tags.0, files);
+        drop(expected);
+        let (end, ended) = crossbeam_channel::bounded(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| session.write_packs(&session.writer_queue(), &ended));
+            let stored = session.store(place.kind, id, plain.len(), &body);
+            let committed = stored.and_then(|()| session.commit(&mut |_| record.clone()));
+            drop(end);
+            self.note.committed = match committed? {
+                Committed::Done(_, snapshot) => Some(snapshot.id),
+                Committed::Again => None,
+            };
+            Ok(())
+        })
+        .map_err(|error| session.take_failure().unwrap_or(error))
+    }
+
+    /// In half of all cases a chunk of the own source that may be a base, and its bytes.
+    fn base_at_hand(&self, session: &Session<'_>, repository: &Repository, seed: u64) -> Option<(ChunkId, Vec<u8>)> {
+        let expected = self.expected.lock().unwrap();
+        let own = format!("c{}-", self.identity.number);
+        let files = expected.iter().rev().find(|(tag, _)| tag.starts_with(&own))?.1;
+        let chunks = files.values().map(|bytes| (repository.id_key().chunk_id(bytes), bytes.to_vec()));
+        let mut bases = chunks.filter(|(id, _)| session.keyframe(id) == Some(*id));
+        if seed % 2 == 0 { bases.next() } else { None }
+    }
+
     fn read(&mut self, repository: &Repository, seed: u64) -> Result<()> {
-        let Some((id, root, tag)) = choose(repository, seed) else { return Ok(()) };
+        let Some(Chosen { id, root, tag, is_repaired }) = choose(repository, seed) else { return Ok(()) };
         self.note.read = Some(id);
         let found = files_of(repository, &root)?;
-        self.note.wrong = self.compare(&tag, &found.iter().map(|(path, bytes)| (path.clone(), &bytes[..])).collect());
+        self.note.wrong =
+            self.compare(&tag, is_repaired, &found.iter().map(|(path, bytes)| (path.clone(), &bytes[..])).collect());
         Ok(())
     }
 
     fn restore(&mut self, repository: &Repository, seed: u64) -> Result<()> {
-        let Some((id, root, tag)) = choose(repository, seed) else { return Ok(()) };
+        let Some(Chosen { id, root, tag, is_repaired }) = choose(repository, seed) else { return Ok(()) };
         self.note.read = Some(id);
         let target = self.identity.directory.join("restored");
         let _ = fs::remove_dir_all(&target);
@@ -349,7 +460,7 @@ impl Person {
         }
         let found = files_below(&target);
         let moved = found.iter().map(|(path, bytes)| (place.join(path.strip_prefix(&target).unwrap()), &bytes[..]));
-        self.note.wrong = self.compare(&tag, &moved.collect());
+        self.note.wrong = self.compare(&tag, is_repaired, &moved.collect());
         Ok(())
     }
 
@@ -359,15 +470,18 @@ impl Person {
         self.identity.directory.with_file_name(owner).join("source")
     }
 
-    fn compare(&self, tag: &str, found: &BTreeMap<PathBuf, &[u8]>) -> Option<String> {
+    fn compare(&self, tag: &str, is_repaired: bool, found: &BTreeMap<PathBuf, &[u8]>) -> Option<String> {
         let expected = self.expected.lock().unwrap();
-        difference(&expected[tag], found).map(|what| format!("snapshot {tag}: {what}"))
+        difference(&expected[tag], is_repaired, found).map(|what| format!("snapshot {tag}: {what}"))
     }
 }
 
-/// How what was found differs from what was backed up.
-pub fn difference(expected: &Files, found: &BTreeMap<PathBuf, &[u8]>) -> Option<String> {
-    let lost = expected.iter().find(|(path, bytes)| found.get(*path) != Some(&&bytes[..]));
+/// How what was found differs from what was backed up. A repaired snapshot may lack files.
+pub fn difference(expected: &Files, is_repaired: bool, found: &BTreeMap<PathBuf, &[u8]>) -> Option<String> {
+    let lost = expected.iter().find(|(path, bytes)| match found.get(*path) {
+        Some(found) => **found != bytes[..],
+        None => !is_repaired,
+    });
     let new = found.keys().find(|path| !expected.contains_key(*path));
     lost.map(|(path, _)| format!("{} differs", path.display()))
         .or_else(|| new.map(|path| format!("{} should not be there", path.display())))
@@ -377,11 +491,29 @@ fn nth(seed: u64, length: usize) -> usize {
     usize::try_from(seed % length.max(1) as u64).unwrap()
 }
 
-/// A live snapshot: id, root and tag.
-fn choose(repository: &Repository, seed: u64) -> Option<(SnapshotId, ChunkId, String)> {
+/// A live snapshot.
+struct Chosen {
+    id: SnapshotId,
+    root: ChunkId,
+    tag: String,
+    is_repaired: bool,
+}
+
+fn choose(repository: &Repository, seed: u64) -> Option<Chosen> {
     let snapshots = repository.snapshots();
     let chosen = &snapshots.get(nth(seed, snapshots.len()))?.record;
-    Some((chosen.id, chosen.root, chosen.tags[0].clone()))
+    let is_repaired = is_repaired(chosen);
+    Some(Chosen { id: chosen.id, root: chosen.root, tag: chosen.tags[0].clone(), is_repaired })
+}
+
+/// True if `repair --drop` made it, so that it may lack files.
+pub fn is_repaired(snapshot: &SnapshotRecord) -> bool {
+    snapshot.labels.iter().any(|(label, _)| label == repair::REPAIRED_FROM)
+}
+
+/// Options of a `verify` that reads everything.
+pub fn verify_all(record: bool) -> VerifyOptions {
+    VerifyOptions { read: Read::All, record, threads: 1, budget_bytes: 16 * MIB }
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

@@ -4,7 +4,7 @@
 //! drawn here. After the last step the faults end, all verbs come to their ends, and [`super::ending`] looks at what is
 //! left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,19 +12,21 @@ use std::sync::{Arc, Mutex};
 use seawall_engine::clock::Timestamp;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::Error;
+use seawall_engine::format::pack::BlobKind;
 use seawall_engine::format::slot::{Role, Unlock};
-use seawall_engine::ids::SnapshotId;
+use seawall_engine::ids::{ChunkId, SnapshotId};
 use seawall_engine::keys;
 use seawall_engine::repo::Repository;
 use seawall_engine::simulation;
 use seawall_engine::store::Store;
 
-use super::account::Accounts;
+use super::account::{Accounts, Copy};
 use super::chance::Chance;
 use super::client::{Client, Expected, Identity, Job, Outcome, Verb};
 use super::desk::Desk;
 use super::ending;
 use super::faults::{Fault, Faults};
+use super::harm::{Accident, Harm, Odd};
 use super::quiet::{Threads, stay_on_one_processor};
 use super::source::Source;
 use super::world::{Answer, Lie, Operation, World, failure};
@@ -43,6 +45,8 @@ pub struct Setup {
     /// Directory for sources, caches and restores; the same name gives the same run.
     pub place: PathBuf,
     pub lie: Option<Lie>,
+    /// Whether there are accidents.
+    pub has_harm: bool,
     pub is_shown: bool,
 }
 
@@ -59,6 +63,12 @@ pub struct Summary {
     /// Verbs by name: ended well, ended with an error.
     pub verbs: BTreeMap<&'static str, (u64, u64)>,
     pub snapshots: u64,
+    /// Accidents, and copies that were stored wrong.
+    pub accidents: u64,
+    /// Chunks that had copies of which two differ in their base.
+    pub of_two_bases: u64,
+    /// Chunks that an accident took the last good copy of, and that have one again.
+    pub healed: u64,
 }
 
 /// What a verb may count on.
@@ -68,6 +78,9 @@ struct Begun {
     faults: u64,
     /// What it may read, and how often that had been forgotten.
     live: BTreeMap<SnapshotId, u64>,
+    /// What of that has lost something, and whether a segment is lost.
+    hurt: BTreeSet<SnapshotId>,
+    lacks_segment: bool,
 }
 
 struct Seat {
@@ -87,6 +100,7 @@ pub struct Run {
     threads: Threads,
     seats: Vec<Seat>,
     faults: Faults,
+    harm: Harm,
     /// Requests that were given up and arrive later, and second ones.
     late: Vec<Operation>,
     pub accounts: Accounts,
@@ -140,11 +154,13 @@ impl Run {
         let identities = admit(setup, &world, &mut chance);
         world.set_lie(setup.lie);
         let (desk, expected) = (Arc::<Desk>::default(), Expected::default());
+        let accounts = Accounts::open(&world, &owner, setup.has_harm.then(|| setup.place.join("accounts")));
+        let poisoned = &accounts.damage.poisoned;
         // Why now: whatever runs already is none of the clients'.
         let mut threads = Threads::new();
         let seat = |identity: Identity| {
-            let (number, source) = (identity.number, Source::new(identity.source.clone()));
-            let client = Client::start(identity, Arc::clone(&desk), Arc::clone(&expected));
+            let (number, source) = (identity.number, Source::new(identity.source.clone(), setup.has_harm));
+            let client = Client::start(identity, Arc::clone(&desk), Arc::clone(&expected), Arc::clone(poisoned));
             threads.look(Some(number));
             Seat { source, client, begun: None, life: 0, is_fresh: true, spare_keys: Vec::new() }
         };
@@ -152,7 +168,8 @@ impl Run {
         Self {
             faults: Faults::new(&mut chance),
             restlessness: chance.pick(&[50, 200, 500, 900]),
-            accounts: Accounts::open(&world, &owner),
+            harm: Harm::new(setup.seed, setup.has_harm),
+            accounts,
             first_change: world.change(),
             setup: setup.clone(),
             chance,
@@ -186,6 +203,8 @@ impl Run {
         self.finish()?;
         let Summary { entries, removals, snapshots, .. } = ending::check(self)?;
         (self.summary.entries, self.summary.removals, self.summary.snapshots) = (entries, removals, snapshots);
+        self.summary.of_two_bases = self.accounts.of_two_bases.len() as u64;
+        self.summary.healed = self.accounts.healed;
         Ok(())
     }
 
@@ -210,6 +229,9 @@ impl Run {
             self.world.move_clock(seconds);
         }
         self.faults.surprise(&mut self.chance);
+        if let Some(accident) = self.harm.strikes() {
+            self.strike(accident);
+        }
         if !self.late.is_empty() && self.chance.happens(30) {
             let operation = self.late.swap_remove(self.chance.below(self.late.len()));
             self.note(&format!("late: {operation}"));
@@ -235,6 +257,59 @@ impl Run {
         Ok(())
     }
 
+    /// Something happens to what is stored.
+    fn strike(&mut self, accident: Accident) {
+        let luck = &mut self.harm.luck;
+        let mut copies = self.accounts.all_copies();
+        if copies.is_empty() {
+            return;
+        }
+        let mut told = Vec::new();
+        match accident {
+            Accident::Rot => {
+                // Mostly data, and of that mostly what is stored twice: a lost node stops much else.
+                let is_data = luck.happens(900);
+                let is_double = luck.happens(600);
+                let all: Vec<ChunkId> = copies.iter().map(|(id, _)| *id).collect();
+                let count = |id: &ChunkId| all.iter().filter(|other| *other == id).count();
+                let fits = |(id, copy): &(ChunkId, Copy)| {
+                    (copy.kind == BlobKind::Data) == is_data && (!is_double || count(id) > 1)
+                };
+                if copies.iter().any(fits) {
+                    copies.retain(fits);
+                }
+                let (id, copy) = copies[luck.below(copies.len())];
+                self.world.rot(&copy.pack.object(), copy.middle);
+                self.accounts.damage.rotten.insert((copy.pack, id));
+                told.push(format!("a copy of {id} rots in a pack of {}", copy.pack.session));
+            }
+            Accident::Loss => {
+                let segment = self.accounts.segments()[luck.below(self.accounts.segments().len())].clone();
+                let session = segment.split('/').nth(1).unwrap();
+                copies.retain(|(_, copy)| copy.kind == BlobKind::Data && copy.pack.session.to_string() == session);
+                if !copies.is_empty() && luck.happens(800) {
+                    let (_, copy) = copies[luck.below(copies.len())];
+                    self.world.lose(&copy.pack.object());
+                    self.accounts.damage.lost_packs.insert(copy.pack);
+                    told.push(format!("the store loses a pack of {session}"));
+                }
+                self.world.lose(&segment);
+                told.push(format!("the store loses {segment}"));
+                self.accounts.damage.lost_segments.insert(segment);
+            }
+        }
+        told.iter().for_each(|what| self.note(what));
+        self.summary.accidents += 1;
+        self.accounts.take_harm();
+        self.seats.iter_mut().filter_map(|seat| seat.begun.as_mut()).for_each(|begun| begun.faults += 1);
+    }
+
+    /// Whether the client runs `repair --index`. Its listings are not behind, and it can read each pack that is there: what it does not
+    /// see it does not list anew, while it retires the lost segment, and nobody else ever lists it.
+    fn is_reindex(&self, client: usize) -> bool {
+        self.seats[client].begun.as_ref().is_some_and(|begun| begun.verb == Verb::Reindex)
+    }
+
     /// One client goes on to its next call.
     fn step(&mut self, client: usize) -> Result<(), String> {
         if self.seats[client].begun.is_none() {
@@ -248,6 +323,8 @@ impl Run {
         let calls = self.desk.calls(client);
         let operation = calls[self.chance.below(calls.len())].clone();
         let fault = self.faults.draw(&mut self.chance, &operation);
+        let is_spared = operation.name().starts_with("pack/") && self.is_reindex(client);
+        let fault = fault.filter(|_| !is_spared);
         let waiting = self.desk.take(client, &operation);
         let answer = self.answer(client, &operation, fault)?;
         self.summary.calls += 1;
@@ -262,7 +339,7 @@ impl Run {
         operation: &Operation,
         fault: Option<Fault>,
     ) -> Result<Result<Answer, seawall_engine::store::StoreError>, String> {
-        let lag = self.faults.lag(&mut self.chance);
+        let lag = if self.is_reindex(client) { 0 } else { self.faults.lag(&mut self.chance) };
         let as_of = self.world.change().saturating_sub(lag).max(self.first_change);
         let what = operation.to_string();
         let answer = match fault {
@@ -320,6 +397,10 @@ impl Run {
 
     fn choose_verb(&mut self, client: usize) -> Verb {
         let is_owner = self.seats[client].client.identity.role == Role::Owner;
+        if let Some(odd) = self.harm.odd_verb(is_owner, self.accounts.is_hurt(), self.accounts.lacks_segment()) {
+            return self.odd_verb(odd);
+        }
+        let despite_missing = self.harm.is_despite_missing();
         let clock = self.world.clock();
         let chance = &mut self.chance;
         if !is_owner || chance.happens(400) {
@@ -340,6 +421,7 @@ impl Run {
                 orphans: chance.pick(&[0, 3_600, 86_400]),
                 left: chance.pick(&[0, 0, 20_000, u64::MAX]),
                 batch: 1 + chance.below(4),
+                despite_missing,
                 time: clock,
             },
             72..78 => Verb::Verify { record: chance.happens(500) },
@@ -359,13 +441,33 @@ impl Run {
         }
     }
 
+    fn odd_verb(&mut self, odd: Odd) -> Verb {
+        match odd {
+            Odd::Poison => {
+                self.backups += 1;
+                self.summary.accidents += 1;
+                let time = Timestamp { seconds: 4_000_000_000, nanos: 0 };
+                Verb::Poison { tag: self.backups.to_string(), time }
+            }
+            Odd::Verify => Verb::Verify { record: true },
+            Odd::Reindex => Verb::Reindex,
+            Odd::Drop => Verb::Drop,
+            Odd::Undelete => Verb::Undelete,
+            Odd::Prune => {
+                let time = self.world.clock();
+                Verb::Prune { window: 3_600, orphans: 3_600, left: 0, batch: 2, despite_missing: true, time }
+            }
+        }
+    }
+
     fn begin(&mut self, client: usize, verb: Verb) -> Result<(), String> {
         self.note(&format!("client {client} begins {verb:?}"));
         let live = self.accounts.live();
         let (seed, anew) = (self.chance.next(), self.chance.happens(500));
         let seat = &mut self.seats[client];
         let is_fresh = std::mem::replace(&mut seat.is_fresh, false) || anew;
-        seat.begun = Some(Begun { verb: verb.clone(), faults: 0, live });
+        let (hurt, lacks_segment) = (self.accounts.hurt_snapshots(), self.accounts.lacks_segment());
+        seat.begun = Some(Begun { verb: verb.clone(), faults: 0, live, hurt, lacks_segment });
         seat.client.begin(Job { verb, is_fresh, life: seat.life, seed });
         self.settle(client)
     }
@@ -408,8 +510,8 @@ impl Run {
                     begun.live.get(id) == Some(&self.accounts.times_forgotten(id)) && self.accounts.is_live(id)
                 };
                 let is_fine = match read {
-                    Some(id) => !stayed(&id),
-                    None => is_expected(&error),
+                    Some(id) => !stayed(&id) || self.is_hurt(begun, &id),
+                    None => is_expected(&error) || error.is_damage() && !self.accounts.damage.is_none(),
                 };
                 if begun.faults == 0 && !is_fine {
                     return Err(format!("client {client}, {:?}, met no fault and failed: {error}", begun.verb));
@@ -419,6 +521,12 @@ impl Run {
         };
         self.note(&format!("client {client}: {name} {text}"));
         Ok(())
+    }
+
+    /// Whether what the verb reads has lost something.
+    fn is_hurt(&self, begun: &Begun, id: &SnapshotId) -> bool {
+        let lacks_segment = begun.lacks_segment || self.accounts.lacks_segment();
+        lacks_segment || begun.hurt.contains(id) || self.accounts.hurt_snapshots().contains(id)
     }
 
     /// The client's process ends. What it had asked for takes place, or later, or not.
@@ -506,10 +614,14 @@ impl Run {
     }
 
     /// A backup of this client as it stands.
-    pub fn last_backup(&mut self, client: usize) -> Verb {
-        let tag = format!("c{client}-last");
+    pub fn last_backup(&mut self, client: usize, name: &str) -> Verb {
+        let tag = format!("c{client}-{name}");
         self.expected.lock().unwrap().insert(tag.clone(), self.seats[client].source.files.clone());
         Verb::Backup { tag, time: Timestamp { seconds: 4_000_000_000, nanos: 0 }, force_read: false }
+    }
+
+    pub fn has_harm(&self) -> bool {
+        self.harm.is_on()
     }
 
     pub fn clients(&self) -> usize {

@@ -24,6 +24,8 @@ pub struct Source {
     root: PathBuf,
     pub files: Files,
     versions: u64,
+    /// Whether much of it is versions that share half.
+    has_halves: bool,
 }
 
 /// Bytes that neither compress nor repeat.
@@ -33,9 +35,13 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
+/// The kind of content of which versions share half.
+const HALVES: usize = 10;
+
 /// Content for a file: of few kinds, so that sources share much.
-fn content(chance: &mut Chance) -> Vec<u8> {
-    match chance.below(12) {
+fn content(chance: &mut Chance, has_halves: bool) -> Vec<u8> {
+    let kind = if has_halves && chance.happens(400) { HALVES } else { chance.below(12) };
+    match kind {
         11 => with_holes(chance.next()),
         // Lies in the entry itself.
         0 => noise(chance.next() % 4, 300),
@@ -44,7 +50,7 @@ fn content(chance: &mut Chance) -> Vec<u8> {
         // Long enough to be cut.
         5 => noise(30 + chance.next() % 2, 90_000),
         // Versions that share half, so that a base of few of them does not pay.
-        10 => [noise(60, 6_000), noise(61 + chance.next() % 4, 6_000)].concat(),
+        HALVES => [noise(60, 6_000), noise(61 + chance.next() % 4, 6_000)].concat(),
         // Versions that are worth encoding against each other.
         _ => {
             let mut bytes = noise(40 + chance.next() % 2, 12_000);
@@ -64,9 +70,9 @@ fn with_holes(seed: u64) -> Vec<u8> {
 }
 
 impl Source {
-    pub fn new(root: PathBuf) -> Self {
+    pub fn new(root: PathBuf, has_halves: bool) -> Self {
         fs::create_dir_all(&root).unwrap();
-        Self { root, files: Files::new(), versions: 0 }
+        Self { root, files: Files::new(), versions: 0, has_halves }
     }
 
     /// Changes some files.
@@ -82,7 +88,7 @@ impl Source {
                 fs::remove_file(&path).unwrap();
                 self.files.remove(&path);
             } else {
-                let bytes = content(chance);
+                let bytes = content(chance, self.has_halves);
                 self.write(path, bytes);
             }
         }

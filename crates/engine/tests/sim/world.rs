@@ -116,6 +116,20 @@ impl World {
         lost
     }
 
+    /// A byte of an object changes by itself.
+    pub fn rot(&self, name: &str, at: u64) {
+        let mut inside = self.lock();
+        let object = inside.objects.get_mut(name).unwrap();
+        let mut bytes = object.bytes.to_vec();
+        bytes[usize::try_from(at).unwrap()] ^= 1;
+        object.bytes = bytes.into();
+    }
+
+    /// An object vanishes, as nobody asked.
+    pub fn lose(&self, name: &str) {
+        self.lock().delete(name).unwrap();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap()
     }

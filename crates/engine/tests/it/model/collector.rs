@@ -4,13 +4,14 @@
 //! A collector removes by the log that it last read, which may be old. What it appends, it judges and appends in one step,
 //! as put-if-absent makes of it.
 
+use seawall_engine::ids::ChunkId;
 use seawall_engine::rules::{self, BaseLeft, Copy, Kept};
 
 use super::explore::{Moves, Setup};
 use super::ledger::{Entry, Known, Ledger};
 use super::names::{
-    BASE, CHILD, Chunks, ENCODED, Packs, SEGMENTS_MAX, SESSIONS, SegmentText, chunk_id, each, held, of_session,
-    pack_bit, pack_name, pack_set, segment_object, session_id,
+    BASE, CHILD, Chunks, ENCODED, Packs, SEGMENTS_MAX, SESSIONS, SegmentText, chunk_id, chunk_of, each, held,
+    of_session, pack_bit, pack_name, pack_set, segment_object, session_id,
 };
 use super::omit::{Rule, Rules};
 use super::world::{Collecting, Collector, Step, World};
@@ -33,7 +34,7 @@ pub fn steps(setup: &Setup, world: &World, collector: usize, ledger: &mut Ledger
             hand.look(moves);
             if let Some(view) = own.view {
                 let known = ledger.known(view);
-                hand.choose(&known, moves);
+                hand.choose(&known, ledger, moves);
                 hand.remove(&known, moves);
                 hand.compact(view, &known, ledger, moves);
             }
@@ -110,6 +111,10 @@ fn comes_back(rules: Rules, known: &Known, chunks: Chunks) -> Option<Packs> {
 struct Settled {
     list: Packs,
     kept: Chunks,
+    /// Packs with the copies that stay though they were to leave.
+    returned: Packs,
+    /// Packs with the copies that stay while another one leaves, which have to be read first.
+    unread: Packs,
 }
 
 struct Settling<'a> {
@@ -125,13 +130,22 @@ fn settle(rules: Rules, known: &Known, fresh: Packs, list: Packs) -> Settled {
     for number in each(fresh) {
         held(number).for_each(|(chunk, copy)| copies[chunk].push(copy));
     }
-    let mut settling = Settling { rules, known, copies, settled: Settled { list, kept: 0 } };
-    let mut needs_base = false;
+    let settled = Settled { list, kept: 0, returned: 0, unread: 0 };
+    let mut settling = Settling { rules, known, copies, settled };
+    let (mut bases, mut staying) = (0u8, Vec::new());
     for chunk in (0..3).filter(|chunk| known.live >> chunk & 1 == 1) {
-        needs_base |= settling.keep(chunk, false).is_some_and(|copy| copy.base.is_some());
+        let chosen = settling.keep(chunk, false);
+        bases |= chosen.and_then(|copy| copy.base).map_or(0, |base| 1 << chunk_of(&base));
+        staying.extend(chosen.map(|copy| (chunk, copy)));
     }
-    if needs_base && rules.has(Rule::BaseStays) {
-        settling.keep(BASE, true);
+    for base in (0..3).filter(|base| rules.has(Rule::BaseStays) && bases >> base & 1 == 1) {
+        staying.extend(settling.keep(base, true).map(|copy| (base, copy)));
+    }
+    let is_old = |pack: Packs| pack & fresh == 0;
+    for (chunk, copy) in staying.into_iter().filter(|(_, copy)| is_old(pack_bit(&copy.pack))) {
+        if settling.copies[chunk].iter().any(|other| *other != copy && settling.leaves(other)) {
+            settling.settled.unread |= pack_bit(&copy.pack);
+        }
     }
     settling.settled
 }
@@ -142,9 +156,9 @@ impl Settling<'_> {
         let standing = &self.known.state.standing;
         let leaves = |pack: &_| list & pack_bit(pack) != 0;
         let (id, copies) = (chunk_id(chunk), &self.copies[chunk]);
-        let mut kept = rules::keeps(standing, &id, copies, alone, &leaves, &|_| self.bases());
+        let mut kept = rules::keeps(standing, &id, copies, alone, &leaves, &|base| self.bases(base));
         if !self.rules.has(Rule::SoundStays) {
-            let of_base = |base: &_| rules::base_left(standing, base, &self.bases(), &leaves);
+            let of_base = |base: &_| rules::base_left(standing, base, &self.bases(base), &leaves);
             let stays = rules::stays(standing, &id, copies, alone, &leaves, &of_base);
             kept = stays.map_or(kept, |chosen| Kept::Stays(chosen.copy));
         }
@@ -155,18 +169,27 @@ impl Settling<'_> {
         };
         self.settled.kept |= u8::from(list & returns != 0) << chunk;
         self.settled.list &= !returns;
+        self.settled.returned |= list & returns & pack_bit(&copy.pack);
         Some(copy)
     }
 
-    /// Copies of the base; a phantom where a rule is left out that would not take what there is.
-    fn bases(&self) -> Vec<Copy> {
+    /// Whether a copy leaves, itself or with its base.
+    fn leaves(&self, copy: &Copy) -> bool {
+        let is_listed = |copy: &Copy| self.settled.list & pack_bit(&copy.pack) != 0;
+        let is_base_listed =
+            |base| self.copies[chunk_of(&base)].iter().any(|copy| copy.base.is_none() && is_listed(copy));
+        is_listed(copy) || self.rules.has(Rule::LeavesWithBase) && copy.base.is_some_and(is_base_listed)
+    }
+
+    /// Copies of a base; a phantom where a rule is left out that would not take what there is.
+    fn bases(&self, base: &ChunkId) -> Vec<Copy> {
         let phantom = Copy { pack: pack_name(PHANTOM), base: None };
         if !self.rules.has(Rule::CopyWithoutBaseIsNone) {
             return vec![phantom];
         }
         let stays = self.known.damaged & !self.known.condemned & !self.settled.list;
         let is_taken = |copy: &Copy| !self.rules.has(Rule::BaseIsSound) && stays & pack_bit(&copy.pack) != 0;
-        self.copies[BASE].iter().map(|copy| if is_taken(copy) { phantom } else { *copy }).collect()
+        self.copies[chunk_of(base)].iter().map(|copy| if is_taken(copy) { phantom } else { *copy }).collect()
     }
 }
 
@@ -201,7 +224,7 @@ impl Hand<'_> {
     }
 
     /// Any set of packs, and what has to be rewritten of it.
-    fn choose(&self, known: &Known, moves: &mut Moves) {
+    fn choose(&self, known: &Known, ledger: &mut Ledger, moves: &mut Moves) {
         let candidates: Vec<Packs> = each(known.listed & !known.condemned).map(|number| 1 << number).collect();
         for set in 1..1u32 << candidates.len() {
             if set.count_ones() > self.setup.list_max {
@@ -213,6 +236,10 @@ impl Hand<'_> {
             if settled.list == list {
                 let own = Collector { next: Collecting::Condemn, list, ..self.own() };
                 self.push(moves, "chooses", list, 0, self.with(own));
+                continue;
+            }
+            // What is to be stored again is read.
+            if self.audits(settled.returned, known, ledger, moves) {
                 continue;
             }
             let plain = settled.kept;
@@ -227,6 +254,17 @@ impl Hand<'_> {
                 }
             }
         }
+    }
+
+    /// Reads the copies in these packs; true where one is not what its id says, and the log is told.
+    fn audits(&self, packs: Packs, known: &Known, ledger: &mut Ledger, moves: &mut Moves) -> bool {
+        let found = packs & self.setup.rotten() & !known.damaged;
+        if found != 0
+            && let Some(log) = ledger.append(self.world.log, Entry::Audit(found))
+        {
+            self.push(moves, "reads, AUDIT", found, 0, World { log, ..*self.world });
+        }
+        found != 0
     }
 
     fn base_stays(&self, known: &Known, list: Packs) -> bool {
@@ -266,7 +304,11 @@ impl Hand<'_> {
         let known = ledger.known(self.world.log);
         let judged = if self.setup.rules.has(Rule::CondemnLooksAgain) {
             let there = own.list & known.listed & !known.condemned;
-            settle(self.setup.rules, &known, own.fresh, there).list
+            let settled = settle(self.setup.rules, &known, own.fresh, there);
+            if self.setup.rules.has(Rule::StaysIsRead) && self.audits(settled.unread, &known, ledger, moves) {
+                return;
+            }
+            settled.list
         } else {
             own.list
         };

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::ledger::{Entry, Ledger, Shot};
-use super::names::{CRASHED, Chunks, ENCODED, SEED, SHARED, SegmentText, pack_set};
+use super::names::{CRASHED, Chunks, ENCODED, Packs, SEED, SHARED, SegmentText, pack_set};
 use super::omit::{Rule, Rules};
 use super::world::{Step, World, Writer, Writing};
 use super::{collector, writer};
@@ -30,6 +30,8 @@ pub struct Setup {
     pub crashed: Option<u8>,
     /// Copies in a pack of the first snapshot that an AUDIT calls lost.
     pub damaged: Option<u8>,
+    /// Copies in a pack of the second snapshot that are not what their ids say, as only who reads them knows.
+    pub rotten: Option<u8>,
     pub has_parents: bool,
     pub has_adoption: bool,
     pub has_undelete: bool,
@@ -42,6 +44,13 @@ pub struct Setup {
     pub entries_max: u64,
     /// States after which no further level is begun; one that would double them is left unfinished.
     pub states_max: usize,
+}
+
+impl Setup {
+    /// Packs whose copies are not what their ids say.
+    pub fn rotten(&self) -> Packs {
+        self.rotten.map_or(0, |copies| pack_set(SHARED, copies))
+    }
 }
 
 /// What a search met.
@@ -124,7 +133,7 @@ impl Search<'_> {
                         continue;
                     }
                     self.before.push(numbered);
-                    if let Some(what) = after.violation(&self.ledger) {
+                    if let Some(what) = after.violation(self.setup, &self.ledger) {
                         let trace = self.trace();
                         return self.report(depth + 1, false, Some(Violation { what, trace }));
                     }

@@ -14,8 +14,8 @@ use seawall_engine::ids::{MemberId, ObjectHash, RepositoryId, SnapshotId};
 use seawall_engine::rules::{Copy, State};
 
 use super::names::{
-    BASE, CHILD, Chunks, Packs, SegmentNumber, SegmentObjects, SegmentTable, chunk_id, each, held, pack_bit, pack_name,
-    segment_hash, segment_number, session_id,
+    CHILD, Chunks, Packs, SegmentNumber, SegmentObjects, SegmentTable, chunk_id, chunk_of, each, held, pack_bit,
+    pack_name, segment_hash, segment_number, session_id,
 };
 use super::omit::{Rule, Rules};
 
@@ -60,9 +60,9 @@ pub struct Known {
     pub live: Chunks,
     /// Packs that a published segment lists.
     pub listed: Packs,
-    /// Of these, the packs with a plain copy of each chunk, and with the encoded one.
+    /// Of these, the packs with a plain copy of each chunk, and with the one that is encoded against it.
     pub plain: [Packs; 3],
-    pub encoded: Packs,
+    pub encoded: [Packs; 3],
     pub condemned: Packs,
     pub damaged: Packs,
     /// Published segments, newest last, and their objects.
@@ -88,7 +88,7 @@ impl Known {
             damaged: state.standing.damage.keys().fold(0, |set, pack| set | pack_bit(pack)),
             forgotten: state.forgotten.keys().map(Shot::of).collect(),
             plain: [0; 3],
-            encoded: 0,
+            encoded: [0; 3],
             copies: Default::default(),
             shots,
             state,
@@ -97,7 +97,10 @@ impl Known {
             for number in each(*packs) {
                 for (chunk, copy) in held(number) {
                     known.copies[chunk].push((*segment, copy));
-                    let set = if copy.base.is_some() { &mut known.encoded } else { &mut known.plain[chunk] };
+                    let set = match &copy.base {
+                        Some(base) => &mut known.encoded[chunk_of(base)],
+                        None => &mut known.plain[chunk],
+                    };
                     *set |= 1 << number;
                 }
             }
@@ -108,7 +111,8 @@ impl Known {
     /// Chunks that live snapshots reach and that cannot be had from `packs`.
     pub fn lacks(&self, packs: Packs) -> Chunks {
         let plain = |chunk: usize| self.plain[chunk] & packs != 0;
-        let is_there = |chunk: usize| plain(chunk) || chunk == CHILD && self.encoded & packs != 0 && plain(BASE);
+        let is_encoded = || (0..3).any(|base| self.encoded[base] & packs != 0 && plain(base));
+        let is_there = |chunk: usize| plain(chunk) || chunk == CHILD && is_encoded();
         (0..3).filter(|chunk| self.live >> chunk & 1 == 1 && !is_there(*chunk)).fold(0, |set, chunk| set | 1 << chunk)
     }
 

@@ -1,7 +1,8 @@
 //! Names of the model: three chunks, packs that are named by what they hold, segments in a table.
 //!
 //! A pack is a session and a set of copies, so a set of packs is one `u128` and a name tells the content. A session never
-//! stores the same set of copies twice. The third chunk may be stored plain or encoded against the first one.
+//! stores the same set of copies twice. The third chunk may be stored plain or encoded: against the first one, or by the
+//! session [`SHARED`] against the second.
 
 use std::collections::HashMap;
 
@@ -20,7 +21,9 @@ pub type SegmentObjects = u32;
 pub const BASE: usize = 0;
 /// The chunk that may be encoded against it.
 pub const CHILD: usize = 2;
-/// In a set of copies, bits 0 to 2 are plain copies; this is c encoded against a.
+/// The base of the session [`SHARED`]. Why only there: a name of a pack has four bits for what it holds.
+pub const OTHER_BASE: usize = 1;
+/// In a set of copies, bits 0 to 2 are plain copies; this is c encoded against a, or b.
 pub const ENCODED: u8 = 8;
 
 /// Sessions by number.
@@ -34,6 +37,15 @@ pub const SEGMENTS_MAX: u8 = 4;
 
 pub fn chunk_id(chunk: usize) -> ChunkId {
     ChunkId([chunk as u8 + 1; 32])
+}
+
+pub fn chunk_of(id: &ChunkId) -> usize {
+    usize::from(id.0[0]) - 1
+}
+
+/// What a session encodes against.
+pub fn base_of(session: u8) -> usize {
+    if session == SHARED { OTHER_BASE } else { BASE }
 }
 
 pub fn session_id(session: u8) -> SessionId {
@@ -79,7 +91,7 @@ pub fn owners(packs: Packs) -> u8 {
 pub fn held(number: u8) -> impl Iterator<Item = (usize, Copy)> {
     let pack = pack_name(number);
     (0..4usize).filter(move |bit| number >> bit & 1 == 1).map(move |bit| match bit {
-        3 => (CHILD, Copy { pack, base: Some(chunk_id(BASE)) }),
+        3 => (CHILD, Copy { pack, base: Some(chunk_id(base_of(number / 16))) }),
         _ => (bit, Copy { pack, base: None }),
     })
 }
@@ -87,7 +99,7 @@ pub fn held(number: u8) -> impl Iterator<Item = (usize, Copy)> {
 /// Packs for people.
 pub fn show(packs: Packs) -> String {
     let one = |number: u8| {
-        let names = ["a", "b", "c", "c@a"];
+        let names = ["a", "b", "c", if base_of(number / 16) == BASE { "c@a" } else { "c@b" }];
         let held: Vec<_> = (0..4).filter(|bit| number >> bit & 1 == 1).map(|bit| names[bit]).collect();
         format!("{}:{{{}}}", number / 16, held.join(","))
     };

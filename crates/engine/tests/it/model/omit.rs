@@ -31,6 +31,10 @@ pub enum Rule {
     SoundStays,
     /// G1: an encoded copy is sound only while a sound plain copy of its base stays. Without: a damaged one will do.
     BaseIsSound,
+    /// G1 for copies: the copy that stays was read before another one leaves. Without: what no AUDIT calls damaged will do.
+    StaysIsRead,
+    /// G1 for copies: a copy also leaves with its base. Without: only with its own pack.
+    LeavesWithBase,
     /// G1: a collector whose session was fenced publishes nothing. Without: it does.
     FencedCollector,
     /// G2: a DELETE names a pack before its object is removed. Without: being condemned is enough.
@@ -49,7 +53,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::BaseOfLeaned,
         Self::BaseOfOwn,
         Self::LookAgain,
@@ -64,6 +68,8 @@ impl Rule {
         Self::CopyWithoutBaseIsNone,
         Self::SoundStays,
         Self::BaseIsSound,
+        Self::StaysIsRead,
+        Self::LeavesWithBase,
         Self::FencedCollector,
         Self::DeleteFirst,
         Self::GoneIsUnlisted,

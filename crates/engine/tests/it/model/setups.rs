@@ -17,6 +17,7 @@ const NOTHING: Setup = Setup {
     start: &[&[A]],
     crashed: None,
     damaged: None,
+    rotten: None,
     has_parents: false,
     has_adoption: false,
     has_undelete: false,
@@ -92,6 +93,16 @@ const DAMAGE: Setup = Setup {
     ..NOTHING
 };
 
+/// A chunk that lies against two bases, of which the newer copy is rotten and nobody knows.
+const COPIES: Setup = Setup {
+    name: "copies",
+    start: &[&[A, ENCODED], &[B, ENCODED]],
+    rotten: Some(ENCODED),
+    has_rewrite: true,
+    states_max: 200_000,
+    ..NOTHING
+};
+
 /// Everybody and everything.
 const FULL: Setup = Setup {
     name: "full",
@@ -113,7 +124,8 @@ const FULL: Setup = Setup {
 pub const LONG: Setup = Setup { writers: 3, entries_max: 30, name: "long", ..FULL };
 
 /// The setups of the test.
-pub const ALL: [Setup; 10] = [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, DAMAGE, FULL];
+pub const ALL: [Setup; 11] =
+    [BASES, ANEW, COLLECTORS, KEYS, ADOPTION, CHAINS, UNDELETE, COMPACTION, DAMAGE, COPIES, FULL];
 
 /// The same, searched further.
 pub fn deep(setup: &Setup) -> Setup {
@@ -130,6 +142,7 @@ pub fn showing(rule: Rule) -> Setup {
         Rule::KeyAfterFence => KEYS,
         Rule::BaseStays | Rule::CopyWithoutBaseIsNone => BASES,
         Rule::SoundStays | Rule::BaseIsSound => DAMAGE,
+        Rule::StaysIsRead | Rule::LeavesWithBase => COPIES,
         Rule::RetiredIsDoubtful | Rule::GoneIsUnlisted => COMPACTION,
         Rule::UniqueNames => Setup { name: "names", ..NOTHING },
         Rule::FencedCommit | Rule::PublishedOnce | Rule::FenceFirst => ADOPTION,

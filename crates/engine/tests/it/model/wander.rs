@@ -27,7 +27,7 @@ pub fn wander(setup: &Setup, seed: u64, walks: usize, steps_max: usize) -> Wande
             let Some((step, after)) = moves.get(random.below(moves.len())) else { break };
             trace.push(*step);
             world = *after;
-            if let Some(what) = world.violation(&ledger) {
+            if let Some(what) = world.violation(setup, &ledger) {
                 wandered.violation = Some(Violation { what, trace });
                 return wandered;
             }

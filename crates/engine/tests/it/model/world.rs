@@ -4,6 +4,7 @@
 
 use std::hash::{Hash, Hasher};
 
+use super::explore::Setup;
 use super::ledger::{Ledger, Shot};
 use super::names::{Chunks, Packs, SegmentNumber, SegmentObjects, show};
 
@@ -103,10 +104,11 @@ impl std::fmt::Display for Step {
 
 impl World {
     /// What is lost, if anything is.
-    pub fn violation(&self, ledger: &Ledger) -> Option<&'static str> {
+    pub fn violation(&self, setup: &Setup, ledger: &Ledger) -> Option<&'static str> {
         let known = ledger.known_ref(self.log);
+        let good = !known.damaged & !setup.rotten();
         // Why first: what the log promises has to hold even where the objects are still there.
-        if known.lacks(!known.condemned & !known.damaged) != 0 {
+        if known.lacks(!known.condemned & good) != 0 {
             return Some("a live snapshot needs a chunk of which every listed copy is condemned, or none is listed");
         }
         if known.segment_objects & !self.segments != 0 {
@@ -114,8 +116,7 @@ impl World {
         }
         let has_key = |session: &u8| self.keys >> session & 1 == 1;
         let readable = (0..8).filter(has_key).fold(0, |packs, session| packs | super::names::of_session(session));
-        (known.lacks(self.packs & readable & !known.damaged) != 0)
-            .then_some("a live snapshot needs a chunk that cannot be read")
+        (known.lacks(self.packs & readable & good) != 0).then_some("a live snapshot needs a chunk that cannot be read")
     }
 
     /// 128 bits by which a state is remembered.

@@ -8,8 +8,8 @@ use seawall_engine::rules::{self, Copy, Draft, Obstacle};
 use super::explore::{Moves, Setup};
 use super::ledger::{Entry, Known, Ledger, Shot};
 use super::names::{
-    BASE, CHILD, CRASHED, Chunks, ENCODED, Packs, SEGMENTS_MAX, SHARED, SegmentNumber, SegmentText, chunk_id, each,
-    held, of_session, owners, pack_bit, pack_name, pack_set, segment_hash, segment_object, session_id,
+    BASE, CHILD, CRASHED, Chunks, ENCODED, Packs, SEGMENTS_MAX, SHARED, SegmentNumber, SegmentText, chunk_id, chunk_of,
+    each, held, of_session, owners, pack_bit, pack_name, pack_set, segment_hash, segment_object, session_id,
 };
 use super::omit::Rule;
 use super::world::{Step, World, Writer, Writing};
@@ -37,8 +37,8 @@ pub fn steps(setup: &Setup, world: &World, writer: usize, ledger: &mut Ledger, m
 /// A copy of a chunk that a published index lists and on which a snapshot may lean (`Index::lean`).
 fn lean(setup: &Setup, known: &Known, chunk: usize, alone: bool, has_own: bool) -> Option<(SegmentNumber, Copy)> {
     let mut has_alone = |base: &_| {
-        debug_assert_eq!(*base, chunk_id(BASE));
-        !setup.rules.has(Rule::BaseOfLeaned) || has_own || lean(setup, known, BASE, true, has_own).is_some()
+        let has_own = has_own && chunk_of(base) == BASE;
+        !setup.rules.has(Rule::BaseOfLeaned) || has_own || lean(setup, known, chunk_of(base), true, has_own).is_some()
     };
     let standing = &known.state.standing;
     known.copies[chunk]
