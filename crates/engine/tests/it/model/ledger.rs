@@ -201,8 +201,12 @@ impl Ledger {
             _ => false,
         };
         let hidden = if is_unfenced { std::mem::take(&mut state.fenced) } else { Default::default() };
+        // The log itself keeps that rule, too.
+        let is_again = matches!(entry, Entry::Commit { .. }) && !self.rules.has(Rule::PublishedOnce);
+        let finished = if is_again { std::mem::take(&mut state.finished_sessions) } else { Default::default() };
         let after = apply(&mut state, self.act(&entry)).ok().map(|()| {
             state.fenced.extend(hidden);
+            state.finished_sessions.extend(finished);
             self.intern(state)
         });
         self.appended.insert((log, entry), after);
