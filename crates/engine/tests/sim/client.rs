@@ -375,10 +375,10 @@ impl Person {
         let state = repository.state();
         let is_condemned = |place: &Location| state.standing.condemned.contains_key(&place.pack);
         let mut based: Vec<_> = chunks.iter().filter(|(_, place)| place.base.is_some()).collect();
-        if seed % 3 == 0 && based.iter().any(|(_, place)| is_condemned(place)) {
+        if seed.is_multiple_of(3) && based.iter().any(|(_, place)| is_condemned(place)) {
             based.retain(|(_, place)| is_condemned(place));
         }
-        let all: Vec<_> = if based.is_empty() || seed % 5 == 0 { chunks.iter().collect() } else { based };
+        let all: Vec<_> = if based.is_empty() || seed.is_multiple_of(5) { chunks.iter().collect() } else { based };
         let Some((id, place)) = all.get(nth(seed / 7, all.len())) else { return Ok(()) };
         let session = Session::begin(repository, 4 * MIB)?;
         if !session.rest_on(&parent.record.id) {
@@ -432,7 +432,7 @@ impl Person {
         let files = expected.iter().rev().find(|(tag, _)| tag.starts_with(&own))?.1;
         let chunks = files.values().map(|bytes| (repository.id_key().chunk_id(bytes), bytes.to_vec()));
         let mut bases = chunks.filter(|(id, _)| session.keyframe(id) == Some(*id));
-        if seed % 2 == 0 { bases.next() } else { None }
+        if seed.is_multiple_of(2) { bases.next() } else { None }
     }
 
     fn read(&mut self, repository: &Repository, seed: u64) -> Result<()> {
