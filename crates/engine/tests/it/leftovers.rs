@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use seawall_engine::backup::backup;
 use seawall_engine::codec::{Effort, Encoder};
 use seawall_engine::crypto::Secret32;
 use seawall_engine::format::log::Act;
@@ -10,12 +11,15 @@ use seawall_engine::format::names::PackName;
 use seawall_engine::format::pack::BlobKind;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::{ChunkId, SessionId, SnapshotId};
+use seawall_engine::monitor::Silent;
 use seawall_engine::repo::{Committed, Repository, Session};
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::MIB;
+use seawall_engine::verify::Read;
 
-use crate::place::noise;
+use crate::damage::check;
+use crate::place::{noise, options, paths};
 use crate::session::{record, with_writers};
 
 struct Scene {
@@ -306,4 +310,36 @@ fn what_a_crashed_session_stored_against_its_own_is_adopted_with_it() {
         scene.reads(&base_id, &base);
         scene.reads(&id, &plain);
     }
+}
+
+/// A pack of an adopted session holds a chunk whose base is gone. No segment lists it, nobody needs it, and that is no damage.
+#[test]
+fn what_an_adopted_pack_holds_without_its_base_is_no_damage() {
+    let scene = Scene::new();
+    let (repository, base) = (scene.open(), noise(1, 200_000));
+    let (mut plain, other) = (base.clone(), noise(2, 5_000));
+    plain[1_000] ^= 1;
+    let [base_id, id, other_id] = [&base, &plain, &other].map(|plain| repository.id_key().chunk_id(plain));
+    let crashed = Session::begin(&repository, 4 * MIB).unwrap();
+    with_writers(&crashed, || {
+        assert!(store(&repository, &crashed, &base, None));
+        crashed.flush().unwrap();
+        assert!(store(&repository, &crashed, &plain, Some((&base_id, &base))));
+        assert!(store(&repository, &crashed, &other, None));
+        crashed.flush().unwrap();
+    });
+    let [of_base, pack, of_other] = [base_id, id, other_id].map(|id| crashed.locate(&id).unwrap().pack);
+    assert!(of_base != pack && of_other == pack);
+    drop(crashed);
+    scene.objects.delete(&of_base.object()).unwrap();
+    // Without its segments the packs' own lists are read.
+    let names = scene.objects.names();
+    names.iter().filter(|name| name.starts_with("index/")).for_each(|it| scene.objects.delete(it).unwrap());
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("file"), &other).unwrap();
+    let report = backup(&scene.open(), options(paths(source.path())), &Silent).unwrap();
+    assert_eq!(report.adopted.len(), 1);
+    scene.reads(&other_id, &other);
+    let found = check(&scene.open(), Read::All);
+    assert!(found.damage.is_empty() && found.packs_read > 1, "{found:?}");
 }
