@@ -54,7 +54,7 @@ pub struct Repository {
     data_keys: DataKeys,
     parity: Option<Parity>,
     mends: Mends,
-    /// Roots of the snapshots that are being read, as far as the log knew them when that began.
+    /// Roots of the snapshots that are being read.
     read_roots: Mutex<Vec<ChunkId>>,
 }
 
@@ -422,17 +422,9 @@ impl Repository {
     }
 
     /// The snapshots with these roots are read from now on, and no others: who meets a chunk that is not there is told
-    /// whether it went with one of them.
+    /// whether it went with one of them. Each was in the log once: one that is not live now was forgotten, and may be pruned.
     pub(crate) fn begin_reading(&self, roots: &[ChunkId]) {
-        let state = self.state();
-        let known = |root: &ChunkId| {
-            let forgotten = state.forgotten.values().map(|forgotten| &forgotten.snapshot);
-            state.snapshots.iter().chain(forgotten).any(|snapshot| snapshot.record.root == *root)
-        };
-        let mut read = self.read_roots.lock().unwrap_or_else(PoisonError::into_inner);
-        // Why kept: who begins anew with a snapshot that was pruned meanwhile still reads that one.
-        let roots = roots.iter().filter(|root| read.contains(root) || known(root)).copied().collect();
-        *read = roots;
+        *self.read_roots.lock().unwrap_or_else(PoisonError::into_inner) = roots.to_vec();
     }
 
     /// True if a snapshot that is being read is not live any more.

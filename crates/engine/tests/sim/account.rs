@@ -11,7 +11,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use seawall_engine::entry::{Content, Extent, Kind};
@@ -27,7 +26,7 @@ use seawall_engine::rules::{Standing, State};
 use seawall_engine::store::Store;
 
 use super::harm::Damage;
-use super::world::World;
+use super::world::{Unharmed, World};
 
 #[derive(Clone, Copy)]
 pub struct Copy {
@@ -41,7 +40,6 @@ pub struct Copy {
 pub struct Accounts {
     world: Arc<World>,
     repository: Repository,
-    has_cache: bool,
     /// What each snapshot that was ever live reaches.
     reached: BTreeMap<SnapshotId, BTreeSet<ChunkId>>,
     /// The live ones.
@@ -63,6 +61,8 @@ pub struct Accounts {
     /// Chunks that were seen stored against two bases, or with and without one.
     pub of_two_bases: BTreeSet<ChunkId>,
     pub healed: u64,
+    /// Chunks that lost a copy while somebody chose which copies to keep.
+    unsure: BTreeSet<ChunkId>,
 }
 
 /// Which copies count.
@@ -81,13 +81,11 @@ enum Counts {
 }
 
 impl Accounts {
-    /// With a cache, in which segments stay that the store loses.
-    pub fn open(world: &Arc<World>, unlock: &Unlock, cache: Option<PathBuf>) -> Self {
-        let store: Arc<dyn Store> = world.clone();
+    pub fn open(world: &Arc<World>, unlock: &Unlock) -> Self {
+        let store: Arc<dyn Store> = Arc::new(Unharmed(Arc::clone(world)));
         Self {
             world: Arc::clone(world),
-            has_cache: cache.is_some(),
-            repository: Repository::open(store, unlock, cache).unwrap(),
+            repository: Repository::open(store, unlock, None).unwrap(),
             reached: BTreeMap::new(),
             live: BTreeSet::new(),
             forgotten: BTreeMap::new(),
@@ -101,6 +99,7 @@ impl Accounts {
             read: RefCell::default(),
             of_two_bases: BTreeSet::new(),
             healed: 0,
+            unsure: BTreeSet::new(),
         }
     }
 
@@ -166,8 +165,14 @@ impl Accounts {
         self.segments.iter().any(|name| self.damage.lost_segments.contains(name))
     }
 
-    /// An accident has happened.
-    pub fn take_harm(&mut self) {
+    /// An accident has happened to these copies; `is_choosing`: while somebody may have looked at them, to do without others.
+    pub fn take_harm(&mut self, hit: &[(PackName, ChunkId)], is_choosing: bool) {
+        if is_choosing {
+            let ids: BTreeSet<ChunkId> = hit.iter().map(|(_, id)| *id).collect();
+            let leans = |copies: &[Copy]| copies.iter().any(|copy| copy.base.is_some_and(|base| ids.contains(&base)));
+            self.unsure.extend(self.copies.iter().filter(|(_, copies)| leans(copies)).map(|(id, _)| *id));
+            self.unsure.extend(ids);
+        }
         let hurt = self.needed.iter().filter(|chunk| !self.has_copy(chunk, Counts::Kept));
         self.hurt = hurt.map(|chunk| (*chunk, self.has_copy(chunk, Counts::Undeleted))).collect();
     }
@@ -217,11 +222,6 @@ impl Accounts {
                 self.of_two_bases.insert(*id);
             }
         }
-        if self.has_cache {
-            // Why now: before anybody reaches them they may rot.
-            let nodes = copies.iter().filter(|(_, copies)| copies[0].kind == BlobKind::Tree);
-            nodes.for_each(|(id, _)| drop(self.read_chunk(id)));
-        }
         (self.segments, self.copies) = (segments, copies);
         Ok(())
     }
@@ -267,6 +267,8 @@ impl Accounts {
                 Err("lost its last good copy, though the log knew that the others are damaged")
             }
             (Some(_), _) => Ok(()),
+            // Why: no collector can know what becomes of the copy that it keeps after it looked.
+            (None, Some(_)) if is_left && self.unsure.contains(chunk) => Ok(()),
             _ if self.needed.contains(chunk) || self.damage.is_none() => Err("has no copy left"),
             (None, Some(true)) if is_left => Err("came back without its good copy"),
             (None, Some(true)) => Ok(()),

@@ -106,17 +106,13 @@ impl Harm {
 #[derive(Debug, Default)]
 pub struct Damage {
     pub rotten: BTreeSet<(PackName, ChunkId)>,
-    pub lost_packs: BTreeSet<PackName>,
     pub lost_segments: BTreeSet<String>,
     pub poisoned: Poisoned,
 }
 
 impl Damage {
     pub fn is_none(&self) -> bool {
-        self.rotten.is_empty()
-            && self.lost_packs.is_empty()
-            && self.lost_segments.is_empty()
-            && self.poisoned.lock().unwrap().is_empty()
+        self.rotten.is_empty() && self.lost_segments.is_empty() && self.poisoned.lock().unwrap().is_empty()
     }
 
     /// True if the copy's bytes are what its id says, as far as they are there.

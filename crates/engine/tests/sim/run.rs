@@ -154,7 +154,7 @@ impl Run {
         let identities = admit(setup, &world, &mut chance);
         world.set_lie(setup.lie);
         let (desk, expected) = (Arc::<Desk>::default(), Expected::default());
-        let accounts = Accounts::open(&world, &owner, setup.has_harm.then(|| setup.place.join("accounts")));
+        let accounts = Accounts::open(&world, &owner);
         let poisoned = &accounts.damage.poisoned;
         // Why now: whatever runs already is none of the clients'.
         let mut threads = Threads::new();
@@ -264,7 +264,7 @@ impl Run {
         if copies.is_empty() {
             return;
         }
-        let mut told = Vec::new();
+        let (mut told, mut hit) = (Vec::new(), Vec::new());
         match accident {
             Accident::Rot => {
                 // Mostly data, and of that mostly what is stored twice: a lost node stops much else.
@@ -281,6 +281,7 @@ impl Run {
                 let (id, copy) = copies[luck.below(copies.len())];
                 self.world.rot(&copy.pack.object(), copy.middle);
                 self.accounts.damage.rotten.insert((copy.pack, id));
+                hit.push((copy.pack, id));
                 told.push(format!("a copy of {id} rots in a pack of {}", copy.pack.session));
             }
             Accident::Loss => {
@@ -290,7 +291,7 @@ impl Run {
                 if !copies.is_empty() && luck.happens(800) {
                     let (_, copy) = copies[luck.below(copies.len())];
                     self.world.lose(&copy.pack.object());
-                    self.accounts.damage.lost_packs.insert(copy.pack);
+                    hit.extend(copies.iter().filter(|(_, it)| it.pack == copy.pack).map(|(id, it)| (it.pack, *id)));
                     told.push(format!("the store loses a pack of {session}"));
                 }
                 self.world.lose(&segment);
@@ -300,7 +301,9 @@ impl Run {
         }
         told.iter().for_each(|what| self.note(what));
         self.summary.accidents += 1;
-        self.accounts.take_harm();
+        let chooses = |begun: &Begun| matches!(begun.verb, Verb::Prune { .. } | Verb::Reindex | Verb::Undelete);
+        let is_choosing = self.seats.iter().filter_map(|seat| seat.begun.as_ref()).any(chooses);
+        self.accounts.take_harm(&hit, is_choosing);
         self.seats.iter_mut().filter_map(|seat| seat.begun.as_mut()).for_each(|begun| begun.faults += 1);
     }
 

@@ -84,6 +84,8 @@ struct Inside {
     objects: BTreeMap<String, Object>,
     /// Objects that were deleted, each with the change that made it and the one that took it away.
     past: Vec<(ObjectInfo, u64, u64)>,
+    /// What an accident changed or took, as it was; until it is deleted.
+    before: BTreeMap<String, Arc<[u8]>>,
     /// Counts changes.
     change: u64,
     clock: Timestamp,
@@ -119,6 +121,7 @@ impl World {
     /// A byte of an object changes by itself.
     pub fn rot(&self, name: &str, at: u64) {
         let mut inside = self.lock();
+        inside.remember(name);
         let object = inside.objects.get_mut(name).unwrap();
         let mut bytes = object.bytes.to_vec();
         bytes[usize::try_from(at).unwrap()] ^= 1;
@@ -127,7 +130,11 @@ impl World {
 
     /// An object vanishes, as nobody asked.
     pub fn lose(&self, name: &str) {
-        self.lock().delete(name).unwrap();
+        let mut inside = self.lock();
+        inside.remember(name);
+        let before = inside.before.remove(name);
+        inside.delete(name).unwrap();
+        inside.before.extend(before.map(|bytes| (name.to_owned(), bytes)));
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
@@ -179,10 +186,7 @@ impl Inside {
     }
 
     fn get(&self, name: &str, range: Option<(u64, u64)>) -> Result<Vec<u8>, StoreError> {
-        let bytes = &self.find(name)?.bytes;
-        let Some((start, end)) = range else { return Ok(bytes.to_vec()) };
-        let clip = |at: u64| usize::try_from(at).unwrap().min(bytes.len());
-        Ok(bytes[clip(start)..clip(end).max(clip(start))].to_vec())
+        Ok(part(&self.find(name)?.bytes, range))
     }
 
     fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
@@ -218,14 +222,28 @@ impl Inside {
         }
     }
 
+    /// Keeps the bytes of an object to which an accident is about to happen.
+    fn remember(&mut self, name: &str) {
+        if let Some(object) = self.objects.get(name) {
+            self.before.entry(name.to_owned()).or_insert(Arc::clone(&object.bytes));
+        }
+    }
+
     fn delete(&mut self, name: &str) -> Result<(), StoreError> {
         check_name(name)?;
+        self.before.remove(name);
         if let Some(object) = self.objects.remove(name) {
             self.change += 1;
             self.past.push((info(name, &object), object.born, self.change));
         }
         Ok(())
     }
+}
+
+fn part(bytes: &[u8], range: Option<(u64, u64)>) -> Vec<u8> {
+    let Some((start, end)) = range else { return bytes.to_vec() };
+    let clip = |at: u64| usize::try_from(at).unwrap().min(bytes.len());
+    bytes[clip(start)..clip(end).max(clip(start))].to_vec()
 }
 
 fn info(name: &str, object: &Object) -> ObjectInfo {
@@ -270,5 +288,44 @@ impl Store for World {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities { atomic_create: true, ranged_get: true }
+    }
+}
+
+/// The world as if no accident had happened: for accounts, which are to know what a snapshot reaches whatever is left of it.
+pub struct Unharmed(pub Arc<World>);
+
+impl Store for Unharmed {
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
+        let inside = self.0.lock();
+        let range = range.map(|range| (range.start, range.end));
+        inside.before.get(name).map_or_else(|| inside.get(name, range), |bytes| Ok(part(bytes, range)))
+    }
+
+    fn put(&self, name: &str, _: &[u8]) -> Result<(), StoreError> {
+        Err(failure(&format!("writing {name}"), "accounts write nothing"))
+    }
+
+    fn create(&self, name: &str, _: &[u8]) -> Result<Created, StoreError> {
+        Err(failure(&format!("creating {name}"), "accounts write nothing"))
+    }
+
+    fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
+        self.0.head(name)
+    }
+
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
+        self.0.list(prefix, each)
+    }
+
+    fn delete(&self, name: &str) -> Result<(), StoreError> {
+        Err(failure(&format!("deleting {name}"), "accounts write nothing"))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
     }
 }
