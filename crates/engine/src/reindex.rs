@@ -1,8 +1,8 @@
 //! Reindex: writes new segments for those that the store has lost, from the packs themselves.
 //!
 //! Every pack carries in its footer what a segment says of it. Whoever has a lost segment in the local cache takes its
-//! records from there; else the footers of all packs are read that no other segment lists. Where a footer is damaged, the
-//! pack's parity or its blobs tell the same. The new segments take the place of the lost ones with one REMAP (rule G2 of
+//! records from there; else the footers of all packs are read that the other segments do not list, or not to the end: merging
+//! divides what a pack holds among segments. Where a footer is damaged, the pack's parity or its blobs tell the same. The new segments take the place of the lost ones with one REMAP (rule G2 of
 //! docs/concurrency.md), so until then nothing changes, and a crash leaves nothing but what the next prune removes. A store
 //! that fails ends the run before that; so it can be run again, also where nothing is lost any more.
 //!
@@ -15,19 +15,21 @@
 //! Invariant: what becomes listed here nobody is about to remove. A prune removes what no segment lists once its session
 //! is fenced (rule G3). So where all lists are known, packs of fenced sessions are listed only while snapshots need chunks
 //! that are in no list, as no prune removes any such pack then; and packs of sessions that were not fenced, only if nobody
-//! has fenced these before the REMAP.
+//! has fenced these before the REMAP. The rest of a pack that is listed in part, only if the segments that list it are still
+//! published: until then the log says of the pack whether it is condemned or deleted.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::crypto::blob::BLOB_HEADER_BYTES;
 use crate::crypto::object_hash;
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord};
 use crate::format::names::{PACKS, PackName, SegmentName};
-use crate::format::pack::{BlobKind, BlobRecord};
-use crate::format::segment::{SegmentBuilder, SegmentView};
+use crate::format::pack::{BlobKind, BlobRecord, HEADER_BYTES, TRAILER_BYTES, footer_len};
+use crate::format::segment::{Location, SegmentBuilder, SegmentView};
 use crate::format::slot::Role;
-use crate::ids::{ChunkId, SessionId};
+use crate::ids::{ChunkId, ObjectHash, SessionId};
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::repo::index::{Index, Segment};
 use crate::repo::marks::Marks;
@@ -49,7 +51,7 @@ pub struct ReindexReport {
     pub cached: u64,
     /// Sound segments that had the names of lost ones; what they list is taken over.
     pub namesakes: u64,
-    /// Packs that no segment listed, and whose own lists were read.
+    /// Packs that no segment listed, or not to the end, and whose own lists were read.
     pub packs: u64,
     /// Packs of which no segment lists all, as their own lists can't be read either.
     pub unreadable: u64,
@@ -66,8 +68,40 @@ struct Plan {
     retired: Vec<SegmentRecord>,
     /// The objects that are not what the log says of any of them.
     removed: Vec<SegmentName>,
-    /// Sessions of packs that become listed, of those that were not fenced.
+    found: Found,
+}
+
+/// What holds of the packs that become listed, and has to hold until they are.
+#[derive(Default)]
+struct Found {
+    /// Sessions of those that no segment listed, of the sessions that were not fenced.
     unfenced: BTreeSet<SessionId>,
+    /// Segments that list others in part.
+    partial: BTreeSet<ObjectHash>,
+}
+
+/// What segments list of a pack.
+#[derive(Default)]
+struct Listed {
+    /// Records, and how many of them have a base.
+    records: usize,
+    bases: usize,
+    /// Bytes of their blobs.
+    bytes: u64,
+}
+
+impl Listed {
+    fn add(&mut self, location: &Location) {
+        self.records += 1;
+        self.bases += usize::from(location.base.is_some());
+        self.bytes += BLOB_HEADER_BYTES as u64 + u64::from(location.sealed_len);
+    }
+
+    /// True if a pack of this length can't hold more. One with parity may not, and none can be told.
+    fn is_all(&self, length: u64) -> bool {
+        let rest = HEADER_BYTES + footer_len(self.records, self.bases) + TRAILER_BYTES;
+        self.bytes + rest as u64 == length
+    }
 }
 
 /// See the module's page. With `dry_run` it only tells what is lost, and what there is to replace it.
@@ -103,14 +137,14 @@ pub fn reindex(repository: &Repository, dry_run: bool, monitor: &dyn Monitor) ->
         }
     }
     let is_complete = report.cached + report.namesakes == retired.len() as u64;
-    let unfenced = list_packs(repository, (&state, &index), is_complete, &mut writer, &mut report, monitor)?;
+    let found = list_packs(repository, (&state, &index), is_complete, &mut writer, &mut report, monitor)?;
     report.records = writer.finish()?;
     if dry_run || (retired.is_empty() && report.packs == 0) {
         return Ok(report);
     }
     let has_sound = |name: &SegmentName| retired.iter().any(|record| record.name == *name && !is_lost(record));
     let removed = report.lost.iter().filter(|name| !has_sound(name)).copied().collect();
-    report.number = Some(publish(repository, &session, &Plan { retired, removed, unfenced })?);
+    report.number = Some(publish(repository, &session, &Plan { retired, removed, found })?);
     Ok(report)
 }
 
@@ -193,8 +227,8 @@ impl Writer<'_, '_> {
     }
 }
 
-/// Lists every pack of the store that no segment lists and whose session was published. `is_complete`: what every segment
-/// lists that is published is known. Gives the sessions of those packs that are not fenced.
+/// Lists every pack of the store of a published session that no segment lists, or not to the end. `is_complete`: what every
+/// segment lists that is published is known.
 fn list_packs(
     repository: &Repository,
     (state, index): (&State, &Index),
@@ -202,16 +236,19 @@ fn list_packs(
     writer: &mut Writer<'_, '_>,
     report: &mut ReindexReport,
     monitor: &dyn Monitor,
-) -> Result<BTreeSet<SessionId>> {
-    let mut unlisted = find_unlisted(repository, state, index)?;
-    let is_fenced = |name: &PackName| state.fenced.contains(&name.session);
-    let in_doubt = is_complete && unlisted.iter().any(|(name, _)| is_fenced(name));
-    if in_doubt && !lacks_chunks(repository, state, index, monitor)? {
+) -> Result<Found> {
+    let lacks = !is_complete || lacks_chunks(repository, state, index, monitor)?;
+    let listed = count_listed(index, lacks);
+    // Why not believed where nothing is lost: somebody lists what is not so, else nothing would lack.
+    let is_all = |listed: &Listed, length| !report.lost.is_empty() && listed.is_all(length);
+    let mut candidates = find_candidates(repository, state, &listed, &is_all)?;
+    let is_fenced = |name: &PackName| state.fenced.contains(&name.session) && !listed.contains_key(name);
+    if !lacks {
         // Why: nobody needs them, and a prune may be about to remove them.
-        unlisted.retain(|(name, _)| !is_fenced(name));
+        candidates.retain(|(name, _)| !is_fenced(name));
     }
-    let mut unfenced = BTreeSet::new();
-    for (name, length) in unlisted {
+    let mut found = Found::default();
+    for (name, length) in candidates {
         if monitor.stopped() {
             return Err(Error::Interrupted);
         }
@@ -224,45 +261,78 @@ fn list_packs(
             Err(Error::Store(StoreError::Missing(_))) => continue,
             list => list?,
         };
-        let list = list.unwrap_or(PackList { kind: BlobKind::Data, records: Vec::new(), is_all: false });
+        let mut list = list.unwrap_or(PackList { kind: BlobKind::Data, records: Vec::new(), is_all: false });
         if !list.is_all {
             report.unreadable += 1;
             let what = match list.records.len() {
-                0 => "its footer can't be read; what it holds stays unlisted".to_owned(),
-                found => format!("its footer can't be read; {found} of its chunks were found, others stay unlisted"),
+                0 => "its footer can't be read; what no list has of it stays unlisted".to_owned(),
+                found => {
+                    format!("its footer can't be read; {found} of its chunks were found, others may stay unlisted")
+                }
             };
             monitor.problem(Problem { subject: name.object(), what, code: "damaged" });
         }
         let is_new = |record: &BlobRecord| index.copies(&record.id).next().is_none();
         // Why: nobody needs a second list of what is listed, and a pack of a fenced session may be about to be removed.
-        if list.records.is_empty() || in_doubt && is_fenced(&name) && !list.records.iter().any(is_new) {
+        if is_complete && is_fenced(&name) && !list.records.iter().any(is_new) {
+            continue;
+        }
+        let is_here = |copy: &Location, record: &BlobRecord| copy.pack == name && copy.offset == record.offset;
+        list.records.retain(|record| !index.copies(&record.id).any(|copy| is_here(&copy.location, record)));
+        if list.records.is_empty() {
             continue;
         }
         report.packs += 1;
-        if !is_fenced(&name) {
-            unfenced.insert(name.session);
+        if listed.contains_key(&name) {
+            let names_it = |segment: &&Arc<Segment>| segment.packs().contains(&name);
+            found.partial.extend(index.segments().iter().filter(names_it).map(|segment| segment.record().hash));
+        } else if !is_fenced(&name) {
+            found.unfenced.insert(name.session);
         }
         list.records.iter().try_for_each(|record| writer.push(name, list.kind, record))?;
     }
-    Ok(unfenced)
+    Ok(found)
 }
 
-/// The packs that no segment lists and that are of published sessions, in order of names, with their lengths.
-fn find_unlisted(repository: &Repository, state: &State, index: &Index) -> Result<Vec<(PackName, u64)>> {
-    let listed: HashSet<PackName> = index.segments().iter().flat_map(|segment| segment.packs()).collect();
-    let mut unlisted: HashMap<PackName, u64> = HashMap::new();
+/// The packs that segments list; with `counted`, how much of each, else nothing of any.
+fn count_listed(index: &Index, counted: bool) -> HashMap<PackName, Option<Listed>> {
+    let mut listed: HashMap<PackName, Option<Listed>> = HashMap::new();
+    for segment in index.segments() {
+        if !counted {
+            listed.extend(segment.packs().into_iter().map(|pack| (pack, None)));
+            continue;
+        }
+        for (_, _, location) in segment.records() {
+            listed.entry(location.pack).or_default().get_or_insert_default().add(&location);
+        }
+    }
+    listed
+}
+
+/// The packs of published sessions that no segment lists, or that may hold more than is listed, in order of names, with their
+/// lengths.
+fn find_candidates(
+    repository: &Repository,
+    state: &State,
+    listed: &HashMap<PackName, Option<Listed>>,
+    is_all: &dyn Fn(&Listed, u64) -> bool,
+) -> Result<Vec<(PackName, u64)>> {
+    let mut candidates: HashMap<PackName, u64> = HashMap::new();
     repository.store().list(PACKS, &mut |info| {
+        let is_listed = |name: &PackName| {
+            listed.get(name).is_some_and(|listed| listed.as_ref().is_none_or(|listed| is_all(listed, info.length)))
+        };
         // Why only sessions that were published: the others are of backups that still run, or never ended.
         let wanted = |name: &PackName| {
             state.finished_sessions.contains(&name.session)
-                && !listed.contains(name)
+                && !is_listed(name)
                 && !state.standing.deleted.contains_key(name)
         };
-        unlisted.extend(PackName::parse(&info.name).filter(wanted).map(|name| (name, info.length)));
+        candidates.extend(PackName::parse(&info.name).filter(wanted).map(|name| (name, info.length)));
     })?;
-    let mut unlisted: Vec<(PackName, u64)> = unlisted.into_iter().collect();
-    unlisted.sort_unstable();
-    Ok(unlisted)
+    let mut candidates: Vec<(PackName, u64)> = candidates.into_iter().collect();
+    candidates.sort_unstable();
+    Ok(candidates)
 }
 
 /// True if a snapshot needs a chunk that no segment lists.
@@ -291,7 +361,10 @@ fn publish(repository: &Repository, session: &Session<'_>, plan: &Plan) -> Resul
         if let Some(new) = state.segments.iter().find(is_new) {
             return Err(replaced(&new.name));
         }
-        if let Some(fenced) = plan.unfenced.iter().find(|id| state.fenced.contains(id)) {
+        if !plan.found.partial.iter().all(|hash| state.is_published(hash)) {
+            return Err(Error::Refused("a prune wrote segments anew meanwhile; run again".into()));
+        }
+        if let Some(fenced) = plan.found.unfenced.iter().find(|id| state.fenced.contains(id)) {
             return Err(Error::Refused(format!("a prune fenced the session {fenced} meanwhile; run again")));
         }
         Ok(Act::Remap {

@@ -210,6 +210,12 @@ impl PackWriter {
     }
 }
 
+/// Length in bytes of the footer of a pack with so many blobs, and so many of them with a base.
+#[must_use]
+pub const fn footer_len(records: usize, bases: usize) -> usize {
+    envelope::sealed_len(4 + records * RECORD_BYTES + bases * ChunkId::LEN)
+}
+
 fn length_field(length: usize) -> u32 {
     u32::try_from(length).expect("nothing in a pack is longer than a pack may be")
 }

@@ -13,6 +13,7 @@ mod concurrency;
 mod copies;
 mod crash;
 mod damage;
+mod divided;
 mod endings;
 mod failing;
 mod fidelity;

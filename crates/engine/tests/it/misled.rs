@@ -29,7 +29,7 @@ use crate::place::{files_of, noise};
 use crate::prune::{Scene, patient, run, thorough};
 
 /// Several snapshots, of which the first is forgotten; its packs are partly needed.
-fn scene() -> (Arc<MemoryStore>, Scene) {
+pub fn scene() -> (Arc<MemoryStore>, Scene) {
     let (store, mut scene) = Scene::new();
     for number in 0..40 {
         scene.write(&format!("file {number}"), &noise(number, 60_000));

@@ -47,6 +47,8 @@ pub struct Accounts {
     /// How often each was forgotten.
     forgotten: BTreeMap<SnapshotId, u64>,
     copies: HashMap<ChunkId, Vec<Copy>>,
+    /// Those before the newest entry that changed which segments there are.
+    copies_before: HashMap<ChunkId, Vec<Copy>>,
     segments: Vec<String>,
     /// Snapshots that somebody was told to forget.
     pub asked_to_forget: BTreeSet<SnapshotId>,
@@ -90,6 +92,7 @@ impl Accounts {
             live: BTreeSet::new(),
             forgotten: BTreeMap::new(),
             copies: HashMap::new(),
+            copies_before: HashMap::new(),
             segments: Vec::new(),
             asked_to_forget: BTreeSet::new(),
             removals: 0,
@@ -154,6 +157,12 @@ impl Accounts {
     pub fn hurt_snapshots(&self) -> BTreeSet<SnapshotId> {
         let is_hurt = |id: &&SnapshotId| self.reached[id].iter().any(|chunk| self.hurt.contains_key(chunk));
         self.live.iter().filter(is_hurt).copied().collect()
+    }
+
+    /// Those of them that nobody can restore any more: not even from what is condemned.
+    pub fn lost_snapshots(&self) -> BTreeSet<SnapshotId> {
+        let is_lost = |chunk: &ChunkId| self.hurt.get(chunk).is_some_and(|is_left| !is_left);
+        self.live.iter().filter(|id| self.reached[*id].iter().any(is_lost)).copied().collect()
     }
 
     pub fn is_hurt(&self) -> bool {
@@ -222,7 +231,8 @@ impl Accounts {
                 self.of_two_bases.insert(*id);
             }
         }
-        (self.segments, self.copies) = (segments, copies);
+        self.segments = segments;
+        self.copies_before = std::mem::replace(&mut self.copies, copies);
         Ok(())
     }
 
@@ -280,7 +290,7 @@ impl Accounts {
     /// Where copies of a chunk lie, and what is with each, for people.
     fn copies_of(&self, chunk: &ChunkId) -> String {
         let standing = &self.repository.state().standing;
-        let copies = self.copies.get(chunk).map(Vec::as_slice).unwrap_or_default();
+        let list_of = |all: &HashMap<ChunkId, Vec<Copy>>| all.get(chunk).cloned().unwrap_or_default();
         let words = |copy: &Copy| {
             let all = [
                 ("missing", !self.world.has(&copy.pack.object())),
@@ -293,7 +303,9 @@ impl Accounts {
             let base = copy.base.map(|base| format!(" against {base} ({})", self.copies_of(&base))).unwrap_or_default();
             format!("{}{base} {:?}", copy.pack.object(), true_ones.collect::<Vec<_>>())
         };
-        format!("copies: {}", copies.iter().map(words).collect::<Vec<_>>().join(", "))
+        let all = [list_of(&self.copies), list_of(&self.copies_before)];
+        let [now, before] = all.map(|copies| copies.iter().map(words).collect::<Vec<_>>().join(", "));
+        if now == before { format!("copies: {now}") } else { format!("copies: {now}; before: {before}") }
     }
 
     /// What a snapshot has lost, for people.

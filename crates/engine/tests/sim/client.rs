@@ -454,7 +454,11 @@ impl Person {
         let options =
             RestoreOptions { from, target: target.clone(), threads: 1, budget_bytes: 16 * MIB, ..Default::default() };
         let bell = Arc::clone(&self.bell);
-        let report = restore(repository, &root, &options, &*bell)?;
+        let report = match restore(repository, &root, &options, &*bell) {
+            // Nothing of it was left.
+            Err(Error::NotFound(_)) if is_repaired => return Ok(()),
+            report => report?,
+        };
         if report.problems > 0 {
             return Err(Error::Refused(format!("{} problems in a restore", report.problems)));
         }

@@ -66,7 +66,7 @@ fn mend(run: &mut Run) -> Result<(), String> {
     }
     readable(run, &|id| hurt.contains(id))?;
     run.alone(0, Verb::Drop)?;
-    match run.accounts.hurt_snapshots().first() {
+    match run.accounts.lost_snapshots().first() {
         Some(id) => Err(format!("after a repair {id} lacks {}", run.accounts.losses_of(id))),
         None => Ok(()),
     }
