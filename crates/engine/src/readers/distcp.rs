@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::input::{Input, READ_BYTES_MAX, ReadAt};
 use super::layout::{Builder, Format};
-use super::pickle::{Global, Node, Pickle, Value, number};
+use super::pickle::{Global, Node, Pickle, Refusal, Value, number};
 use super::safetensors;
 use super::zip::{self, Archive};
 use crate::units::MIB;
@@ -18,6 +18,8 @@ use crate::units::MIB;
 const PIECES_MAX: usize = 1 << 16;
 /// All pieces of a `.metadata`, with their names, in bytes.
 const STORED_BYTES_MAX: usize = 128 * MIB;
+/// What is kept of a `.metadata` file while it is read, in bytes: more than of a model's, as there is one at a time.
+const PICKLE_BYTES_MAX: usize = 256 * MIB;
 /// So many bytes tell what begins there.
 const HEAD_BYTES: usize = 16;
 
@@ -114,23 +116,55 @@ pub fn goes_on(file: &dyn ReadAt, end: u64) -> bool {
     input.array::<4>(end).is_some_and(|head| zip::recognises(&head))
 }
 
-/// What a `.metadata` file says lies where: ascending by file and place. None when it is not one, or says more than fits
-/// its bound; a piece whose numbers make no sense makes the whole untrusted, as this is asked to tell completeness.
-pub fn metadata(file: &dyn ReadAt) -> Option<Vec<Stored>> {
+/// What is wrong with the two ends of a file of pieces, in words that follow the file's name, where nothing tells which pieces
+/// it has; none where they are those of torch zips or of safetensors, or of no format known here.
+pub fn lack_at_ends(file: &dyn ReadAt) -> Option<String> {
     let allowance = Cell::new(READ_BYTES_MAX);
     let input = Input::new(file, &allowance);
-    let pickle = Pickle::read(input.stream(0..input.length())?)?;
+    let Some(head) = input.head::<HEAD_BYTES>() else { return Some("it can't be read, or is empty".to_owned()) };
+    if zip::recognises(&head) && Archive::ending_at(&input, input.length()).is_none() {
+        return Some("it begins with a piece and does not end with one".to_owned());
+    }
+    head.iter().all(|&byte| byte == 0).then(|| "it begins with zeros".to_owned())
+}
+
+/// What a `.metadata` file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Metadata {
+    /// What lies where: ascending by file and place.
+    Pieces(Vec<Stored>),
+    /// More than fits the bound: of several hundred thousand pieces.
+    TooLarge,
+    /// It is torn, or none; or a piece's numbers make no sense, and nothing is trusted, as this is asked to tell completeness.
+    Unreadable,
+}
+
+/// Reads a `.metadata` file.
+pub fn metadata(file: &dyn ReadAt) -> Metadata {
+    let allowance = Cell::new(READ_BYTES_MAX);
+    let input = Input::new(file, &allowance);
+    let Some(stream) = input.stream(0..input.length()) else { return Metadata::Unreadable };
+    match Pickle::read_within(stream, PICKLE_BYTES_MAX) {
+        Ok(pickle) => pieces(&pickle).unwrap_or(Metadata::Unreadable),
+        Err(Refusal::TooLarge) => Metadata::TooLarge,
+        Err(Refusal::Torn) if input.length() > READ_BYTES_MAX => Metadata::TooLarge,
+        Err(Refusal::Torn) => Metadata::Unreadable,
+    }
+}
+
+fn pieces(pickle: &Pickle) -> Option<Metadata> {
     let Node::Object { class: Global::Metadata, state, .. } = *pickle.node(pickle.root)? else { return None };
     let mut bytes_left = STORED_BYTES_MAX;
     let mut pieces = Vec::new();
     for &(index, info) in pickle.map(pickle.get(state, "storage_data")?)? {
-        let piece = stored(&pickle, index, info)?;
+        let piece = stored(pickle, index, info)?;
         let bytes = size_of::<Stored>() + piece.file.len() + piece.name.len() + 8 * piece.offset.len();
-        bytes_left = bytes_left.checked_sub(2 * bytes)?;
+        let Some(left) = bytes_left.checked_sub(2 * bytes) else { return Some(Metadata::TooLarge) };
+        bytes_left = left;
         pieces.push(piece);
     }
     pieces.sort_by(|left, right| (&left.file, left.range.start).cmp(&(&right.file, right.range.start)));
-    Some(pieces)
+    Some(Metadata::Pieces(pieces))
 }
 
 /// One entry: a `MetadataIndex` and its `_StorageInfo`.

@@ -36,7 +36,10 @@ mod zip;
 
 use std::cell::Cell;
 
-pub use distcp::{Stored, goes_on as distcp_goes_on, metadata as distcp_metadata};
+pub use distcp::{
+    Metadata as DistcpMetadata, Stored, goes_on as distcp_goes_on, lack_at_ends as distcp_lack_at_ends,
+    metadata as distcp_metadata,
+};
 pub use dtype::{Dtype, GgmlType, ggml};
 pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{

@@ -128,18 +128,106 @@ fn records_are_given_one_by_one() {
     assert_eq!(json!(ranges), expected()["records.tfrecord"]["records"]);
 }
 
+/// The pieces that a `.metadata` names.
+fn pieces(metadata: &[u8]) -> Vec<Stored> {
+    match distcp_metadata(&metadata) {
+        DistcpMetadata::Pieces(pieces) => pieces,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn metadata_of_a_distributed_checkpoint() {
     let bytes = bytes_of("checkpoint.metadata");
-    let stored = distcp_metadata(&&bytes[..]).unwrap();
+    let stored = pieces(&bytes);
     let found = stored.iter().map(|piece| {
         let range = [piece.range.start, piece.range.end];
         json!({"file": piece.file, "range": range, "name": piece.name, "offset": piece.offset})
     });
     assert_eq!(json!(found.collect::<Vec<_>>()), expected()["checkpoint.metadata"]["stored"]);
-    assert_eq!(distcp_metadata(&&bytes[..bytes.len() - 1]), None);
+    assert_eq!(distcp_metadata(&&bytes[..bytes.len() - 1]), DistcpMetadata::Unreadable);
     let model = bytes_of("model.pt");
-    assert_eq!(distcp_metadata(&&model[..]), None);
+    assert_eq!(distcp_metadata(&&model[..]), DistcpMetadata::Unreadable);
+}
+
+/// A `.metadata` as Python writes it (protocol 2), of so many pieces of 100 ranks.
+fn large_metadata(count: u32) -> Vec<u8> {
+    const CHECKPOINT: &str = "ctorch.distributed.checkpoint.";
+    let mut memo = 0_u32;
+    let mut remember = |out: &mut Vec<u8>| {
+        out.extend([b'r']);
+        out.extend(memo.to_le_bytes());
+        memo += 1;
+    };
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend([b'X']);
+        out.extend(u32::try_from(text.len()).unwrap().to_le_bytes());
+        out.extend(text.as_bytes());
+    };
+    let number = |out: &mut Vec<u8>, number: u32| {
+        out.extend([b'J']);
+        out.extend(number.to_le_bytes());
+    };
+    let mut size = |out: &mut Vec<u8>, first: u32| {
+        out.extend(b"ctorch\nSize\n");
+        number(out, first);
+        out.extend(b"K\0\x86");
+        remember(out);
+        out.push(0x85);
+        remember(out);
+        out.push(b'R');
+        remember(out);
+    };
+    let mut out = b"\x80\x02".to_vec();
+    out.extend(format!("{CHECKPOINT}metadata\nMetadata\n").bytes());
+    out.extend(b")\x81}(");
+    text(&mut out, "state_dict_metadata");
+    out.push(b']');
+    for piece in 0..count {
+        out.extend(format!("{CHECKPOINT}metadata\nChunkStorageMetadata\n").bytes());
+        out.extend(b")\x81}(");
+        for field in ["offsets", "sizes"] {
+            text(&mut out, field);
+            size(&mut out, piece % 100);
+        }
+        out.extend(b"uba");
+    }
+    text(&mut out, "storage_data");
+    out.push(b'}');
+    for piece in 0..count {
+        out.push(b'(');
+        out.extend(format!("{CHECKPOINT}metadata\nMetadataIndex\n").bytes());
+        out.extend(b")\x81}(");
+        text(&mut out, "fqn");
+        text(&mut out, &format!("layer {}", piece / 100));
+        text(&mut out, "offset");
+        size(&mut out, piece % 100);
+        out.extend(b"ub");
+        out.extend(format!("{CHECKPOINT}filesystem\n_StorageInfo\n").bytes());
+        out.extend(b")\x81}(");
+        text(&mut out, "relative_path");
+        text(&mut out, &format!("__{}_0.distcp", piece % 100));
+        text(&mut out, "offset");
+        number(&mut out, piece / 100 * 1000);
+        text(&mut out, "length");
+        number(&mut out, 1000);
+        out.extend(b"ubu");
+    }
+    out.extend(b"ub.");
+    out
+}
+
+/// Each rank of a large cluster writes a piece of most tensors. What does not fit is told from what is torn.
+#[test]
+fn metadata_of_many_pieces() {
+    let bytes = large_metadata(100_000);
+    let found = pieces(&bytes);
+    assert_eq!(found.len(), 100_000);
+    let last = found.last().unwrap();
+    assert_eq!((last.file.as_str(), last.range.clone()), ("__99_0.distcp", 999_000..1_000_000));
+    assert_eq!((last.name.as_str(), &last.offset[..]), ("layer 999", &[99, 0][..]));
+    assert_eq!(distcp_metadata(&&bytes[..bytes.len() - 1]), DistcpMetadata::Unreadable);
+    assert_eq!(distcp_metadata(&&b"]".repeat(3 << 20)[..]), DistcpMetadata::TooLarge);
 }
 
 /// The pieces that `.metadata` names are the archives that the scan of the file finds.
@@ -147,8 +235,7 @@ fn metadata_of_a_distributed_checkpoint() {
 fn metadata_and_file_agree() {
     let (metadata, file) = (bytes_of("checkpoint.metadata"), bytes_of("__0_0.distcp"));
     let layout = read(&&file[..], b"__0_0.distcp").unwrap();
-    let pieces: Vec<_> =
-        distcp_metadata(&&metadata[..]).unwrap().into_iter().filter(|piece| piece.file == "__0_0.distcp").collect();
+    let pieces: Vec<_> = pieces(&metadata).into_iter().filter(|piece| piece.file == "__0_0.distcp").collect();
     assert_eq!(pieces.len(), layout.tensors.len());
     for (piece, tensor) in pieces.iter().zip(&layout.tensors) {
         assert!(piece.range.start <= tensor.range.start && tensor.range.end <= piece.range.end, "{piece:?} {tensor:?}");

@@ -10,7 +10,7 @@ use crate::entry::{Content, Entry, Kind, TableRef, TreeKey};
 use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::Monitor;
-use crate::readers::{self, Dtype, Format, Layout, Strided, Tensor, View};
+use crate::readers::{self, DistcpMetadata, Dtype, Format, Layout, Strided, Tensor, View};
 use crate::repo::{Repository, StoredFile};
 
 /// The ending of parts of distributed checkpoints, and the file that explains them.
@@ -214,8 +214,8 @@ impl<'r> Metadata<'r> {
         Self { repository, root: *root, directory: None, pieces: Vec::new() }
     }
 
-    /// Gives the tensors of a file their names and places. Where there is no `.metadata`, or it can't be understood,
-    /// they stay as they are.
+    /// Gives the tensors of a file their names and places. Where there is no `.metadata`, or it can't be understood or is
+    /// too large, they stay as they are.
     pub(super) fn explain(&mut self, file: &TreeKey, found: &mut [Found]) -> Result<()> {
         let directory = file.parent().unwrap_or_default();
         if self.directory.as_ref() != Some(&directory) {
@@ -237,7 +237,7 @@ impl<'r> Metadata<'r> {
         if let Some(error) = file.failure() {
             return Err(error);
         }
-        let stored = stored.unwrap_or_default();
+        let DistcpMetadata::Pieces(stored) = stored else { return Ok(Vec::new()) };
         let mut counts = HashMap::new();
         stored.iter().for_each(|piece| *counts.entry(piece.name.clone()).or_insert(0) += 1);
         Ok(stored.into_iter().map(|stored| Piece { parts: counts[&stored.name], stored }).collect())

@@ -70,7 +70,7 @@ pub fn pickles() -> Vec<Vec<u8>> {
 
 /// As the index of a distributed checkpoint, and as the pickle of a torch file with two storages.
 pub fn pickle(data: &[u8]) {
-    if let Some(stored) = readers::distcp_metadata(&data) {
+    if let readers::DistcpMetadata::Pieces(stored) = readers::distcp_metadata(&data) {
         assert!(stored.is_sorted_by(|left, right| left.file <= right.file));
         assert!(stored.len() <= data.len());
         // Whatever lies at a place, the look ends.

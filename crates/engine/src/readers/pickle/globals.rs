@@ -31,6 +31,8 @@ pub(crate) enum Global {
     MetadataIndex,
     /// The same: where it lies.
     StorageInfo,
+    /// The same: a part of a tensor, which is said of the stored parts too.
+    StoredChunk,
 }
 
 /// Finds a name.
@@ -48,6 +50,7 @@ pub(super) fn find(module: &str, name: &str) -> Global {
         "collections" if matches!(name, "OrderedDict" | "defaultdict" | "Counter") => Global::Map,
         "torch.distributed.checkpoint.metadata" if name == "Metadata" => Global::Metadata,
         "torch.distributed.checkpoint.metadata" if name == "MetadataIndex" => Global::MetadataIndex,
+        "torch.distributed.checkpoint.metadata" if name == "ChunkStorageMetadata" => Global::StoredChunk,
         "torch.distributed.checkpoint.filesystem" if name == "_StorageInfo" => Global::StorageInfo,
         _ => Global::Other,
     }

@@ -2,7 +2,7 @@
 
 use super::super::input::Stream;
 use super::globals::{self, Global};
-use super::{Node, TEXT_BYTES_MAX, VALUE_BYTES_MAX, Value};
+use super::{Node, Refusal, TEXT_BYTES_MAX, Value};
 
 /// A memo may be filled with gaps so long: writers number it without any.
 const MEMO_GAP_MAX: usize = 1024;
@@ -13,23 +13,23 @@ const NODE_BYTES: usize = 2 * size_of::<Node>();
 const LINE_BYTES_MAX: usize = TEXT_BYTES_MAX as usize;
 
 /// Runs to the opcode that ends the pickle.
-pub(super) fn run(stream: Stream) -> Option<(Vec<Node>, Value)> {
+pub(super) fn run(stream: Stream, bytes_max: usize) -> Result<(Vec<Node>, Value), Refusal> {
     let mut machine = Machine {
         stream,
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
-        bytes_left: VALUE_BYTES_MAX,
+        nothing: None,
+        bytes_left: bytes_max,
+        is_full: false,
     };
-    loop {
-        match machine.stream.byte()? {
-            b'.' => break,
-            opcode => machine.step(opcode)?,
-        }
+    let root = machine.run();
+    match root {
+        Some(root) => Ok((machine.nodes, root)),
+        None if machine.is_full => Err(Refusal::TooLarge),
+        None => Err(Refusal::Torn),
     }
-    let root = machine.pop()?;
-    Some((machine.nodes, root))
 }
 
 struct Machine<'a> {
@@ -39,10 +39,23 @@ struct Machine<'a> {
     /// Heights of the stack where lists of operands begin.
     marks: Vec<usize>,
     memo: Vec<Value>,
+    /// The empty tuple: one for all, as nothing is ever added to it.
+    nothing: Option<Value>,
     bytes_left: usize,
+    /// Something did not fit.
+    is_full: bool,
 }
 
 impl Machine<'_> {
+    fn run(&mut self) -> Option<Value> {
+        loop {
+            match self.stream.byte()? {
+                b'.' => return self.pop(),
+                opcode => self.step(opcode)?,
+            }
+        }
+    }
+
     fn step(&mut self, opcode: u8) -> Option<()> {
         match opcode {
             b'N' => self.push(Value::Nothing),
@@ -172,7 +185,8 @@ impl Machine<'_> {
         let node = match opcode {
             b'}' => Node::Map(Vec::new()),
             b'd' => Node::Map(pairs(&self.operands()?)?),
-            b']' | b')' | 0x8f => Node::List(Vec::new()),
+            b')' => return self.empty_tuple(),
+            b']' | 0x8f => Node::List(Vec::new()),
             b'l' | b't' | 0x91 => Node::List(self.operands()?),
             _ => {
                 let count = usize::from(opcode - 0x84);
@@ -182,6 +196,15 @@ impl Machine<'_> {
             }
         };
         self.push_node(node)
+    }
+
+    fn empty_tuple(&mut self) -> Option<()> {
+        let tuple = match self.nothing {
+            Some(tuple) => tuple,
+            None => self.node(Node::List(Vec::new()))?,
+        };
+        self.nothing = Some(tuple);
+        self.push(tuple)
     }
 
     /// Adds to the list or map below the operands.
@@ -280,12 +303,27 @@ impl Machine<'_> {
 
     fn build(&mut self) -> Option<()> {
         let new_state = self.pop()?;
-        if let Value::Node(number) = self.top()?
-            && let Some(Node::Object { state, .. }) = self.nodes.get_mut(number as usize)
-        {
-            *state = new_state;
+        let Value::Node(number) = self.top()? else { return Some(()) };
+        match self.nodes.get_mut(number as usize) {
+            Some(Node::Object { class: Global::StoredChunk, .. }) => self.forget(new_state),
+            Some(Node::Object { state, .. }) => *state = new_state,
+            _ => {}
         }
         Some(())
+    }
+
+    /// Lets go of what a list or map holds: nobody asks for it. Who mentions it again finds nothing there.
+    fn forget(&mut self, value: Value) {
+        let Value::Node(number) = value else { return };
+        if let Some(node @ (Node::List(_) | Node::Map(_))) = self.nodes.get_mut(number as usize) {
+            let values = match &*node {
+                Node::Map(map) => 2 * map.len(),
+                Node::List(list) => list.len(),
+                _ => 0,
+            };
+            *node = Node::List(Vec::new());
+            self.bytes_left += values * VALUE_BYTES;
+        }
     }
 
     fn persistent(&mut self, opcode: u8) -> Option<()> {
@@ -315,7 +353,13 @@ impl Machine<'_> {
     }
 
     fn charge(&mut self, bytes: usize) -> Option<()> {
-        self.bytes_left = self.bytes_left.checked_sub(bytes)?;
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => self.bytes_left = left,
+            None => {
+                self.is_full = true;
+                return None;
+            }
+        }
         Some(())
     }
 

@@ -4,8 +4,8 @@
 //! becomes an object that says which name was called with which arguments, and of names only those in `globals`
 //! mean anything. Protocols 0 to 5. What the values mean is for the caller to say.
 //!
-//! Bounds: values, texts, memo and stack together take at most [`VALUE_BYTES_MAX`]; longer texts than
-//! [`TEXT_BYTES_MAX`], byte strings and large numbers are opaque. A value that is put into itself gives a graph with a
+//! Bounds: values, texts, memo and stack together take at most [`VALUE_BYTES_MAX`], or what the caller says; longer texts
+//! than [`TEXT_BYTES_MAX`], byte strings and large numbers are opaque. A value that is put into itself gives a graph with a
 //! ring: who walks it must count depth, or mark where it was.
 
 mod globals;
@@ -55,6 +55,15 @@ pub(super) enum Node {
     },
 }
 
+/// Why a pickle could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It ends too early, or is none.
+    Torn,
+    /// It makes more values than may be kept.
+    TooLarge,
+}
+
 /// The graph of one pickle.
 #[derive(Debug)]
 pub(super) struct Pickle {
@@ -66,8 +75,13 @@ pub(super) struct Pickle {
 impl Pickle {
     /// Reads one pickle to its end.
     pub fn read(stream: Stream) -> Option<Self> {
-        let (nodes, root) = machine::run(stream)?;
-        Some(Self { nodes, root })
+        Self::read_within(stream, VALUE_BYTES_MAX).ok()
+    }
+
+    /// As [`Self::read`], with another bound for all that is kept, in bytes.
+    pub fn read_within(stream: Stream, bytes_max: usize) -> Result<Self, Refusal> {
+        let (nodes, root) = machine::run(stream, bytes_max)?;
+        Ok(Self { nodes, root })
     }
 
     /// All nodes, in the order in which they were made.

@@ -5,6 +5,9 @@
 //! gives it away: some parts are newer than `.metadata` and others older; or no piece lies where `.metadata` lists one,
 //! which also tells a part whose bytes were lost. New parts with each piece where the old one was are the new checkpoint:
 //! all that `.metadata` says of it is true.
+//!
+//! A `.metadata` of several hundred thousand pieces is too large to be read. Then each part is held against itself alone: it
+//! begins and ends as one, and was not written after `.metadata` where others were not.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
@@ -12,7 +15,7 @@ use std::path::{Component, Path};
 use super::super::listing::Seen;
 use super::super::names;
 use super::{Marked, Scene};
-use crate::readers::{ReadAt, Stored, distcp_goes_on, distcp_metadata};
+use crate::readers::{DistcpMetadata, ReadAt, Stored, distcp_goes_on, distcp_lack_at_ends, distcp_metadata};
 
 const METADATA: &str = ".metadata";
 /// Clocks of several writers may differ by so many seconds.
@@ -51,27 +54,50 @@ fn directory_lack(scene: &Scene, directory: &Path) -> Result<(), String> {
     let metadata = scene.listing.file(&path).ok_or_else(|| format!("{} is not there", path.display()))?;
     let shown = metadata.text();
     let open = scene.open(metadata).map_err(|error| format!("{shown} can't be read: {error}"))?;
-    let pieces =
-        distcp_metadata(&open).ok_or_else(|| format!("{shown} is torn, or not of a distributed checkpoint"))?;
-    let parts: Vec<&[Stored]> = pieces.chunk_by(|left, right| left.file == right.file).collect();
-    let mut newer = Vec::new();
-    for pieces in &parts {
-        let part = part(scene, directory, pieces, shown)?;
-        newer.extend((part.mtime.seconds > metadata.mtime.seconds.saturating_add(SKEW_SECONDS)).then_some(part));
+    let pieces = match distcp_metadata(&open) {
+        DistcpMetadata::Pieces(pieces) => pieces,
+        DistcpMetadata::TooLarge => return unlisted_lack(scene, directory, metadata),
+        DistcpMetadata::Unreadable => return Err(format!("{shown} is torn, or not of a distributed checkpoint")),
+    };
+    let mut parts = Vec::new();
+    for pieces in pieces.chunk_by(|left, right| left.file == right.file) {
+        parts.push((part(scene, directory, pieces, shown)?, pieces));
     }
-    if let Some(part) = newer.first().filter(|_| newer.len() < parts.len()) {
-        return Err(format!(
-            "{} is newer than {shown}, others are older: it was overwritten in part (of a mere copy, touch {shown})",
-            part.text()
-        ));
-    }
+    written_in_part(metadata, parts.iter().map(|(part, _)| *part))?;
     let looks = (LOOKS_MAX / parts.len().max(1)).max(2);
-    parts.into_iter().try_for_each(|pieces| {
-        let part = part(scene, directory, pieces, shown)?;
+    parts.into_iter().try_for_each(|(part, pieces)| {
         let fail = |why: String| format!("{}: {why} (in {shown})", part.text());
         let open = scene.open(part).map_err(|error| format!("{} can't be read: {error}", part.text()))?;
         part_lack(&open, pieces, looks).map_or(Ok(()), |why| Err(fail(why)))
     })
+}
+
+/// What lacks where `.metadata` is too large to tell.
+fn unlisted_lack(scene: &Scene, directory: &Path, metadata: &Seen) -> Result<(), String> {
+    let is_beside = |file: &&Seen| file.path.parent() == Some(directory) && names::distcp_rank(file.name()).is_some();
+    let parts: Vec<&Seen> = scene.listing.files().filter(is_beside).collect();
+    if parts.is_empty() {
+        return Err(format!("no part is beside {}", metadata.text()));
+    }
+    written_in_part(metadata, parts.iter().copied())?;
+    parts.into_iter().try_for_each(|part| {
+        let open = scene.open(part).map_err(|error| format!("{} can't be read: {error}", part.text()))?;
+        distcp_lack_at_ends(&open).map_or(Ok(()), |why| Err(format!("{}: {why}", part.text())))
+    })
+}
+
+/// Whether some parts are newer than `.metadata`, and others not.
+fn written_in_part<'s>(metadata: &Seen, parts: impl Iterator<Item = &'s Seen>) -> Result<(), String> {
+    let latest = metadata.mtime.seconds.saturating_add(SKEW_SECONDS);
+    let (newer, older): (Vec<&Seen>, Vec<&Seen>) = parts.partition(|part| part.mtime.seconds > latest);
+    match newer.first().filter(|_| !older.is_empty()) {
+        None => Ok(()),
+        Some(part) => Err(format!(
+            "{} is newer than {shown}, others are older: it was overwritten in part (of a mere copy, touch {shown})",
+            part.text(),
+            shown = metadata.text()
+        )),
+    }
 }
 
 /// The file of these pieces, if it is there and long enough.
