@@ -202,6 +202,10 @@ impl Run {
     #[must_use]
     pub fn prepare(&self, repository: Repository) -> Repository {
         self.mended.borrow_mut().push(repository.mended_packs());
+        if let Some(why) = repository.refused_cache() {
+            let way = "it is not used, and all is read; name another with --cache-dir, or remove it";
+            self.output.warn(&format!("the local cache may be somebody else's: {why}; {way}"));
+        }
         self.warn_if_revoked(repository).with_parity(self.settings.parity)
     }
 

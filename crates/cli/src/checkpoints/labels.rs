@@ -61,7 +61,7 @@ impl Kept {
             path: PathBuf::from(std::ffi::OsString::from_vec(record.paths.first()?.clone())),
             step: number(STEP),
             world_size: number(WORLD_SIZE),
-            finished: label(FINISHED).and_then(|value| value.parse().ok()).unwrap_or_else(|| seconds(record.time)),
+            finished: finished(label(FINISHED), seconds(record.time)),
             is_complete: label(STATE)? == COMPLETE && number(LOST_PATHS).is_none_or(|lost| lost == 0),
             is_live,
             is_damaged: false,
@@ -150,4 +150,26 @@ pub fn of(checkpoint: &Checkpoint, lack: Option<&str>) -> Vec<(String, String)> 
         (FINISHED, Some(format!("{seconds}.{:03}", nanos / 1_000_000))),
     ];
     labels.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+/// When a checkpoint was finished that was stored by a backup of that time, in Unix seconds. Files may say that they were written
+/// in the future; what is stored was finished before.
+fn finished(label: Option<&str>, stored: f64) -> f64 {
+    label
+        .and_then(|value| value.parse().ok())
+        .filter(|finished: &f64| finished.is_finite())
+        .map_or(stored, |it| it.min(stored))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_finished_after_it_was_stored() {
+        for (label, expected) in
+            [(None, 100.0), (Some("90.5"), 90.5), (Some("170000"), 100.0), (Some("soon"), 100.0), (Some("NaN"), 100.0)]
+        {
+            assert_eq!(finished(label, 100.0), expected, "{label:?}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::forget::{forget, store_times};
 use seawall_engine::ids::SnapshotId;
+use seawall_engine::repair::is_hit;
 use seawall_engine::repo::{Repository, Snapshot};
 use seawall_plan::retention::{Candidate, Decision, Group, KeepNothing, RUN, Rules, STEP, decide};
 
@@ -130,7 +131,8 @@ impl Arguments {
         }
         let chosen = self.choose(repository)?;
         let times = store_times(repository, &chosen.iter().map(|one| one.snapshot.number).collect::<Vec<_>>())?;
-        let candidates: Vec<Candidate> = chosen.iter().map(|one| one.candidate(repository, &times)).collect();
+        let candidates = chosen.iter().map(|one| one.candidate(repository, &times, &rules));
+        let candidates = candidates.collect::<Result<Vec<Candidate>>>()?;
         let offset = run.zone.to_offset(jiff::Timestamp::now()).seconds() / 60;
         let decisions = decide(&candidates, &rules, offset).map_err(refused)?;
         self.show(run, &chosen, &decisions, &times)?;
@@ -282,7 +284,7 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn candidate(&self, repository: &Repository, times: &BTreeMap<u64, Timestamp>) -> Candidate {
+    fn candidate(&self, repository: &Repository, times: &BTreeMap<u64, Timestamp>, rules: &Rules) -> Result<Candidate> {
         let Snapshot { record, number, member, claimed_ms } = &self.snapshot;
         let host = record.host.as_bytes();
         let group = match label(&self.snapshot, RUN) {
@@ -290,7 +292,12 @@ impl Chosen {
             None => Group::new(member.as_bytes(), std::iter::once(host).chain(record.paths.iter().map(Vec::as_slice))),
         };
         let stored = times.get(number).copied().unwrap_or_default();
-        Candidate {
+        // Why only for these: the rules for runs alone ask, and its tree may have to be read.
+        let asks = !self.forgotten
+            && !rules.run.keep_nothing()
+            && [RUN, STEP].iter().any(|name| label(&self.snapshot, name).is_some());
+        let is_damaged = asks && is_hit(repository, &self.snapshot)?;
+        Ok(Candidate {
             id: record.id.0,
             number: *number,
             group,
@@ -298,8 +305,12 @@ impl Chosen {
             claimed_time_ms: *claimed_ms,
             tags: record.tags.clone(),
             labels: record.labels.clone(),
+            thing: Group::new(b"", record.paths.iter().map(Vec::as_slice)).into_bytes(),
+            files: record.files,
+            bytes: record.bytes,
+            is_damaged,
             held: repository.state().holds.contains_key(&record.id),
             forgotten: self.forgotten,
-        }
+        })
     }
 }

@@ -272,7 +272,17 @@ struct Stored {
 #[derive(Clone)]
 enum Older {
     Stored(Arc<Stored>),
-    Read(Arc<OldFile>),
+    /// With the step that its path tells.
+    Read(Arc<OldFile>, Option<Vec<u8>>),
+}
+
+impl Older {
+    fn step(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Stored(stored) => step_of_path(&stored.key),
+            Self::Read(_, step) => step.clone(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -380,7 +390,7 @@ impl Runs {
         state.models.add(file.signature, key);
         state.read_bytes += file.bytes();
         for mark in &marks {
-            state.remember(*mark, Older::Read(Arc::clone(&file)));
+            state.remember(*mark, Older::Read(Arc::clone(&file), step_of_path(key)));
         }
         state.read.push_back((marks, file));
         state.drop_oldest();
@@ -430,14 +440,18 @@ impl Runs {
         let marks = RunMarks::of(key).likeliest_first(key);
         let same = signature(layout.tensors.iter().map(tensor_mark).collect());
         let state = self.lock();
-        found.extend(marks.iter().filter_map(|mark| Some((state.stored.get(mark)?.clone(), true))));
-        found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file)), false)));
+        let step = step_of_path(key);
+        // Why: a file of the same step is another rank's or shard's, and no earlier version.
+        let is_version = |older: &Older| step.is_none() || older.step() != step;
+        let of_run = marks.iter().filter_map(|mark| state.stored.get(mark).cloned());
+        found.extend(of_run.map(|older| (older.clone(), is_version(&older))));
+        found.extend(state.declared.iter().map(|file| (Older::Read(Arc::clone(file), None), false)));
         found.extend(state.stored.get(&same).map(|file| (file.clone(), false)));
         drop(state);
         let (mut files, mut last): (Vec<Arc<OldFile>>, _) = (Vec::new(), None);
         for (older, is_version) in found {
             let file = match older {
-                Older::Read(file) => Some(file),
+                Older::Read(file, _) => Some(file),
                 // One read of another's header is enough where it has the tensors.
                 Older::Stored(_) if !files.is_empty() => None,
                 Older::Stored(stored) => OldFile::open(repository, &stored, like).map(Arc::new),
@@ -515,7 +529,7 @@ impl State {
             let Some((marks, file)) = self.read.pop_front() else { return };
             self.read_bytes -= file.bytes();
             for mark in marks {
-                if matches!(self.stored.get(&mark), Some(Older::Read(known)) if Arc::ptr_eq(known, &file)) {
+                if matches!(self.stored.get(&mark), Some(Older::Read(known, _)) if Arc::ptr_eq(known, &file)) {
                     self.stored.remove(&mark);
                     self.order.retain(|known| *known != mark);
                 }
@@ -531,6 +545,8 @@ pub(crate) fn reading_marks(key: &TreeKey, layout: &Layout) -> [Mark; 2] {
 
 /// What the files of a run have in common.
 pub(crate) struct RunMarks {
+    /// Folders and name without the numbers of steps: ranks and shards stay apart.
+    step: Mark,
     /// The folder as it is, and the name without its digits.
     place: Mark,
     /// All folders without their digits, and the name as it is.
@@ -544,6 +560,7 @@ impl RunMarks {
         let (folders, name) = key.0.split_at(key.0.len() - key.name().len());
         let (bare_folders, bare_name) = (without_digits(folders), without_digits(name));
         Self {
+            step: mark(b"step", [without_steps(&key.0).as_slice()]),
             place: mark(b"place", [folders, bare_name.as_slice()]),
             folder: mark(b"folder", [bare_folders.as_slice(), name]),
             run: mark(b"run", [bare_folders.as_slice(), bare_name.as_slice()]),
@@ -555,16 +572,43 @@ impl RunMarks {
         self.run
     }
 
-    fn all(&self) -> [Mark; 3] {
-        [self.place, self.folder, self.run]
+    fn all(&self) -> [Mark; 4] {
+        [self.step, self.place, self.folder, self.run]
     }
 
-    /// Where a name tells a step, the file before it lies beside it; else numbers in names are those of shards and ranks,
-    /// and the file before it has the same name in another folder.
-    fn likeliest_first(&self, key: &TreeKey) -> [Mark; 3] {
-        let Self { place, folder, run } = *self;
-        if step_of(key.name()).is_some() { [place, folder, run] } else { [folder, place, run] }
+    /// First what differs in nothing but the step. Else, where a name tells a step, the file before it lies beside it; and where
+    /// not, numbers in names are those of shards and ranks, and the file before it has the same name in another folder.
+    fn likeliest_first(&self, key: &TreeKey) -> [Mark; 4] {
+        let Self { step, place, folder, run } = *self;
+        if step_of(key.name()).is_some() { [step, place, folder, run] } else { [step, folder, place, run] }
     }
+}
+
+/// The step that the last part of a path tells which tells one.
+fn step_of_path(key: &TreeKey) -> Option<Vec<u8>> {
+    key.0.rsplit(|&byte| byte == 0).find_map(step_of)
+}
+
+/// A path without the numbers behind words for steps.
+fn without_steps(path: &[u8]) -> Vec<u8> {
+    let lower = path.to_ascii_lowercase();
+    let mut out = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        let Some(number) = STEP_WORDS.iter().filter(|word| lower[at..].starts_with(word)).find_map(|word| {
+            let begin = at + word.len();
+            let gap = path[begin..].iter().position(|byte| !matches!(byte, b'-' | b'_' | b'.' | b'='))?;
+            let digits = path[begin + gap..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+            (digits > 0).then_some(begin + gap..begin + gap + digits)
+        }) else {
+            out.push(path[at]);
+            at += 1;
+            continue;
+        };
+        out.extend_from_slice(&path[at..number.start]);
+        at = number.end;
+    }
+    out
 }
 
 /// The number of the step that a name tells, without zeros in front: the one behind a word for steps.
@@ -624,19 +668,23 @@ mod tests {
 
     #[test]
     fn digits_tell_no_run_apart_but_letters_do() {
-        for (left, right, place, folder, run) in [
-            ("/r/step-0100/w.pt", "/r/step-120/w.pt", false, true, true),
-            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-1-of-2.pt", false, true, true),
-            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-2-of-2.pt", false, false, true),
-            ("/r/step-100.pt", "/r/step-200.pt", true, false, true),
-            ("/r1/step-100.pt", "/r2/step-200.pt", false, false, true),
-            ("/r/step-100/a.pt", "/r/step-100/b.pt", false, false, false),
-            ("/r/a/w.pt", "/r/b/w.pt", false, false, false),
-            ("/r/1/w.pt", "/r/1w.pt", false, false, false),
+        for (left, right, step, place, folder, run) in [
+            ("/r/step-0100/w.pt", "/r/step-120/w.pt", true, false, true, true),
+            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-1-of-2.pt", true, false, true, true),
+            ("/r/step-100/w-1-of-2.pt", "/r/step-200/w-2-of-2.pt", false, false, false, true),
+            ("/r/iter_0000100/mp_rank_00/w.pt", "/r/iter_0000200/mp_rank_00/w.pt", true, false, true, true),
+            ("/r/iter_0000100/mp_rank_00/w.pt", "/r/iter_0000200/mp_rank_01/w.pt", false, false, true, true),
+            ("/r/step-100.pt", "/r/step-200.pt", true, true, false, true),
+            ("/r/Step=100_rank_1.pt", "/r/Step=200_rank_1.pt", true, true, false, true),
+            ("/r1/step-100.pt", "/r2/step-200.pt", false, false, false, true),
+            ("/r/100/w.pt", "/r/200/w.pt", false, false, true, true),
+            ("/r/step-100/a.pt", "/r/step-100/b.pt", false, false, false, false),
+            ("/r/a/w.pt", "/r/b/w.pt", false, false, false, false),
+            ("/r/1/w.pt", "/r/1w.pt", false, false, false, false),
         ] {
             let (one, two) = (RunMarks::of(&key(left)), RunMarks::of(&key(right)));
-            let equal = (one.place == two.place, one.folder == two.folder, one.run == two.run);
-            assert_eq!(equal, (place, folder, run), "{left}, {right}");
+            let equal = (one.step == two.step, one.place == two.place, one.folder == two.folder, one.run == two.run);
+            assert_eq!(equal, (step, place, folder, run), "{left}, {right}");
         }
     }
 
@@ -652,7 +700,7 @@ mod tests {
             ("/step-100/steps.pt", false),
         ] {
             let marks = RunMarks::of(&key(path));
-            assert_eq!(marks.likeliest_first(&key(path))[0] == marks.place, is_beside, "{path}");
+            assert_eq!(marks.likeliest_first(&key(path))[1] == marks.place, is_beside, "{path}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! before the next; safetensors from the start forwards. A gap ends the row: what was found until then counts.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::input::{Input, READ_BYTES_MAX, ReadAt};
@@ -20,6 +21,12 @@ const PIECES_MAX: usize = 1 << 16;
 const STORED_BYTES_MAX: usize = 128 * MIB;
 /// What is kept of a `.metadata` file while it is read, in bytes: more than of a model's, as there is one at a time.
 const PICKLE_BYTES_MAX: usize = 256 * MIB;
+/// What is kept of a file's name besides its text, in bytes.
+const NAME_BYTES: usize = 64;
+/// The field of pieces that were written through an extension.
+const TRANSFORMS: &str = "transform_descriptors";
+/// How files with pieces are named.
+const ENDING: &str = ".distcp";
 /// So many bytes tell what begins there.
 const HEAD_BYTES: usize = 16;
 
@@ -116,16 +123,23 @@ pub fn goes_on(file: &dyn ReadAt, end: u64) -> bool {
     input.array::<4>(end).is_some_and(|head| zip::recognises(&head))
 }
 
-/// What is wrong with the two ends of a file of pieces, in words that follow the file's name, where nothing tells which pieces
-/// it has; none where they are those of torch zips or of safetensors, or of no format known here.
-pub fn lack_at_ends(file: &dyn ReadAt) -> Option<String> {
+/// What is wrong with a file of pieces, in words that follow the file's name, where nothing tells which pieces it has; none
+/// where a torch zip ends at its end, or all of a safetensors file is in it. With `is_transformed` it may be anything but zeros.
+pub fn lack_by_itself(file: &dyn ReadAt, is_transformed: bool) -> Option<String> {
     let allowance = Cell::new(READ_BYTES_MAX);
     let input = Input::new(file, &allowance);
-    let Some(head) = input.head::<HEAD_BYTES>() else { return Some("it can't be read, or is empty".to_owned()) };
-    if zip::recognises(&head) && Archive::ending_at(&input, input.length()).is_none() {
-        return Some("it begins with a piece and does not end with one".to_owned());
+    let Some(head) = input.head::<HEAD_BYTES>() else { return Some("it can't be read".to_owned()) };
+    if zip::recognises(&head) {
+        let ends = Archive::ending_at(&input, input.length()).is_some();
+        return (!ends).then(|| "it begins with a piece and does not end with one".to_owned());
     }
-    head.iter().all(|&byte| byte == 0).then(|| "it begins with zeros".to_owned())
+    if safetensors::recognises(&head) {
+        let end = safetensors::read(&input, &mut Builder::new(Format::Safetensors, input.length()));
+        let fits = end.is_some_and(|end| end <= input.length());
+        return (!fits).then(|| "it is shorter than its header says".to_owned());
+    }
+    let is_zero = head.iter().all(|&byte| byte == 0);
+    (is_zero || !is_transformed).then(|| "it does not begin with a piece".to_owned())
 }
 
 /// What a `.metadata` file says.
@@ -134,9 +148,18 @@ pub enum Metadata {
     /// What lies where: ascending by file and place.
     Pieces(Vec<Stored>),
     /// More than fits the bound: of several hundred thousand pieces.
-    TooLarge,
+    TooLarge(Names),
     /// It is torn, or none; or a piece's numbers make no sense, and nothing is trusted, as this is asked to tell completeness.
     Unreadable,
+}
+
+/// What is known of a `.metadata` that is too large.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Names {
+    /// Names of files with pieces: what stands in it and ends like one.
+    pub files: BTreeSet<String>,
+    /// Some pieces were written through an extension, and are of no format known here.
+    pub is_transformed: bool,
 }
 
 /// Reads a `.metadata` file.
@@ -144,27 +167,48 @@ pub fn metadata(file: &dyn ReadAt) -> Metadata {
     let allowance = Cell::new(READ_BYTES_MAX);
     let input = Input::new(file, &allowance);
     let Some(stream) = input.stream(0..input.length()) else { return Metadata::Unreadable };
-    match Pickle::read_within(stream, PICKLE_BYTES_MAX) {
-        Ok(pickle) => pieces(&pickle).unwrap_or(Metadata::Unreadable),
-        Err(Refusal::TooLarge) => Metadata::TooLarge,
-        Err(Refusal::Torn) if input.length() > READ_BYTES_MAX => Metadata::TooLarge,
-        Err(Refusal::Torn) => Metadata::Unreadable,
+    let pieces = match Pickle::read_within(stream, PICKLE_BYTES_MAX) {
+        Ok(pickle) => pieces(&pickle),
+        Err(Refusal::Torn) if input.length() <= READ_BYTES_MAX / 2 => None,
+        Err(Refusal::TooLarge | Refusal::Torn) => Some(None),
+    };
+    match pieces {
+        Some(Some(pieces)) => Metadata::Pieces(pieces),
+        Some(None) => names(file).map_or(Metadata::Unreadable, Metadata::TooLarge),
+        None => Metadata::Unreadable,
     }
 }
 
-fn pieces(pickle: &Pickle) -> Option<Metadata> {
+/// Reads on to the end, whatever the length.
+fn names(file: &dyn ReadAt) -> Option<Names> {
+    let allowance = Cell::new(u64::MAX);
+    let input = Input::new(file, &allowance);
+    let mut names = Names::default();
+    let mut bytes_left = STORED_BYTES_MAX;
+    Pickle::each_text(input.stream(0..input.length())?, &mut |text| {
+        names.is_transformed |= text == TRANSFORMS;
+        if text.ends_with(ENDING) && !names.files.contains(text) && bytes_left >= NAME_BYTES + text.len() {
+            bytes_left -= NAME_BYTES + text.len();
+            names.files.insert(text.to_owned());
+        }
+    })?;
+    Some(names)
+}
+
+/// None for what is no such file, and within it none where the pieces are too many.
+fn pieces(pickle: &Pickle) -> Option<Option<Vec<Stored>>> {
     let Node::Object { class: Global::Metadata, state, .. } = *pickle.node(pickle.root)? else { return None };
     let mut bytes_left = STORED_BYTES_MAX;
     let mut pieces = Vec::new();
     for &(index, info) in pickle.map(pickle.get(state, "storage_data")?)? {
         let piece = stored(pickle, index, info)?;
         let bytes = size_of::<Stored>() + piece.file.len() + piece.name.len() + 8 * piece.offset.len();
-        let Some(left) = bytes_left.checked_sub(2 * bytes) else { return Some(Metadata::TooLarge) };
+        let Some(left) = bytes_left.checked_sub(2 * bytes) else { return Some(None) };
         bytes_left = left;
         pieces.push(piece);
     }
     pieces.sort_by(|left, right| (&left.file, left.range.start).cmp(&(&right.file, right.range.start)));
-    Some(Metadata::Pieces(pieces))
+    Some(Some(pieces))
 }
 
 /// One entry: a `MetadataIndex` and its `_StorageInfo`.
@@ -183,7 +227,7 @@ fn stored(pickle: &Pickle, index: Value, info: Value) -> Option<Stored> {
         name: pickle.text(pickle.get(index, "fqn")?)?.to_owned(),
         offset,
         // The writer leaves the field out where there is none.
-        is_transformed: !matches!(pickle.get(info, "transform_descriptors"), None | Some(Value::Nothing)),
+        is_transformed: !matches!(pickle.get(info, TRANSFORMS), None | Some(Value::Nothing)),
     })
 }
 

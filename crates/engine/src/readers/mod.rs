@@ -37,8 +37,8 @@ mod zip;
 use std::cell::Cell;
 
 pub use distcp::{
-    Metadata as DistcpMetadata, Stored, goes_on as distcp_goes_on, lack_at_ends as distcp_lack_at_ends,
-    metadata as distcp_metadata,
+    Metadata as DistcpMetadata, Names as DistcpNames, Stored, goes_on as distcp_goes_on,
+    lack_by_itself as distcp_lack_by_itself, metadata as distcp_metadata,
 };
 pub use dtype::{Dtype, GgmlType, ggml};
 pub use input::{READ_BYTES_MAX, ReadAt};

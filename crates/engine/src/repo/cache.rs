@@ -4,11 +4,14 @@
 //! `directories/<name>` (tables over many of those, see [`super::directory`]), `log` (verified log entries), `models` (where files with tensors lay), `sessions/<id>` (sessions that this user began, locked while they live),
 //! `entries/…` (the entries of the newest snapshot of a source, see [`super::parent`]).
 //! The directory holds file names and tiny files of the protected sources in clear, so it is made with mode 0700.
+//!
+//! Invariant: what is believed here only this user or root can have written. Where others own a directory of it, or may write
+//! to it, there is no cache: whoever changed an entry of the newest snapshot would put other content into the next one.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +27,7 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     directory: Option<PathBuf>,
+    refused: Option<String>,
 }
 
 /// A session's mark in the cache. The lock is held while this lives; it only tells whether a session's process still
@@ -40,10 +44,21 @@ impl Cache {
     pub fn new(base: Option<&Path>, repository: &RepositoryId) -> Self {
         let Some(base) = base else { return Self::default() };
         let directory = base.join(repository.to_string());
-        let made = ["segments", "directories", "sessions", "entries"]
-            .iter()
-            .all(|part| DirBuilder::new().recursive(true).mode(0o700).create(directory.join(part)).is_ok());
-        Self { directory: made.then_some(directory) }
+        let parts = ["segments", "directories", "sessions", "entries"].map(|part| directory.join(part));
+        let made = parts.iter().all(|part| DirBuilder::new().recursive(true).mode(0o700).create(part).is_ok());
+        if !made {
+            return Self::default();
+        }
+        match std::iter::once(&directory).chain(&parts).find_map(|part| not_own(part)) {
+            None => Self { directory: Some(directory), refused: None },
+            refused => Self { directory: None, refused },
+        }
+    }
+
+    /// Why a cache that is there is not used, in words; none where it is used, or there is none.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// True where nothing can be kept.
@@ -152,6 +167,22 @@ fn hash(path: &Path) -> Option<ObjectHash> {
     ObjectHash::from_hex(path.file_name()?.to_str()?).ok()
 }
 
+/// Why what lies in a directory may be somebody else's, in words.
+pub(crate) fn not_own(directory: &Path) -> Option<String> {
+    let shown = directory.display();
+    let metadata = match fs::symlink_metadata(directory) {
+        Ok(metadata) => metadata,
+        Err(error) => return Some(format!("{shown} can't be looked at: {error}")),
+    };
+    let own = rustix::process::geteuid().as_raw();
+    match metadata.uid() {
+        _ if !metadata.is_dir() => Some(format!("{shown} is a link")),
+        owner if owner != own && owner != 0 => Some(format!("{shown} belongs to user {owner}")),
+        _ if metadata.mode() & 0o022 != 0 => Some(format!("others may write to {shown}")),
+        _ => None,
+    }
+}
+
 fn is_old(path: &Path) -> bool {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > LEFTOVER_AGE))
@@ -185,6 +216,8 @@ pub(crate) fn write_atomically(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
     use super::*;
 
     #[test]
@@ -213,6 +246,35 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert!((0..1000).all(|number| fs::read(named(number)).unwrap() == b"half written"));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1001);
+    }
+
+    #[test]
+    fn what_others_may_write_is_not_believed() {
+        let base = tempfile::tempdir().unwrap();
+        let repository = RepositoryId([1; 16]);
+        let cache = Cache::new(Some(base.path()), &repository);
+        assert!(!cache.is_absent() && cache.refused().is_none());
+        let directory = base.path().join(repository.to_string());
+        let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        for part in [directory.clone(), directory.join("entries")] {
+            for mode in [0o770, 0o702] {
+                set_mode(&part, mode);
+                let cache = Cache::new(Some(base.path()), &repository);
+                assert!(cache.is_absent() && cache.refused().unwrap().contains("others may write"), "{mode:o}");
+                set_mode(&part, 0o700);
+            }
+        }
+        let entries = directory.join("entries");
+        fs::rename(&entries, base.path().join("elsewhere")).unwrap();
+        symlink(base.path().join("elsewhere"), &entries).unwrap();
+        assert!(Cache::new(Some(base.path()), &repository).refused().unwrap().ends_with("is a link"));
+        if rustix::process::geteuid().is_root() {
+            fs::remove_file(&entries).unwrap();
+            fs::create_dir(&entries).unwrap();
+            chown(&entries, Some(1234), None).unwrap();
+            let cache = Cache::new(Some(base.path()), &repository);
+            assert!(cache.refused().unwrap().ends_with("belongs to user 1234"), "{cache:?}");
+        }
     }
 
     #[test]

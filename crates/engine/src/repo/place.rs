@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::crypto::object_hash;
 use crate::error::{Error, Result};
 use crate::ids::{ObjectHash, RepositoryId};
-use crate::repo::cache::write_atomically;
+use crate::repo::cache::{not_own, write_atomically};
 use crate::repo::log::Log;
 
 /// A remembered place is a line of two ids and nothing more.
@@ -38,8 +38,8 @@ impl Place {
     /// The place of the store at this location. `base` is the directory for all of this user's caches.
     pub(crate) fn new(base: Option<&Path>, location: &str) -> Self {
         let directory = base.map(|base| base.join("places"));
-        let made =
-            directory.filter(|directory| DirBuilder::new().recursive(true).mode(0o700).create(directory).is_ok());
+        let make = |directory: &PathBuf| DirBuilder::new().recursive(true).mode(0o700).create(directory).is_ok();
+        let made = directory.filter(|directory| make(directory) && not_own(directory).is_none());
         Self { file: made.map(|directory| directory.join(object_hash(location.as_bytes()).to_string())) }
     }
 

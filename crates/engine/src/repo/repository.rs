@@ -265,6 +265,12 @@ impl Repository {
         &self.mends
     }
 
+    /// Why the local cache is not used although there is one, in words.
+    #[must_use]
+    pub fn refused_cache(&self) -> Option<&str> {
+        self.cache.refused()
+    }
+
     pub(crate) fn cache(&self) -> &Cache {
         &self.cache
     }

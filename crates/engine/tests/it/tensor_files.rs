@@ -139,6 +139,32 @@ fn the_next_checkpoint_of_a_run_is_stored_against_the_last_under_whatever_name()
     }
 }
 
+/// Ranks in folders: each is stored against its own last step, and no rank is another's earlier version.
+#[test]
+fn ranks_in_folders_follow_their_own_steps() {
+    let times = |numbers: Vec<u8>, factor: f32| -> Vec<u8> {
+        numbers.as_chunks().0.iter().flat_map(|number| (f32::from_le_bytes(*number) * factor).to_le_bytes()).collect()
+    };
+    let first = [times(weights(1, 400_000), 1.0), times(weights(2, 400_000), 1000.0), times(weights(3, 400_000), 1e-3)];
+    let second = [0, 1, 2].map(|rank| stepped(&first[rank], 10 + rank as u64));
+    let (place, _) = Place::new();
+    for (step, ranks) in [(100, &first), (200, &second)] {
+        for (rank, weights) in ranks.iter().enumerate() {
+            let file = format!("run/iter_{step:07}/mp_rank_{rank:02}/model.safetensors");
+            put(&place.source().join(file), &model(weights, &[0; 4000], ""));
+        }
+        let (repository, listener) = (place.open(true), Listener::default());
+        let report = backup(&repository, options(paths(&place.source())), &listener).unwrap();
+        let problems = listener.0.into_inner().unwrap();
+        assert!(problems.is_empty(), "step {step}: {problems:?}");
+        if step == 200 {
+            let share = report.bytes_stored as f64 / (3 * second[0].len()) as f64;
+            assert!(share < 0.60, "{share}");
+        }
+        assert_kept(&repository, &report, &place.source());
+    }
+}
+
 /// Base and dependant of one session: the base stays as long as the dependant does, whatever is forgotten and pruned.
 #[test]
 fn a_base_of_the_same_backup_outlives_its_own_snapshot() {

@@ -61,6 +61,12 @@ impl Group {
         key.push(0);
         Self(key)
     }
+
+    /// The bytes that tell it from others.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
 }
 
 /// A snapshot, as far as retention has to know it.
@@ -80,6 +86,15 @@ pub struct Candidate {
     pub tags: Vec<String>,
     /// Its labels, name and value. Of those with one name the first counts.
     pub labels: Vec<(String, String)>,
+    /// What it is of, among those of its group: of a training run the paths of the checkpoint. Snapshots of one step take each
+    /// other's place only if they are of one thing.
+    pub thing: Vec<u8>,
+    /// Its files, and their bytes.
+    pub files: u64,
+    /// See `files`.
+    pub bytes: u64,
+    /// Whether the log knows damage in it.
+    pub is_damaged: bool,
     /// Whether an owner holds it.
     pub held: bool,
     /// Whether it was forgotten before. It is then judged with, as the log still has its entry, but neither counted nor

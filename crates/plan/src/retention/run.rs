@@ -1,6 +1,9 @@
 //! Rules for training runs: by the step and the metrics that a checkpoint's labels name, never by time.
 //!
-//! Each of these rules looks at the newest snapshot of each step. Steps and metrics are what the writer says; nothing in the
+//! Each of these rules counts steps. Of a step the newest snapshot of each thing stays, and older ones that hold more than what
+//! came later: a checkpoint that was half deleted, or half overwritten, and stored again puts no whole one out. Snapshots that
+//! the log calls damaged are counted, and take nobody's place: the rules keep what they would keep without these, too. Steps
+//! and metrics are what the writer says; nothing in the
 //! store speaks against them, so docs/retention.md says beside which other rules to use these.
 //!
 //! Log-spaced: for each power of two, steps are cut into blocks of that many, at its multiples. A **band** is the block
@@ -14,7 +17,7 @@
 //! 3. At most one step for each doubling stays, and the newest.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::reason::Reason;
 use super::rules::{Count, Rules};
@@ -91,6 +94,12 @@ impl Candidate {
         self.label(name)?.parse().ok().filter(|value: &f64| value.is_finite())
     }
 
+    /// Whether a newer one of the same step and thing is not the whole of it: it has fewer files, or less than nine tenths of its
+    /// bytes. (Written again, metadata and numbers of a few bytes differ.)
+    fn holds_more_than(&self, newer: &Self) -> bool {
+        newer.files < self.files || newer.bytes < self.bytes - self.bytes / 10
+    }
+
     /// Whether its labels say that it is not a whole checkpoint: it never was, or a repair left paths out that were lost.
     pub(super) fn is_incomplete(&self) -> bool {
         let is_checkpoint = [RUN, STEP, STATE].iter().any(|name| self.label(name).is_some());
@@ -136,12 +145,15 @@ pub(super) fn unjudged(candidate: &Candidate, rules: &Rules) -> Option<Reason> {
 impl Counter<'_> {
     /// Keeps what the rules for runs keep.
     pub(super) fn keep_by_run(&mut self, rules: &Rules) {
-        let mut steps = BTreeMap::new();
-        for &place in self.places {
-            if let Step::Number(step) = self.log[place].step() {
-                steps.insert(step, place);
-            }
+        self.keep_by_run_of(self.places, rules);
+        let sound: Vec<usize> = self.places.iter().copied().filter(|&place| !self.log[place].is_damaged).collect();
+        if sound.len() < self.places.len() {
+            self.keep_by_run_of(&sound, rules);
         }
+    }
+
+    fn keep_by_run_of(&mut self, places: &[usize], rules: &Rules) {
+        let steps = self.steps(places);
         let run = &rules.run;
         if run.steps_every > 0 {
             self.keep_every(&steps, run.steps_every);
@@ -151,75 +163,101 @@ impl Counter<'_> {
             self.keep_log_spaced(&steps);
         }
         if let Some(best) = run.best() {
-            self.keep_best(best, rules.only_best());
+            self.keep_best(best, places, rules.only_best());
         }
     }
 
-    fn keep_every(&mut self, steps: &BTreeMap<u64, usize>, every: u64) {
+    /// Of each step the snapshots that stand for it.
+    fn steps(&self, places: &[usize]) -> BTreeMap<u64, Vec<usize>> {
+        let mut things: BTreeMap<(u64, &[u8]), Vec<usize>> = BTreeMap::new();
+        for &place in places.iter().rev() {
+            let candidate = self.log[place];
+            let Step::Number(step) = candidate.step() else { continue };
+            let newer = things.entry((step, &candidate.thing)).or_default();
+            if newer.iter().all(|&newer| candidate.holds_more_than(self.log[newer])) {
+                newer.push(place);
+            }
+        }
+        let mut steps: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for ((step, _), places) in things {
+            steps.entry(step).or_default().extend(places);
+        }
+        steps.values_mut().for_each(|places| places.sort_unstable());
+        steps
+    }
+
+    /// Keeps a snapshot, once for each reason.
+    fn keep_once(&mut self, place: usize, reason: &Reason) {
+        if !self.reasons[place].contains(reason) {
+            self.keep(place, reason.clone());
+        }
+    }
+
+    fn keep_step(&mut self, places: &[usize], reason: &Reason) {
+        places.iter().for_each(|&place| self.keep_once(place, reason));
+    }
+
+    fn keep_every(&mut self, steps: &BTreeMap<u64, Vec<usize>>, every: u64) {
         let mut before = None;
-        for (&step, &place) in steps {
+        for (&step, places) in steps {
             let from = step - step % every;
             if before.replace(from) != Some(from) {
-                self.keep(place, Reason::EverySteps { every, from, step });
+                self.keep_step(places, &Reason::EverySteps { every, from, step });
             }
         }
     }
 
-    fn keep_last_steps(&mut self, steps: &BTreeMap<u64, usize>, mut count: Count) {
-        for &place in steps.values().rev() {
+    fn keep_last_steps(&mut self, steps: &BTreeMap<u64, Vec<usize>>, mut count: Count) {
+        for places in steps.values().rev() {
             if !count.take() {
                 break;
             }
-            self.keep(place, Reason::LastSteps);
+            self.keep_step(places, &Reason::LastSteps);
         }
     }
 
-    fn keep_log_spaced(&mut self, steps: &BTreeMap<u64, usize>) {
-        let Some((&newest, &place)) = steps.last_key_value() else { return };
-        self.keep(place, Reason::LogSpaced { block: 0 });
+    fn keep_log_spaced(&mut self, steps: &BTreeMap<u64, Vec<usize>>) {
+        let Some((&newest, places)) = steps.last_key_value() else { return };
+        self.keep_step(places, &Reason::LogSpaced { block: 0 });
         for level in 0..u64::BITS {
             let Some(before) = (newest >> level).checked_sub(1) else { break };
             let first = steps.range(before << level..(before + 1) << level).next();
-            if let Some((_, &place)) = first {
-                self.keep(place, Reason::LogSpaced { block: 1 << level });
+            if let Some((_, places)) = first {
+                self.keep_step(places, &Reason::LogSpaced { block: 1 << level });
             }
         }
     }
 
     /// Where nothing has the metric and no other rule is set, everything stays: the metric's name may be mistaken.
-    fn keep_best(&mut self, best: &Best, is_alone: bool) {
-        let ranked = self.ranked(best);
+    fn keep_best(&mut self, best: &Best, places: &[usize], is_alone: bool) {
+        let ranked = self.ranked(best, places);
         if ranked.is_empty() && is_alone {
-            for &place in self.places {
-                self.keep(place, Reason::NoMetric(best.metric.clone()));
+            for &place in places {
+                self.keep_once(place, &Reason::NoMetric(best.metric.clone()));
             }
         }
-        let mut count = best.count;
-        for (_, _, place) in ranked {
-            if !count.take() {
+        let (mut count, mut taken) = (best.count, BTreeSet::new());
+        for (_, step, place) in ranked {
+            let is_beside = step.is_some_and(|step| !taken.insert(step));
+            if !is_beside && !count.take() {
                 break;
             }
             let value = self.log[place].label(&best.metric).unwrap_or_default();
             let (metric, value) = (best.metric.clone(), value.to_owned());
-            self.keep(place, Reason::Best { metric, value });
+            self.keep_once(place, &Reason::Best { metric, value });
         }
     }
 
     /// Values, steps and places of those that have the metric, best first, and of equal ones that of the newer step. Of
-    /// those of one step the newest counts.
-    fn ranked(&self, best: &Best) -> Vec<(f64, Option<u64>, usize)> {
-        let mut of_steps = BTreeMap::new();
-        let mut ranked = Vec::new();
-        for &place in self.places {
-            let Some(value) = self.log[place].metric(&best.metric) else { continue };
-            match self.log[place].step() {
-                Step::Number(step) => {
-                    of_steps.insert(step, (value, Some(step), place));
-                }
-                Step::Other(_) | Step::Missing => ranked.push((value, None, place)),
-            }
-        }
-        ranked.extend(of_steps.into_values());
+    /// those of one step only such count as stand for it.
+    fn ranked(&self, best: &Best, places: &[usize]) -> Vec<(f64, Option<u64>, usize)> {
+        let metric = |place: usize| self.log[place].metric(&best.metric);
+        let with: Vec<usize> = places.iter().copied().filter(|&place| metric(place).is_some()).collect();
+        let of_steps = self.steps(&with).into_iter();
+        let of_steps = of_steps.flat_map(|(step, places)| places.into_iter().map(move |place| (Some(step), place)));
+        let others = with.iter().filter(|&&place| !matches!(self.log[place].step(), Step::Number(_)));
+        let all = of_steps.chain(others.map(|&place| (None, place)));
+        let mut ranked: Vec<_> = all.filter_map(|(step, place)| Some((metric(place)?, step, place))).collect();
         let by_value = |one: f64, other: f64| one.partial_cmp(&other).unwrap_or(Ordering::Equal);
         ranked.sort_by(|one, other| {
             let better = match best.direction {

@@ -32,6 +32,55 @@ pub(super) fn run(stream: Stream, bytes_max: usize) -> Result<(Vec<Node>, Value)
     }
 }
 
+/// Tells the texts of a pickle, but for long ones, and keeps nothing: whatever its size. None where it is torn.
+pub(super) fn each_text(mut stream: Stream, each: &mut dyn FnMut(&str)) -> Option<()> {
+    loop {
+        let opcode = stream.byte()?;
+        let length = match opcode {
+            b'.' => return Some(()),
+            b'K' | b'h' | b'q' | 0x80 | 0x82 => 1,
+            b'M' | 0x83 => 2,
+            b'J' | b'j' | b'r' | 0x84 => 4,
+            b'G' | 0x95 => 8,
+            b'C' | b'U' | 0x8a | 0x8c => stream.byte()?.into(),
+            b'B' | b'T' | b'X' | 0x8b => stream.u32()?.into(),
+            0x8d | 0x8e | 0x96 => stream.u64()?,
+            b'F' | b'I' | b'L' | b'P' | b'S' | b'V' | b'g' | b'p' => {
+                let line = line(&mut stream)?;
+                if matches!(opcode, b'S' | b'V') {
+                    each(line.trim_matches(['\'', '"']));
+                }
+                continue;
+            }
+            b'c' | b'i' => {
+                line(&mut stream)?;
+                line(&mut stream)?;
+                continue;
+            }
+            b'(' | b')' | b'0'..=b'2' | b'N' | b'Q' | b'R' | b'a' | b'b' | b'd' | b'e' | b'l' | b'o' | b's'..=b'u' => 0,
+            b']' | b'}' | 0x81 | 0x85..=0x89 | 0x8f..=0x94 | 0x97 | 0x98 => 0,
+            _ => return None,
+        };
+        match opcode {
+            b'T' | b'U' | b'X' | 0x8c | 0x8d if length <= TEXT_BYTES_MAX => each(&stream.text(length, TEXT_BYTES_MAX)?),
+            _ => stream.skip(length)?,
+        }
+    }
+}
+
+/// Up to the end of the line, which is left out.
+fn line(stream: &mut Stream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        match stream.byte()? {
+            b'\n' => break,
+            _ if bytes.len() == LINE_BYTES_MAX => return None,
+            byte => bytes.push(byte),
+        }
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 struct Machine<'a> {
     stream: Stream<'a>,
     nodes: Vec<Node>,
@@ -339,17 +388,8 @@ impl Machine<'_> {
         Some(globals::find(&module, &name))
     }
 
-    /// Up to the end of the line, which is left out.
     fn line(&mut self) -> Option<String> {
-        let mut bytes = Vec::new();
-        loop {
-            match self.stream.byte()? {
-                b'\n' => break,
-                _ if bytes.len() == LINE_BYTES_MAX => return None,
-                byte => bytes.push(byte),
-            }
-        }
-        Some(String::from_utf8_lossy(&bytes).into_owned())
+        line(&mut self.stream)
     }
 
     fn charge(&mut self, bytes: usize) -> Option<()> {

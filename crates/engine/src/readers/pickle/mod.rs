@@ -84,6 +84,11 @@ impl Pickle {
         Ok(Self { nodes, root })
     }
 
+    /// Tells all texts of at most [`TEXT_BYTES_MAX`] bytes, also of a pickle that is too large to be read. None where it is torn.
+    pub fn each_text(stream: Stream, each: &mut dyn FnMut(&str)) -> Option<()> {
+        machine::each_text(stream, each)
+    }
+
     /// All nodes, in the order in which they were made.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

@@ -1,5 +1,7 @@
 //! Real directory trees of every layout: whole, being written, and torn in each way, with the reason that has to be told.
 
+mod large;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -176,50 +178,6 @@ fn check(layout: Layout, world_size: Option<u64>, build: fn(&Path), faults: &[Fa
         assert_eq!(torn.states(11), [State::Writing(reason.clone())], "{layout:?}, {what}");
         assert_eq!(torn.states(31), [State::Incomplete(reason)], "{layout:?}, {what}");
     }
-}
-
-/// A `.metadata` that is too large to be read: each part has to look whole by itself.
-#[test]
-fn distributed_checkpoints_with_more_pieces_than_can_be_read() {
-    check(
-        Layout::Dcp,
-        Some(2),
-        |run| {
-            dcp(&run.join("step-100"));
-            write(run.join("step-100/.metadata"), "]".repeat(3 << 20));
-        },
-        &[
-            (
-                "no part",
-                |run| ["0_0", "1_0"].iter().for_each(|part| remove(run.join(format!("step-100/__{part}.distcp")))),
-                "no part is beside .metadata",
-            ),
-            (
-                "an empty part",
-                |run| write(run.join("step-100/__1_0.distcp"), ""),
-                "__1_0.distcp: it can't be read, or is empty",
-            ),
-            (
-                "a part is short",
-                |run| cut(run.join("step-100/__0_0.distcp")),
-                "__0_0.distcp: it begins with a piece and does not end with one",
-            ),
-            (
-                "a hole at the beginning",
-                |run| edit(run.join("step-100/__1_0.distcp"), |bytes| bytes[..100].fill(0)),
-                "__1_0.distcp: it begins with zeros",
-            ),
-            (
-                "overwritten in part",
-                |run| {
-                    touch(run.join("step-100/.metadata"), 1000);
-                    touch(run.join("step-100/__0_0.distcp"), 990);
-                    touch(run.join("step-100/__1_0.distcp"), 1010);
-                },
-                "__1_0.distcp is newer than .metadata, others are older: it was overwritten in part (of a mere copy, touch .metadata)",
-            ),
-        ],
-    );
 }
 
 #[test]

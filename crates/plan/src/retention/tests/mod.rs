@@ -28,6 +28,10 @@ fn honest(number: u64, time_ms: i64) -> Candidate {
         claimed_time_ms: time_ms,
         tags: Vec::new(),
         labels: Vec::new(),
+        thing: Vec::new(),
+        files: 10,
+        bytes: 1000,
+        is_damaged: false,
         held: false,
         forgotten: false,
     }

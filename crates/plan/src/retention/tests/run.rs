@@ -191,6 +191,55 @@ fn a_metric_that_nothing_has_removes_nothing() {
     assert_eq!(kept(&two, &rules("lowest 1 loss"), 0), expected);
 }
 
+/// A step has several snapshots where they are of different things, or where what came later is not the whole.
+#[test]
+fn of_a_step_no_thing_is_put_out_by_another_or_by_less() {
+    let pair = ["100", "100", "200", "200"];
+    let of = |things: [&str; 4], files: [u64; 4], bytes: [u64; 4]| {
+        let mut all = run(&pair);
+        for (number, candidate) in all.iter_mut().enumerate() {
+            candidate.thing = things[number].as_bytes().to_vec();
+            (candidate.files, candidate.bytes) = (files[number], bytes[number]);
+        }
+        all
+    };
+    let last = |numbers: &[u64]| numbers.iter().map(|number| format!("{number}: last steps")).collect::<Vec<_>>();
+    let (one, same, whole) = (["a"; 4], [5; 4], [1000; 4]);
+    for (things, files, bytes, expected) in [
+        (one, same, whole, &[4][..]),
+        (["netG", "netD", "netG", "netD"], same, whole, &[3, 4]),
+        (one, [5, 5, 5, 4], whole, &[3, 4]),
+        (one, [5, 5, 4, 5], whole, &[4]),
+        (one, same, [1000, 1000, 1000, 899], &[3, 4]),
+        (one, same, [1000, 1000, 1000, 900], &[4]),
+    ] {
+        assert_eq!(
+            kept(&of(things, files, bytes), &rules("steps 1"), 0),
+            last(expected),
+            "{things:?} {files:?} {bytes:?}"
+        );
+    }
+    let every = kept(&of(["netG", "netD", "netG", "netD"], same, whole), &rules("every 100"), 0);
+    assert_eq!(every.len(), 4, "{every:?}");
+    // A step counts once, whatever it has.
+    let mut all = of(["netG", "netD", "netG", "netD"], same, whole);
+    all.iter_mut().zip(["3", "3", "1", "2"]).for_each(|(one, loss)| one.labels.push(("loss".into(), loss.into())));
+    assert_eq!(kept(&all, &rules("lowest 1 loss"), 0), ["3: best loss 1", "4: best loss 2"]);
+}
+
+/// What is damaged may heal: it stays as if it were sound, and so does what would stay without it.
+#[test]
+fn damaged_snapshots_take_nobodys_place() {
+    let mut all = run(&["100", "200", "300"]);
+    all[1].is_damaged = true;
+    assert_eq!(kept(&all, &rules("steps 2"), 0), ["1: last steps", "2: last steps", "3: last steps"]);
+    all[2].is_damaged = true;
+    assert_eq!(kept(&all, &rules("steps 1"), 0), ["1: last steps", "3: last steps"]);
+    let mut again = run(&["100", "100"]);
+    again[1].is_damaged = true;
+    assert_eq!(kept(&again, &rules("every 100"), 0), ["1: every 100 steps: 100", "2: every 100 steps: 100"]);
+}
+
 #[test]
 fn incomplete_checkpoints_take_no_place() {
     let torn = ["1", "2", "3 loss=0 state=incomplete", "4 loss=1 state=complete", "5 state=incomplete"];

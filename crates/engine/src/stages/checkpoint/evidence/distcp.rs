@@ -6,8 +6,9 @@
 //! which also tells a part whose bytes were lost. New parts with each piece where the old one was are the new checkpoint:
 //! all that `.metadata` says of it is true.
 //!
-//! A `.metadata` of several hundred thousand pieces is too large to be read. Then each part is held against itself alone: it
-//! begins and ends as one, and was not written after `.metadata` where others were not.
+//! A `.metadata` of several hundred thousand pieces is too large to be kept in memory. Then the names of its parts are read, and
+//! each has to be there and is held against itself alone: it begins and ends as one, and was not written after `.metadata` where
+//! others were not.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
@@ -15,7 +16,9 @@ use std::path::{Component, Path};
 use super::super::listing::Seen;
 use super::super::names;
 use super::{Marked, Scene};
-use crate::readers::{DistcpMetadata, ReadAt, Stored, distcp_goes_on, distcp_lack_at_ends, distcp_metadata};
+use crate::readers::{
+    DistcpMetadata, DistcpNames, ReadAt, Stored, distcp_goes_on, distcp_lack_by_itself, distcp_metadata,
+};
 
 const METADATA: &str = ".metadata";
 /// Clocks of several writers may differ by so many seconds.
@@ -56,7 +59,7 @@ fn directory_lack(scene: &Scene, directory: &Path) -> Result<(), String> {
     let open = scene.open(metadata).map_err(|error| format!("{shown} can't be read: {error}"))?;
     let pieces = match distcp_metadata(&open) {
         DistcpMetadata::Pieces(pieces) => pieces,
-        DistcpMetadata::TooLarge => return unlisted_lack(scene, directory, metadata),
+        DistcpMetadata::TooLarge(names) => return unlisted_lack(scene, directory, metadata, &names),
         DistcpMetadata::Unreadable => return Err(format!("{shown} is torn, or not of a distributed checkpoint")),
     };
     let mut parts = Vec::new();
@@ -72,18 +75,32 @@ fn directory_lack(scene: &Scene, directory: &Path) -> Result<(), String> {
     })
 }
 
-/// What lacks where `.metadata` is too large to tell.
-fn unlisted_lack(scene: &Scene, directory: &Path, metadata: &Seen) -> Result<(), String> {
-    let is_beside = |file: &&Seen| file.path.parent() == Some(directory) && names::distcp_rank(file.name()).is_some();
-    let parts: Vec<&Seen> = scene.listing.files().filter(is_beside).collect();
+/// What lacks where `.metadata` is too large to tell more than the names of its parts.
+fn unlisted_lack(scene: &Scene, directory: &Path, metadata: &Seen, names: &DistcpNames) -> Result<(), String> {
+    let shown = metadata.text();
+    let find = |name: &String| {
+        let path = directory.join(below(name, shown)?);
+        scene.listing.file(&path).ok_or_else(|| format!("{} is missing: {shown} lists it", path.display()))
+    };
+    let parts: Vec<&Seen> = names.files.iter().map(find).collect::<Result<_, _>>()?;
     if parts.is_empty() {
-        return Err(format!("no part is beside {}", metadata.text()));
+        return Err(format!("{shown} is torn, or not of a distributed checkpoint"));
     }
     written_in_part(metadata, parts.iter().copied())?;
     parts.into_iter().try_for_each(|part| {
         let open = scene.open(part).map_err(|error| format!("{} can't be read: {error}", part.text()))?;
-        distcp_lack_at_ends(&open).map_or(Ok(()), |why| Err(format!("{}: {why}", part.text())))
+        let lack = distcp_lack_by_itself(&open, names.is_transformed);
+        lack.map_or(Ok(()), |why| Err(format!("{}: {why}", part.text())))
     })
+}
+
+/// The name of a part, if it is one of a file beside `.metadata`.
+fn below<'n>(name: &'n str, shown: &str) -> Result<&'n Path, String> {
+    let relative = Path::new(name);
+    match relative.components().all(|component| matches!(component, Component::Normal(_))) {
+        true => Ok(relative),
+        false => Err(format!("{shown} names {name:?}, which is no file beside it")),
+    }
 }
 
 /// Whether some parts are newer than `.metadata`, and others not.
@@ -103,11 +120,7 @@ fn written_in_part<'s>(metadata: &Seen, parts: impl Iterator<Item = &'s Seen>) -
 /// The file of these pieces, if it is there and long enough.
 fn part<'s>(scene: &'s Scene, directory: &Path, pieces: &[Stored], shown: &str) -> Result<&'s Seen, String> {
     let name = pieces.first().map(|piece| piece.file.as_str()).unwrap_or_default();
-    let relative = Path::new(name);
-    if !relative.components().all(|component| matches!(component, Component::Normal(_))) {
-        return Err(format!("{shown} names {name:?}, which is no file beside it"));
-    }
-    let path = directory.join(relative);
+    let path = directory.join(below(name, shown)?);
     let Some(part) = scene.listing.file(&path) else {
         return Err(format!("{} is missing: {shown} lists it", path.display()));
     };
