@@ -260,16 +260,18 @@ class Repository:
         self.blobs = Blobs(self.store, self.ring, self.log.data_secrets())
 
     def choose(self, rings: list[dict]) -> tuple[dict, Log]:
-        """The first ring whose member the log knows. What is wrong with the log is reported once."""
+        """The first ring that is the one of a member of the log. What is wrong with the log is reported once."""
         for ring in rings if len(rings) > 1 else []:
             with contextlib.redirect_stderr(io.StringIO()):
                 log = Log(self.store, ring, Report())
-            if log.knows(ring[3]):
+            if log.fits(ring):
                 rings = [ring]
                 break
         log = Log(self.store, rings[0], self.report)
         if not log.knows(rings[0][3]):
             self.report.damage("key", "the key opens a slot whose member is not in the log")
+        elif not log.fits(rings[0]):
+            self.report.damage(f"key/{rings[0]['slot'].hex()}", "it is not the slot of its member: damaged, or planted")
         return rings[0], log
 
     def load(self, without_index: bool, check_filter: bool = False) -> None:

@@ -165,7 +165,7 @@ COUNTER = below(COUNTER_MAX + 1, "a counter of more than 10 digits")
 PACK = tuples(ID, COUNTER)
 PACKS, IDS = lists(PACK), lists(ID)
 SEGMENTS = lists(tuples(ID, COUNTER, HASH, uint(), uint()))
-MEMBER = maps({0: ID, 1: HASH, 2: below(3, "an unknown role"), 3: text, 4: HASH, 5: ID}, (0, 1, 2, 3))
+MEMBER = maps({0: ID, 1: HASH, 2: below(3, "an unknown role"), 3: text, 4: HASH, 5: ID, 6: HASH}, (0, 1, 2, 3))
 GRANT = tuples(ID, HASH, octets(48))
 SNAPSHOT = maps(
     {0: ID, 1: time, 2: text, 3: text, 4: lists(octets()), 5: lists(text), 6: HASH, 7: uint(), 8: uint(), 9: uint(),

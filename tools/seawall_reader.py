@@ -21,7 +21,7 @@ from typing import Iterator
 import cbor2
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -307,6 +307,9 @@ def open_rings(store: Store, key: Key, report: Report, repository: str | None) -
             report.damage(name, error)
             continue
         if ring is not None and (repository is None or ring[2].hex() == repository):
+            # What the log says of a member's slot: its name, the hash of its bytes, and whether it took a secret to make it.
+            ring["slot"], ring["hash"] = bytes.fromhex(name[4:]), blake3(store.read(name, SLOT_MAX)).digest()
+            ring["proof"] = key.kind in (0, 1)
             rings.append(ring)
     if not rings:
         raise Failure(WRONG_KEY, "the key does not open this repository")
@@ -418,6 +421,18 @@ class Log(State):
     def knows(self, member: bytes) -> bool:
         """True if this member was ever admitted; where entry 0 is lost nobody can tell."""
         return self.init_lost or member in self.members or member in self.revoked
+
+    def fits(self, ring: dict) -> bool:
+        """True if the ring is the one of the member that it names, and its slot the one that the log names (section 8)."""
+        if self.init_lost:
+            return True
+        if ring[3] not in self.slots:
+            return False
+        public, role, slot, digest = self.slots[ring[3]]
+        own = Ed25519PrivateKey.from_private_bytes(ring[10]).public_key()
+        if own.public_bytes(Encoding.Raw, PublicFormat.Raw) != public or ring[1] != role:
+            return False
+        return slot in (None, ring["slot"]) and (ring["proof"] or digest in (None, ring["hash"]))
 
     def data_secrets(self) -> dict[int, bytes]:
         """The data secret keys that this key ring has, newest first (sections 4 and 8)."""

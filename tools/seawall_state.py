@@ -37,6 +37,7 @@ class State:
         self.segments: dict[bytes, str] = {}  # the published ones by the hash of each, in log order
         self.published: dict[bytes, str] = {}  # under which name
         self.members: dict[bytes, tuple[bytes, int]] = {}  # public key and role of those who may sign
+        self.slots: dict[bytes, tuple] = {}  # of all ever admitted: public key, role, id and hash of the slot
         self.revoked: dict[bytes, bytes] = {}  # public key of those who may not any more
         self.finished: set[bytes] = set()  # sessions that were published
         self.fenced: set[bytes] = set()
@@ -186,6 +187,7 @@ class State:
 
     def admit(self, member: dict) -> None:
         self.members[member[0]] = (member[1], member[2])
+        self.slots[member[0]] = (member[1], member[2], member.get(5), member.get(6))
 
     def publish(self, segments: list) -> None:
         for segment in segments:

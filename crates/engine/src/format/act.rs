@@ -167,6 +167,8 @@ pub struct MemberRecord {
     pub wrap_public: Option<[u8; 32]>,
     /// The key slot that holds the member's key ring; a member of the first days has none.
     pub slot: Option<SlotId>,
+    /// BLAKE3 of that slot's stored bytes; members of the first versions have none.
+    pub slot_hash: Option<ObjectHash>,
 }
 
 /// A published segment.
@@ -567,21 +569,25 @@ impl Grant {
 
 impl MemberRecord {
     fn write(&self, sink: &mut Sink) -> Written {
-        sink.map(4 + u64::from(self.wrap_public.is_some()) + u64::from(self.slot.is_some()))?;
+        let optional = [self.wrap_public.is_some(), self.slot.is_some(), self.slot_hash.is_some()];
+        sink.map(4 + optional.into_iter().map(u64::from).sum::<u64>())?;
         sink.u8(0)?.bytes(self.id.as_bytes())?.u8(1)?.bytes(&self.public_key)?;
         sink.u8(2)?.u8(self.role.code())?.u8(3)?.str(&self.label)?;
         if let Some(public) = &self.wrap_public {
             sink.u8(4)?.bytes(public)?;
         }
-        match &self.slot {
-            Some(slot) => sink.u8(5)?.bytes(slot.as_bytes())?.ok(),
+        if let Some(slot) = &self.slot {
+            sink.u8(5)?.bytes(slot.as_bytes())?;
+        }
+        match &self.slot_hash {
+            Some(hash) => sink.u8(6)?.bytes(hash.as_bytes())?.ok(),
             None => sink.ok(),
         }
     }
 
     fn read(decoder: &mut Decoder) -> Read<Self> {
         let (mut id, mut public_key, mut role, mut label) = (None, None, None, None);
-        let (mut wrap_public, mut slot) = (None, None);
+        let (mut wrap_public, mut slot, mut slot_hash) = (None, None, None);
         cbor::fields(decoder, |key, d| {
             match key {
                 0 => id = Some(MemberId(cbor::bytes(d)?)),
@@ -590,6 +596,7 @@ impl MemberRecord {
                 3 => label = Some(d.str()?.to_owned()),
                 4 => wrap_public = Some(cbor::bytes(d)?),
                 5 => slot = Some(SlotId(cbor::bytes(d)?)),
+                6 => slot_hash = Some(ObjectHash(cbor::bytes(d)?)),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -601,6 +608,7 @@ impl MemberRecord {
             label: required(decoder, label, "label")?,
             wrap_public,
             slot,
+            slot_hash,
         })
     }
 }

@@ -257,6 +257,7 @@ pub(super) fn init_entry() -> LogEntry {
         label: "owner".into(),
         wrap_public: None,
         slot: None,
+        slot_hash: None,
     };
     let act = Act::Init {
         marker: object_hash(&golden("marker")),

@@ -159,8 +159,10 @@ fn write(run: &Run<'_>, session: &Session<'_>, retired: &[Arc<Segment>], removed
     Ok(())
 }
 
+/// Removes segments, but none that the log still lists, whatever was decided before.
 fn remove(run: &Run<'_>, segments: &[Arc<Segment>]) -> Result<()> {
-    segments.iter().try_for_each(|segment| Ok(run.repository.store().delete(&segment.record().name.object())?))
+    let unlisted = segments.iter().filter(|segment| !run.state.is_published(&segment.record().hash));
+    unlisted.into_iter().try_for_each(|segment| Ok(run.repository.store().delete(&segment.record().name.object())?))
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ pub(super) fn remove(run: &mut Run<'_>, session: &Session<'_>) -> Result<()> {
             }
         }
         // Why asked again: a segment of another session may list this one's packs by now.
-        if !listed.packs.iter().any(|pack| pack.session == id) {
+        if rules::may_remove_orphan(&run.state, &id, listed.packs.iter().any(|pack| pack.session == id)) {
             left.keys.iter().try_for_each(|info| remove_object(run, info))?;
         }
     }

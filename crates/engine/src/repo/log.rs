@@ -15,7 +15,7 @@ use crate::crypto::object_hash;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::{self as entries, Act, ENTRY_BYTES_MAX, LogEntry, MemberRecord};
-use crate::format::names::{LOG, log_object, parse_log};
+use crate::format::names::{LOG, SLOTS, log_object, parse_log};
 use crate::format::slot::KeyRing;
 use crate::ids::{ObjectHash, RepositoryId};
 use crate::repo::cache::Cache;
@@ -29,16 +29,24 @@ pub(crate) const REVOKED: Error = Error::NotAllowed("write any more: it was revo
 /// In a cached record's number: the entry's signature is wrong.
 const UNSIGNED: u64 = 1 << 63;
 
+/// What became of an entry that was taken.
+struct Applied {
+    /// Its signature is right.
+    signed: bool,
+    /// Why it counts for nothing, if it does.
+    void: Option<String>,
+}
+
 /// The next entry: unsealed, held against the chain, applied. `known` is whether its signature is right, where that was
 /// found out before; it is given back.
-fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, known: Option<bool>) -> Result<bool> {
+fn apply(state: &mut State, bytes: &[u8], ring: &KeyRing, known: Option<bool>) -> Result<Applied> {
     let opened = entries::open(state.next, bytes, &ring.log_key)?;
     let mut signed = known.unwrap_or(false);
-    state.take(&opened, object_hash(bytes), |entry, public_key| {
+    let void = state.take(&opened, object_hash(bytes), |entry, public_key| {
         signed = known.unwrap_or_else(|| entry.verify(public_key));
         signed
     })?;
-    Ok(signed)
+    Ok(Applied { signed, void })
 }
 
 /// What is said of a log with a lost entry.
@@ -139,7 +147,7 @@ impl Log {
         loop {
             match read_object(store, &log_object(self.state.next), ENTRY_BYTES_MAX) {
                 Ok(bytes) => {
-                    let signed = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
+                    let Applied { signed, .. } = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
                     fresh.push((bytes, signed));
                 }
                 Err(Error::Store(StoreError::Missing(_))) => return Ok(()),
@@ -208,7 +216,8 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::NotAllowed`] where the key was revoked or its role is too small, [`Error::Refused`] where the entry would
-    /// count for nothing for another reason; what the store fails with.
+    /// count for nothing for another reason; [`Error::Damaged`] where the key ring is not that of its member; what the store
+    /// fails with.
     pub fn try_append(
         &mut self,
         store: &dyn Store,
@@ -242,6 +251,9 @@ impl Log {
         if let Some(why) = self.state.refusal(&entry) {
             return Err(Error::Refused(format!("the log would not take this {}: {why}", entry.act.name())));
         }
+        if self.state.members.get(&ring.member).is_some_and(|named| named.record.public_key != signer.public()) {
+            return Err(Damaged::new(SLOTS, 0, "the key ring that was opened does not sign as its member does").into());
+        }
         let bytes = entries::seal(&entry, &ring.log_key, &signer);
         if bytes.len() as u64 > ENTRY_BYTES_MAX {
             return Err(Error::Refused(format!(
@@ -251,8 +263,13 @@ impl Log {
         }
         let ours = self.create(store, number, &bytes)?;
         if ours {
-            let signed = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
+            let Applied { signed, void } = apply(Arc::make_mut(&mut self.state), &bytes, ring, None)?;
             self.remember(number, &[(bytes, signed)]);
+            // Why: whoever takes it for done goes on, and deletes what others still need.
+            if let Some(why) = void {
+                let why = format!("it was written just now and counts for nothing: {why}");
+                return Err(Damaged::new(log_object(number), 0, why).into());
+            }
         }
         Ok(ours)
     }

@@ -16,7 +16,7 @@ use crate::format::node::decode_extents;
 use crate::format::parity::Parity;
 use crate::format::segment::Location;
 use crate::format::slot::{KeyRing, Role, Unlock};
-use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId};
+use crate::ids::{ChunkId, ObjectHash, RepositoryId, SessionId, SlotId};
 use crate::repo::admit::Candidate;
 use crate::repo::bases::Bases;
 use crate::repo::cache::Cache;
@@ -26,7 +26,7 @@ use crate::repo::log::{self, Log};
 use crate::repo::mend::Mends;
 use crate::repo::place::Place;
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
-use crate::repo::rings::{Rings, read_marker, stranger};
+use crate::repo::rings::{Rings, WayIn, ambiguous, read_marker};
 use crate::repo::tree::TreeReader;
 use crate::repo::unfinished::Unfinished;
 use crate::rules::State;
@@ -114,7 +114,7 @@ impl Repository {
         Self::open_with(store, &marker, ring, cache, fingerprint)
     }
 
-    /// Opens a repository with the first key slot that `unlock` opens and whose member the log knows. `cache` is the
+    /// Opens a repository with the first key slot that `unlock` opens and that is the one of a member of the log. `cache` is the
     /// directory for all of this user's caches; without it nothing is kept between runs. Where the log went back, or is of
     /// another repository than the one seen at this place before ([`Self::rollback`]), it opens to read what is there;
     /// whoever would write is refused.
@@ -138,18 +138,41 @@ impl Repository {
     ) -> Result<Self> {
         let marker = read_marker(&*store)?;
         let (mut failure, mut revoked) = (None, None);
+        // What opens by a slot that its own member may have put there, and whether slots of several members do.
+        let (mut unproven, mut rivals): (Option<(SlotId, Self)>, _) = (None, None);
         let mut rings = Rings::new(&*store, unlock, Marker::decode(&marker)?.repository)?;
-        while let Some(ring) = rings.open_next() {
-            let member = ring.member;
-            match Self::open_with(Arc::clone(&store), &marker, ring, cache.clone(), expected) {
-                Ok(repository) if repository.state().active(&member).is_some() => return Ok(repository),
-                Ok(repository) if repository.revoked().is_some() => drop(revoked.get_or_insert(repository)),
-                Ok(_) => drop(failure.get_or_insert_with(stranger)),
+        while let Some(way) = rings.open_next() {
+            let slot = way.slot;
+            match Self::open_way(Arc::clone(&store), &marker, way, cache.clone(), expected) {
+                Ok((repository, _)) if repository.revoked().is_some() => drop(revoked.get_or_insert(repository)),
+                Ok((repository, true)) => return Ok(repository),
+                Ok((repository, false)) => match &unproven {
+                    None => unproven = Some((slot, repository)),
+                    Some((_, first)) if first.ring.member == repository.ring.member => {}
+                    Some((first, _)) => rivals = Some(ambiguous([first, &slot])),
+                },
                 // Why go on: anybody can make a slot for a public key, and keep the right one from being tried.
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
-        revoked.ok_or_else(|| failure.unwrap_or_else(|| rings.failure()))
+        if let Some(error) = rivals {
+            return Err(error);
+        }
+        let opened = unproven.map(|(_, repository)| repository).or(revoked);
+        opened.ok_or_else(|| failure.unwrap_or_else(|| rings.failure()))
+    }
+
+    /// Opens it with one key ring, and tells whether that is proven to be made for this key ([`WayIn::fits`]).
+    fn open_way(
+        store: Arc<dyn Store>,
+        marker: &[u8],
+        way: WayIn,
+        cache: Option<PathBuf>,
+        expected: Option<ObjectHash>,
+    ) -> Result<(Self, bool)> {
+        let repository = Self::open_with(store, marker, way.ring.clone(), cache, expected)?;
+        let is_proven = way.fits(&repository.state())?;
+        Ok((repository, is_proven))
     }
 
     /// The key ring in the first key slot that `unlock` opens and that opens entry 0 of the log; where none does, in the
@@ -160,7 +183,7 @@ impl Repository {
     pub fn open_ring(store: &dyn Store, unlock: &Unlock) -> Result<KeyRing> {
         let mut rings = Rings::new(store, unlock, Marker::decode(&read_marker(store)?)?.repository)?;
         let mut first = None;
-        while let Some(ring) = rings.open_next() {
+        while let Some(WayIn { ring, .. }) = rings.open_next() {
             if log::opens_first(store, &ring) {
                 return Ok(ring);
             }

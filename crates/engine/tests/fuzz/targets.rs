@@ -251,6 +251,7 @@ fn other_acts() -> Vec<Act> {
         label: "reader".into(),
         wrap_public: Some([5; 32]),
         slot: Some(SLOT),
+        slot_hash: Some(ObjectHash([6; 32])),
     };
     let grants = vec![Grant { member: MemberId([2; 16]), encapsulated: [6; 32], ciphertext: [7; 48] }];
     let damaged = vec![BlobDamage { pack, chunk: ChunkId([8; 32]) }];
@@ -295,6 +296,7 @@ fn chain() -> [Vec<u8>; 2] {
         label: "label".into(),
         wrap_public: None,
         slot: None,
+        slot_hash: None,
     };
     let act = Act::Init { marker: ObjectHash([3; 32]), member, data_public: [4; 32], generation: 0 };
     let first = sealed_entry(0, None, act);

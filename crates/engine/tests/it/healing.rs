@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use seawall_engine::backup::{BackupReport, backup};
 use seawall_engine::crypto::Secret32;
-use seawall_engine::crypto::passphrase::Cost;
 use seawall_engine::forget::forget;
-use seawall_engine::format::names::{PackName, slot_object};
+use seawall_engine::format::names::PackName;
 use seawall_engine::format::pack::{BlobKind, decode_header};
 use seawall_engine::format::segment::Location;
-use seawall_engine::format::slot::{self, KeyRing, Role, Unlock};
-use seawall_engine::ids::{ChunkId, SlotId, SnapshotId};
+use seawall_engine::format::slot::{Role, Unlock};
+use seawall_engine::ids::{ChunkId, SnapshotId};
+use seawall_engine::keys;
 use seawall_engine::monitor::{Monitor, Silent};
 use seawall_engine::repo::{Committed, Repository, Session};
 use seawall_engine::store::Store;
@@ -105,14 +105,7 @@ impl Scene {
         let store = Arc::new(MemoryStore::new());
         let cache = Some(directory.path().join("cache"));
         let repository = Repository::init(store.clone(), &[(owner.clone(), String::new())], cache).unwrap();
-        let ring = KeyRing { role: Role::Member, data_secret: None, ..repository.keys().clone() };
-        let id = SlotId([1; 16]);
-        store
-            .put(
-                &slot_object(&id),
-                &slot::seal(&ring, &member.lock().unwrap(), &id, "member", 0, Cost::DEFAULT).unwrap(),
-            )
-            .unwrap();
+        keys::add(&repository, Role::Member, &member.lock().unwrap(), "member").unwrap();
         let mut scene = Self {
             directory,
             store: MemoryStore::new(),
@@ -194,7 +187,7 @@ impl Scene {
         let owner = self.open(store, &self.owner);
         let found = check(&owner, Read::All);
         assert!(!found.damage.is_empty(), "{case}: nothing was found");
-        assert_eq!(owner.log_entries(), 5 + found.entries_appended, "{case}");
+        assert_eq!(owner.log_entries(), 6 + found.entries_appended, "{case}");
         let again = check(&self.open(store, &self.owner), Read::All);
         assert_eq!(again.entries_appended, 0, "{case}: the same damage is no news");
         let hit = |report: &VerifyReport| report.damage.iter().filter(|damage| !damage.snapshots.is_empty()).count();

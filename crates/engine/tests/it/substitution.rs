@@ -8,10 +8,11 @@ use std::sync::Arc;
 use seawall_engine::audit::Trail;
 use seawall_engine::backup::backup;
 use seawall_engine::crypto::passphrase::Cost;
+use seawall_engine::crypto::sign::SigningKey;
 use seawall_engine::crypto::wrap::{self, DataSecretKey};
 use seawall_engine::crypto::{Secret32, object_hash};
 use seawall_engine::error::Error;
-use seawall_engine::format::log::MemberRecord;
+use seawall_engine::format::log::{Act, KeyChange, MemberRecord};
 use seawall_engine::format::marker::Marker;
 use seawall_engine::format::names::{MARKER, slot_object};
 use seawall_engine::format::slot::{self, KeyRing, Lock, Role, Unlock};
@@ -34,10 +35,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(Role::Owner)
+    }
+
+    /// With a key of this role for the identity.
+    fn with(role: Role) -> Self {
         let (place, repository) = Place::new();
         fs::write(place.source().join("file"), b"content").unwrap();
         let (identity, public) = wrap::generate();
-        keys::add(&repository, Role::Owner, &Lock::Recipient(public), "anna").unwrap();
+        keys::add(&repository, role, &Lock::Recipient(public), "anna").unwrap();
         let fingerprint = repository.fingerprint();
         Self { place, identity, fingerprint }
     }
@@ -67,7 +73,7 @@ impl Scene {
         };
         let (ring, marker) = (KeyRing::generate(id), Marker::new(id, false).encode());
         plant(&*store, &ring, SlotId([1; 16]), &self.identity);
-        let public_key = seawall_engine::crypto::sign::SigningKey::from_seed(&ring.signing_seed).public();
+        let public_key = SigningKey::from_seed(&ring.signing_seed).public();
         let member = MemberRecord {
             id: ring.member,
             public_key,
@@ -75,6 +81,7 @@ impl Scene {
             label: "anna".into(),
             wrap_public: None,
             slot: None,
+            slot_hash: None,
         };
         let fingerprint = initialise(&*store, &ring, object_hash(&marker), member, 0).unwrap();
         store.put(MARKER, &marker).unwrap();
@@ -100,6 +107,7 @@ impl Scene {
 fn plant(store: &dyn Store, ring: &KeyRing, id: SlotId, identity: &DataSecretKey) {
     let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
     let sealed = slot::seal(ring, &Lock::Recipient(identity.public()), &id, "planted", 0, cost).unwrap();
+    store.delete(&slot_object(&id)).unwrap();
     store.put(&slot_object(&id), &sealed).unwrap();
 }
 
@@ -161,6 +169,117 @@ fn repositories_that_are_known_may_take_turns() {
     assert!(scene.open(true, None).unwrap().rollback().is_some());
     assert_eq!(scene.open(true, Some(other)).unwrap().rollback(), None);
     assert_eq!(scene.open(true, None).unwrap().rollback(), None, "it is known now");
+}
+
+/// A key of this role that is not yet in the repository, its slot, and what an owner says of it.
+fn newcomer(owner: &Repository, role: Role, lock: &Lock, label: &str) -> (KeyRing, Vec<u8>, MemberRecord) {
+    let ring = owner.keys().for_member(role, 0, owner.keys().data_secret.as_ref().unwrap());
+    let id = SlotId(seawall_engine::crypto::random());
+    let sealed = slot::seal(&ring, lock, &id, label, 0, Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap();
+    let record = MemberRecord {
+        id: ring.member,
+        public_key: SigningKey::from_seed(&ring.signing_seed).public(),
+        role,
+        label: label.into(),
+        wrap_public: Some(*ring.wrap_public().as_bytes()),
+        slot: Some(id),
+        slot_hash: None,
+    };
+    (ring, sealed, record)
+}
+
+/// Admits a member as the first versions did, without the hash of its slot.
+fn admit_unhashed(owner: &Repository, role: Role, lock: &Lock, label: &str) -> (KeyRing, SlotId) {
+    let (ring, sealed, record) = newcomer(owner, role, lock, label);
+    let id = record.slot.unwrap();
+    owner.append(&mut |_| Ok(Act::Key(KeyChange::Admit(record.clone())))).unwrap();
+    owner.store().put(&slot_object(&id), &sealed).unwrap();
+    (ring, id)
+}
+
+/// What somebody can plant who has this ring: in the name of the victim and of others with a seed that is not theirs, and
+/// in its own name with the true seed.
+fn plants(own: &KeyRing, victim: &KeyRing, owner: &KeyRing) -> Vec<KeyRing> {
+    let seed = Secret32::random;
+    let in_name_of = |other: &KeyRing| KeyRing {
+        role: other.role,
+        member: other.member,
+        signing_seed: seed(),
+        data_secret: own.data_secret.clone().filter(|_| other.role != Role::Member),
+        ..own.clone()
+    };
+    vec![
+        in_name_of(victim),
+        in_name_of(owner),
+        KeyRing { id_key: seed(), ..own.clone() },
+        KeyRing { role: Role::Owner, ..own.clone() },
+        own.clone(),
+    ]
+}
+
+/// A reader, or one that was removed, plants slots for a public key with the true keys of the repository: whoever opened
+/// one would write entries that count for nothing, or what nobody can read, or believe what the reader says.
+#[test]
+fn a_ring_that_is_not_its_members_is_passed_over() {
+    for (role, removed) in [(Role::Owner, true), (Role::Member, false)] {
+        let scene = Scene::with(role);
+        let owner = scene.place.open(false);
+        let right = scene.open(false, None).unwrap().keys().clone();
+        let theirs = Unlock::KeyFile(Secret32::random());
+        keys::add(&owner, Role::Reader, &theirs.lock().unwrap(), "mallory").unwrap();
+        let own = Repository::open(scene.store(), &theirs, None).unwrap().keys().clone();
+        let mine = slot_of(&owner, "mallory");
+        if removed {
+            keys::remove(&owner, keys::find(&keys::list(&owner).unwrap(), "mallory").unwrap()).unwrap();
+        }
+        for ring in plants(&own, &right, owner.keys()) {
+            for slot in [SlotId([0; 16]), mine] {
+                plant(owner.store(), &ring, slot, &scene.identity);
+                for cache in [false, true] {
+                    assert_eq!(*scene.open(cache, None).unwrap().keys(), right);
+                }
+                owner.store().delete(&slot_object(&slot)).unwrap();
+            }
+        }
+        plant(owner.store(), &plants(&own, &right, owner.keys())[0], SlotId([0; 16]), &scene.identity);
+        let opened = scene.open(true, None).unwrap();
+        let before = opened.snapshots().len();
+        backup(&opened, options(paths(&scene.place.source())), &Silent).unwrap();
+        assert_eq!(scene.open(false, None).unwrap().snapshots().len(), before + 1, "it counts");
+        // In the right slot's place nothing helps, and nothing is opened.
+        let place = slot_of(&owner, "anna");
+        for ring in plants(&own, &right, owner.keys()) {
+            plant(owner.store(), &ring, place, &scene.identity);
+            assert_eq!(scene.open(false, None).err().unwrap().code(), "damaged");
+        }
+    }
+}
+
+/// Members whose slots' hashes the log does not have: what tells nothing is refused, and a key that is added anew helps.
+#[test]
+fn of_two_members_that_an_identity_opens_none_is_guessed() {
+    let (place, owner) = Place::new();
+    let (identity, public) = wrap::generate();
+    let (right, _) = admit_unhashed(&owner, Role::Member, &Lock::Recipient(public.clone()), "anna");
+    let theirs = Unlock::KeyFile(Secret32::random());
+    let (own, mine) = admit_unhashed(&owner, Role::Reader, &theirs.lock().unwrap(), "mallory");
+    let scene = Scene { place, identity, fingerprint: owner.fingerprint() };
+    assert_eq!(*scene.open(false, None).unwrap().keys(), right, "a repository of the first versions");
+    for ring in plants(&own, &right, owner.keys()) {
+        plant(owner.store(), &ring, SlotId([0; 16]), &scene.identity);
+        assert_eq!(*scene.open(false, None).unwrap().keys(), right, "not the slot that the log names");
+    }
+    plant(owner.store(), &own, mine, &scene.identity);
+    let refused = scene.open(false, None).err().unwrap();
+    assert!(refused.code() == "damaged" && refused.to_string().contains("key add"), "{refused}");
+    keys::add(&owner, Role::Member, &Lock::Recipient(public), "anna anew").unwrap();
+    let opened = scene.open(false, None).unwrap();
+    assert_eq!(opened.state().active(&opened.keys().member).unwrap().label, "anna anew");
+}
+
+fn slot_of(repository: &Repository, label: &str) -> SlotId {
+    let keys = keys::list(repository).unwrap();
+    keys::find(&keys, label).unwrap().slot.clone().unwrap().0
 }
 
 /// Slots that somebody planted beside the right one: with keys of their own, and, by a member, with the true log key.

@@ -9,15 +9,13 @@ use std::sync::Arc;
 use seawall_engine::backup::backup;
 use seawall_engine::codec::id::{PLANES_DIFFERENCE, ZSTD_PREFIX};
 use seawall_engine::crypto::Secret32;
-use seawall_engine::crypto::passphrase::Cost;
-use seawall_engine::format::names::slot_object;
 use seawall_engine::format::pack::BlobKind;
 use seawall_engine::format::segment::Location;
-use seawall_engine::format::slot::{self, KeyRing, Role, Unlock};
-use seawall_engine::ids::{ChunkId, SlotId};
+use seawall_engine::format::slot::{Role, Unlock};
+use seawall_engine::ids::ChunkId;
+use seawall_engine::keys;
 use seawall_engine::monitor::Silent;
 use seawall_engine::repo::Repository;
-use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::units::{KIB, MIB};
 
@@ -160,10 +158,7 @@ fn a_member_stores_nodes_whole() {
     let store = Arc::new(MemoryStore::new());
     let repository = Repository::init(store.clone(), &[(owner.clone(), String::new())], None).unwrap();
     backup(&repository, options(paths(directory.path())), &Silent).unwrap();
-    let ring = KeyRing { role: Role::Member, data_secret: None, ..repository.keys().clone() };
-    let id = SlotId([1; 16]);
-    let sealed = slot::seal(&ring, &member.lock().unwrap(), &id, "member", 0, Cost::DEFAULT).unwrap();
-    store.put(&slot_object(&id), &sealed).unwrap();
+    keys::add(&repository, Role::Member, &member.lock().unwrap(), "member").unwrap();
 
     let before = ids(&repository);
     write(directory.path(), 7, 1);

@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 
-use seawall_engine::crypto::Secret32;
+use seawall_engine::crypto::passphrase::Cost;
+use seawall_engine::crypto::sign::SigningKey;
+use seawall_engine::crypto::{Secret32, object_hash, wrap};
 use seawall_engine::error::{Error, Result};
-use seawall_engine::format::names::MARKER;
-use seawall_engine::format::slot::Unlock;
+use seawall_engine::format::log::MemberRecord;
+use seawall_engine::format::marker::Marker;
+use seawall_engine::format::names::{MARKER, slot_object};
+use seawall_engine::format::slot::{self, KeyRing, Lock, Role, Unlock};
+use seawall_engine::ids::{RepositoryId, SlotId};
 use seawall_engine::keys;
 use seawall_engine::repo::Repository;
+use seawall_engine::repo::log::initialise;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
 use seawall_engine::store::simulated::{Fault, Plan, SimulatedStore};
@@ -80,6 +86,50 @@ fn what_was_left_with_a_lost_key_is_removed_by_hand() {
     init(store.clone(), &slots).unwrap();
     let store: Arc<dyn Store> = store;
     assert_made(&store, &slots, "anew");
+}
+
+/// A store that lays an `init` of its own before that of its victim: its slot opens with the victim's identity, and the
+/// keys in it are the store's.
+#[test]
+fn what_somebody_laid_for_a_public_key_is_not_taken_up() {
+    let (store, (identity, public)) = (Arc::new(MemoryStore::new()), wrap::generate());
+    // The id with which slots are tried whose repository is not known.
+    let ring = KeyRing::generate(RepositoryId([0; 16]));
+    let id = SlotId([0; 16]);
+    let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
+    let sealed = slot::seal(&ring, &Lock::Recipient(public), &id, "identity file", 0, cost).unwrap();
+    store.put(&slot_object(&id), &sealed).unwrap();
+    let member = MemberRecord {
+        id: ring.member,
+        public_key: SigningKey::from_seed(&ring.signing_seed).public(),
+        role: Role::Owner,
+        label: "identity file".into(),
+        wrap_public: Some(*ring.wrap_public().as_bytes()),
+        slot: Some(id),
+        slot_hash: Some(object_hash(&sealed)),
+    };
+    let marker = object_hash(&Marker::new(ring.repository, false).encode());
+    initialise(&*store, &ring, marker, member, 0).unwrap();
+    let before = store.names();
+    let identity = (Unlock::Identity(identity), "identity file".to_owned());
+    for slots in [vec![identity.clone()], [unlocks(1), vec![identity]].concat()] {
+        assert_eq!(init(store.clone(), &slots).err().unwrap().code(), "refused");
+        assert_eq!(store.names(), before);
+    }
+}
+
+/// A key file takes up what was left, and finds the way in of the identity that was given with it.
+#[test]
+fn an_identity_beside_a_key_file_keeps_its_slot() {
+    let store = Arc::new(MemoryStore::new());
+    let slots = [unlocks(1), vec![(Unlock::Identity(wrap::generate().0), "identity file".to_owned())]].concat();
+    drop(init(store.clone(), &slots).unwrap());
+    store.delete(MARKER).unwrap();
+    let before = store.names().len();
+    drop(init(store.clone(), &slots).unwrap());
+    assert_eq!(store.names().len(), before + 1, "the marker alone");
+    let store: Arc<dyn Store> = store;
+    assert_made(&store, &slots, "with an identity");
 }
 
 /// Where there is more than an `init` leaves, nothing is finished: a marker that went missing is another matter.

@@ -20,6 +20,7 @@ pub(in crate::format) fn member() -> MemberRecord {
         label: "host".into(),
         wrap_public: Some([0x32; 32]),
         slot: Some(SLOT),
+        slot_hash: None,
     }
 }
 

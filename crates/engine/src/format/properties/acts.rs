@@ -46,15 +46,17 @@ fn segments() -> impl Strategy<Value = Vec<SegmentRecord>> {
 
 fn member() -> impl Strategy<Value = MemberRecord> {
     let role = prop_oneof![Just(Role::Owner), Just(Role::Reader), Just(Role::Member)];
-    let optional = (option::of(any::<[u8; 32]>()), option::of(any::<[u8; 16]>().prop_map(SlotId)));
+    let hash = any::<[u8; 32]>().prop_map(ObjectHash);
+    let optional = (option::of(any::<[u8; 32]>()), option::of(any::<[u8; 16]>().prop_map(SlotId)), option::of(hash));
     (any::<([u8; 16], [u8; 32])>(), role, ".{0,20}", optional).prop_map(
-        |((id, public_key), role, label, (wrap_public, slot))| MemberRecord {
+        |((id, public_key), role, label, (wrap_public, slot, slot_hash))| MemberRecord {
             id: MemberId(id),
             public_key,
             role,
             label,
             wrap_public,
             slot,
+            slot_hash,
         },
     )
 }

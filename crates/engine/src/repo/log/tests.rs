@@ -143,3 +143,16 @@ fn an_object_that_is_too_long_is_not_loaded() {
         assert_eq!(read_object(&store, object, bytes_max).unwrap().len() as u64, bytes_max, "{object}");
     }
 }
+
+/// A key ring whose seed is not its member's, as somebody can plant one: what it signed would count for nothing.
+#[test]
+fn a_ring_that_does_not_sign_as_its_member_writes_nothing() {
+    let scene = Scene::new();
+    let ring = KeyRing { signing_seed: Secret32::random(), ..scene.repository.keys().clone() };
+    let act = || Act::Fence { sessions: Vec::new() };
+    let mut log = Log::open(&*scene.store, ring.repository, &ring, Cache::new(None, &ring.repository)).unwrap();
+    assert_eq!(log.append(&*scene.store, &ring, 0, &mut |_| Ok(act())).unwrap_err().code(), "damaged");
+    assert_eq!(log.try_append(&*scene.store, &ring, 0, 3, act()).unwrap_err().code(), "damaged");
+    assert_eq!(scene.open(), (None, 3), "nothing was written");
+    assert!(log.try_append(&*scene.store, scene.repository.keys(), 0, 3, act()).unwrap());
+}

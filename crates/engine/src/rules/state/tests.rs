@@ -11,7 +11,15 @@ const MEMBER: MemberId = MemberId([3; 16]);
 const NOBODY: MemberId = MemberId([4; 16]);
 
 fn member(id: MemberId, role: Role) -> MemberRecord {
-    MemberRecord { id, public_key: [id.0[0]; 32], role, label: String::new(), wrap_public: None, slot: None }
+    MemberRecord {
+        id,
+        public_key: [id.0[0]; 32],
+        role,
+        label: String::new(),
+        wrap_public: None,
+        slot: None,
+        slot_hash: None,
+    }
 }
 
 fn session(number: u8) -> SessionId {

@@ -169,6 +169,7 @@ impl Ledger {
             label: String::new(),
             wrap_public: None,
             slot: None,
+            slot_hash: None,
         };
         let act = Act::Init { marker: ObjectHash([0; 32]), member, data_public: [0; 32], generation: 0 };
         apply(&mut state, act).unwrap();

@@ -24,7 +24,7 @@ fn signer(id: MemberId) -> SigningKey {
 
 fn member(id: MemberId, role: Role) -> MemberRecord {
     let public_key = signer(id).public();
-    MemberRecord { id, public_key, role, label: String::new(), wrap_public: None, slot: None }
+    MemberRecord { id, public_key, role, label: String::new(), wrap_public: None, slot: None, slot_hash: None }
 }
 
 fn init() -> Act {
