@@ -386,28 +386,44 @@ fn reveal(kind: &SlotKind, slot: &SlotId, unlock: &Unlock) -> Option<Zeroizing<V
         (SlotKind::Identity { encapsulated, ciphertext, .. }, Unlock::Identity(identity)) => {
             wrap::open_slot_secret(identity, slot, (encapsulated, ciphertext)).as_ref().map(whole)
         }
-        (SlotKind::Shares { set, needed, .. }, Unlock::Shares(shares)) => {
-            let fitting = distinct(shares, set, *needed);
-            let chosen: Vec<_> = fitting.iter().take(usize::from(*needed)).map(|it| (it.number, &it.value)).collect();
-            (chosen.len() == usize::from(*needed)).then(|| shamir::combine(&chosen))?.as_ref().map(whole)
-        }
         _ => None,
     }
 }
 
-/// The shares of a set of which so many are needed, each number once. Why what they need counts: whoever has one share can
-/// make a slot that asks for that one alone, and would choose what the others open with it.
-fn distinct<'s>(shares: &'s [Share], set: &[u8; 16], needed: u8) -> Vec<&'s Share> {
+/// So many choices of shares are tried at most: enough for two forged ones among sixty.
+const CHOICES_MAX: usize = 2_000;
+
+/// The secrets that choices of as many shares of a set give as are needed: all that leave out up to two. Of more shares than
+/// are needed some may be forged, and keep nobody out then.
+fn combine<'s>(shares: &'s [Share], set: &[u8; 16], needed: u8) -> impl Iterator<Item = Secret32> + use<'s> {
+    let fitting = fitting(shares, set, needed);
+    let (given, needed) = (fitting.len(), usize::from(needed));
+    let one = (0..given).map(move |left| (left, given));
+    let two = (0..given).flat_map(move |left| (left + 1..given).map(move |other| (left, other)));
+    std::iter::once((given, given)).chain(one).chain(two).take(CHOICES_MAX).filter_map(move |(left, other)| {
+        let stays = fitting.iter().enumerate().filter(|(place, _)| *place != left && *place != other);
+        let mut chosen: Vec<(u8, &Secret32)> = stays.map(|(_, share)| (share.number, &share.value)).collect();
+        chosen.dedup_by_key(|(number, _)| *number);
+        chosen.truncate(needed);
+        (chosen.len() == needed).then(|| shamir::combine(&chosen))?
+    })
+}
+
+/// The shares of a set of which so many are needed, in order. Why what they need counts: whoever has one share can make a
+/// slot that asks for that one alone, and would choose what the others open with it.
+fn fitting<'s>(shares: &'s [Share], set: &[u8; 16], needed: u8) -> Vec<&'s Share> {
     let mut fitting: Vec<&Share> = shares.iter().filter(|share| share.set == *set && share.needed == needed).collect();
     fitting.sort_by_key(|share| share.number);
-    fitting.dedup_by_key(|share| share.number);
+    fitting.dedup_by(|later, former| later.number == former.number && later.value == former.value);
     fitting
 }
 
 /// How many different shares of a set of which so many are needed are among these.
 #[must_use]
 pub fn count_shares(shares: &[Share], set: &[u8; 16], needed: u8) -> usize {
-    distinct(shares, set, needed).len()
+    let mut fitting = fitting(shares, set, needed);
+    fitting.dedup_by_key(|share| share.number);
+    fitting.len()
 }
 
 /// What goes into a slot.
@@ -457,10 +473,21 @@ impl Contents<'_> {
 pub fn open(bytes: &[u8], slot: &SlotId, unlock: &Unlock, repository: &RepositoryId) -> Result<Option<KeyRing>, Error> {
     let name = slot_object(slot);
     let stored = Stored::decode(&name, bytes)?;
-    let Some(secret) = reveal(&stored.info.kind, slot, unlock) else { return Ok(None) };
-    let key = purpose_key(&stored.info.kind, &secret, &stored.salt, repository)?;
     // Why not an error: a wrong key and a changed ring look the same, and another slot may still open.
-    let Ok(plain) = envelope::open(&key, &name, stored.sealed).map(Zeroizing::new) else { return Ok(None) };
+    let unseal = |secret: &[u8]| -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+        let key = purpose_key(&stored.info.kind, secret, &stored.salt, repository)?;
+        Ok(envelope::open(&key, &name, stored.sealed).map(Zeroizing::new).ok())
+    };
+    let plain = match (&stored.info.kind, unlock) {
+        (SlotKind::Shares { set, needed, .. }, Unlock::Shares(shares)) => {
+            combine(shares, set, *needed).find_map(|secret| unseal(secret.as_bytes()).transpose()).transpose()?
+        }
+        (kind, unlock) => match reveal(kind, slot, unlock) {
+            Some(secret) => unseal(&secret)?,
+            None => None,
+        },
+    };
+    let Some(plain) = plain else { return Ok(None) };
     let ring = KeyRing::decode(&name, &plain)?;
     if ring.role != stored.info.role {
         return Err(Damaged::new(name, 0, "the slot claims another role than its key ring").into());
@@ -617,6 +644,26 @@ pub(super) mod tests {
             }
         }
         assert!(SharedSecret::generate(0, 5).is_none() && SharedSecret::generate(6, 5).is_none());
+    }
+
+    /// One or two forged shares among enough good ones, also under the number of a good one, keep nobody out.
+    #[test]
+    fn forged_shares_keep_nobody_out() {
+        let ring = KeyRing::generate(REPOSITORY);
+        let (shared, shares) = SharedSecret::generate(3, 6).unwrap();
+        let sealed = seal(&ring, &Lock::Shares(shared), &SLOT, "", 1, SMALL_COST).unwrap();
+        let forged = |place: usize| Share { value: Secret32::random(), ..shares[place].clone() };
+        let cases: [(Vec<Share>, bool); 5] = [
+            ([vec![forged(0)], shares[1..4].to_vec()].concat(), true),
+            ([vec![forged(0), forged(1)], shares[2..5].to_vec()].concat(), true),
+            ([vec![forged(1)], shares[..3].to_vec()].concat(), true),
+            ([vec![forged(0), forged(5)], shares.clone()].concat(), true),
+            ([vec![forged(0)], shares[1..3].to_vec()].concat(), false),
+        ];
+        for (number, (given, opens)) in cases.into_iter().enumerate() {
+            let opened = open(&sealed, &SLOT, &Unlock::Shares(given), &REPOSITORY).unwrap();
+            assert_eq!(opened, opens.then(|| ring.clone()), "case {number}");
+        }
     }
 
     /// Who holds one share would choose what the others open.

@@ -156,7 +156,9 @@ fn missing_shares(store: &dyn Store, slots: &[SlotId], shares: &[Share]) -> Erro
             "{given} of {count} shares given, {} more needed ({needed} open the repository)",
             usize::from(needed) - given
         )),
-        Some((given, ..)) if given > 0 => Error::Shares("the shares do not open their slot: one is not genuine".into()),
+        Some((given, ..)) if given > 0 => Error::Shares(
+            "the shares do not open their slot: too many are not genuine, or the slot is damaged; try others".into(),
+        ),
         _ => Error::Shares("these shares belong to no slot of this repository".into()),
     }
 }
