@@ -61,6 +61,11 @@ impl Cache {
         self.refused.as_deref()
     }
 
+    /// Where all of it lies.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     /// True where nothing can be kept.
     #[must_use]
     pub fn is_absent(&self) -> bool {

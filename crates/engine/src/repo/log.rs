@@ -64,6 +64,8 @@ pub struct Log {
     is_known: bool,
     /// How the store's log differs from what was seen before; none where it does not.
     rollback: Option<String>,
+    /// It differs in that another repository was seen at its place.
+    is_elsewhere: bool,
     /// The listing was asked whether the log goes on behind a lost entry.
     is_end_confirmed: bool,
 }
@@ -76,7 +78,15 @@ impl Log {
     /// [`Error::Damaged`] if an entry is not what it must be.
     pub fn open(store: &dyn Store, repository: RepositoryId, ring: &KeyRing, cache: Cache) -> Result<Self> {
         let state = Arc::new(State::new(repository));
-        let mut log = Self { state, cache, torn_at: None, is_known: false, rollback: None, is_end_confirmed: false };
+        let mut log = Self {
+            state,
+            cache,
+            torn_at: None,
+            is_known: false,
+            rollback: None,
+            is_elsewhere: false,
+            is_end_confirmed: false,
+        };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
         if log.state.next == 0 {
@@ -116,6 +126,7 @@ impl Log {
     pub(crate) fn distrust(&mut self, what: String) {
         if self.rollback.is_none() {
             self.rollback = Some(what);
+            self.is_elsewhere = true;
             let path = self.cache.log_path().filter(|_| !self.is_known);
             // Why: what this opening itself has put there must not make the log a known one.
             let _ = path.map(fs::remove_file);
@@ -127,7 +138,15 @@ impl Log {
     /// # Errors
     /// [`Error::Rollback`].
     pub fn refuse_after_rollback(&self) -> Result<()> {
-        self.rollback.clone().map_or(Ok(()), |what| Err(Error::Rollback(what)))
+        let Some(what) = &self.rollback else { return Ok(()) };
+        let seen = match (self.is_elsewhere, self.cache.directory()) {
+            (true, _) => "; if this is the right one, name its fingerprint once with --expect".to_owned(),
+            (false, Some(seen)) => {
+                format!("; if you put it there yourself, remove {}, which is what was seen before", seen.display())
+            }
+            (false, None) => String::new(),
+        };
+        Err(Error::Rollback(format!("{what}{seen}")))
     }
 
     /// Reads and applies every entry after the last known one.

@@ -156,3 +156,16 @@ fn a_ring_that_does_not_sign_as_its_member_writes_nothing() {
     assert_eq!(scene.open(), (None, 3), "nothing was written");
     assert!(log.try_append(&*scene.store, scene.repository.keys(), 0, 3, act()).unwrap());
 }
+
+/// Who put an older copy there himself is told what to remove, and that helps.
+#[test]
+fn a_rollback_says_what_ends_it() {
+    let scene = Scene::new();
+    scene.store.delete(&log_object(2)).unwrap();
+    let opened = Repository::open(scene.store.clone(), &scene.owner, Some(scene.cache.path().into())).unwrap();
+    let refused = opened.refuse_after_rollback().unwrap_err().to_string();
+    let seen = scene.cached().parent().unwrap().to_owned();
+    assert!(refused.contains(&format!("remove {}", seen.display())), "{refused}");
+    fs::remove_dir_all(seen).unwrap();
+    assert_eq!(scene.open(), (None, 2));
+}
