@@ -399,6 +399,17 @@ class Rescue(Scene):
             self.key_file.write_text(f"seawall-identity-1\n{key.hex()}\n# a remark\n")
             self.assertEqual(self.run_rescue("snapshots"), code)
 
+    def test_a_planted_slot_is_passed_over(self):
+        self.write_everything()
+        identity, ring = X25519PrivateKey.generate(), self.writer.ring
+        public, info = identity.public_key().public_bytes_raw(), b"seawall v1 public key slot" + self.writer.repository
+        self.key_file.write_text(f"seawall-identity-1\n{identity.private_bytes_raw().hex()}\n")
+        for place, change in ((b"I" * 16, {}), (bytes(16), {4: os.urandom(32), 10: os.urandom(32)})):
+            self.writer.ring, secret = {**ring, **change}, os.urandom(32)
+            enc, sealed = seal_hpke(public, b"seawall v1 slot", place, secret)
+            self.writer.write_slot(place, 2, secret, info, {8: public, 9: enc, 10: sealed})
+        self.assert_restored(0)
+
     def test_enough_shares_open_their_slot(self):
         # The field by powers of the generator 3, unlike the reader, which multiplies.
         powers = [1]

@@ -115,7 +115,9 @@ fn hint(code: &str) -> Option<&'static str> {
         "unsupported" => "a newer seawall may know more; `seawall --version` shows this one",
         "wrong-key" => {
             "give the right one with --key-file, --password-file or --password-command; \
-             the recovery kit that `protect` wrote is itself a key file"
+             the recovery kit that `protect` wrote is itself a key file. If it is the right one, its slot in `key/` is \
+             damaged: put that object back from a copy of the repository, or open it with another key, whose \
+             `seawall verify` names the slot, and make a new key (`seawall key add`)"
         }
         "shares" => "name more share files of the same set, each with --share; any that are enough will do",
         "not-allowed" => "use a key whose role allows it; `seawall key list` shows the roles",
@@ -126,7 +128,8 @@ fn hint(code: &str) -> Option<&'static str> {
         }
         "rollback" => {
             "somebody put an older or another copy of the repository, or another repository, in its place. If that was \
-             you, open it with --no-cache or --expect FINGERPRINT; if not, keep this copy and find out who did. Commands that only read show what is there"
+             you, do what the message says; if not, keep this copy and find out who did. Commands that only read show what \
+             is there"
         }
         "substituted" => {
             "compare with the recovery kit, or with what `seawall key add` printed for you; if somebody put another \

@@ -11,11 +11,12 @@ mod rotate;
 
 pub use rotate::{Rotated, rotate};
 
+use crate::crypto::object_hash;
 use crate::error::{Error, Result};
 use crate::format::log::{Act, KeyChange};
 use crate::format::names::slot_object;
 use crate::format::slot::{self, Lock, Role, SLOT_BYTES_MAX, SlotInfo};
-use crate::ids::{MemberId, SessionId, SlotId};
+use crate::ids::{MemberId, ObjectHash, SessionId, SlotId};
 use crate::repo::object::read_object;
 use crate::repo::rings::list_slots;
 use crate::repo::{Candidate, Repository};
@@ -28,8 +29,11 @@ const NOT_AN_OWNER: Error = Error::NotAllowed("change keys: that takes an owner'
 /// A slot, a member, or both where they belong together.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// The slot, with what it says of itself (not authenticated); none where it was removed or was never stored.
+    /// The slot, with what it says of itself (not authenticated); none where it was removed or was never stored, or can't
+    /// be read.
     pub slot: Option<(SlotId, SlotInfo)>,
+    /// True if a slot is there and is not, byte for byte, the one that the log names: it may open nothing any more.
+    pub is_damaged: bool,
     /// The member, as the log says; unknown for slots of the first days, which the log does not name.
     pub member: Option<(MemberId, Member)>,
     /// True for the key that opened the repository.
@@ -59,10 +63,15 @@ impl Key {
         self.member.as_ref().and_then(|(_, member)| member.revoked)
     }
 
-    /// True if somebody can use it: it has a slot, and its member was not revoked.
+    /// True if somebody can use it: it has a slot that is whole as far as the log tells, and its member was not revoked.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        self.slot.is_some() && self.revoked().is_none()
+        self.has_slot() && self.revoked().is_none()
+    }
+
+    /// True if there is a slot, and it is whole as far as the log tells.
+    fn has_slot(&self) -> bool {
+        self.slot.is_some() && !self.is_damaged
     }
 }
 
@@ -138,33 +147,66 @@ pub fn list(repository: &Repository) -> Result<Vec<Key>> {
 
 /// As [`list`], as of this state of the log. Does not read the log.
 fn list_at(repository: &Repository, state: &State) -> Result<Vec<Key>> {
-    let mut slots = describe_slots(repository)?;
+    let mut slots = find_slots(repository)?;
     let mut members: Vec<_> = state.members.iter().collect();
     members.sort_by_key(|(_, member)| member.admitted);
     let own = repository.keys().member;
     let mut keys: Vec<Key> = members
         .into_iter()
         .map(|(id, member)| {
-            let place = slots.iter().position(|(slot, _)| Some(*slot) == member.record.slot);
+            let place = slots.iter().position(|found| Some(found.id) == member.record.slot);
+            let found = place.map(|place| slots.remove(place));
             Key {
-                slot: place.map(|place| slots.remove(place)),
+                is_damaged: found.as_ref().is_some_and(|found| !found.is_whole(member.record.slot_hash)),
+                slot: found.and_then(Found::described),
                 member: Some((*id, member.clone())),
                 is_own: *id == own,
                 last_entry: state.last_entries.get(id).copied(),
             }
         })
         .collect();
-    keys.extend(slots.into_iter().map(|slot| Key { slot: Some(slot), member: None, is_own: false, last_entry: None }));
+    let unnamed = slots.into_iter().filter_map(Found::described);
+    keys.extend(unnamed.map(|slot| Key {
+        slot: Some(slot),
+        is_damaged: false,
+        member: None,
+        is_own: false,
+        last_entry: None,
+    }));
     Ok(keys)
 }
 
-fn describe_slots(repository: &Repository) -> Result<Vec<(SlotId, SlotInfo)>> {
+/// A slot that the store has.
+struct Found {
+    id: SlotId,
+    /// None where it can't be read.
+    info: Option<SlotInfo>,
+    /// Of its stored bytes; none where it is no slot by its length already.
+    hash: Option<ObjectHash>,
+}
+
+impl Found {
+    /// `named`: what the log says of it.
+    fn is_whole(&self, named: Option<ObjectHash>) -> bool {
+        self.info.is_some() && (named.is_none() || named == self.hash)
+    }
+
+    fn described(self) -> Option<(SlotId, SlotInfo)> {
+        Some((self.id, self.info?))
+    }
+}
+
+fn find_slots(repository: &Repository) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for id in list_slots(repository.store())? {
         match read_object(repository.store(), &slot_object(&id), SLOT_BYTES_MAX) {
-            // Why damage is passed over: `verify` names it, and the others have to be listed.
-            Ok(sealed) => found.extend(slot::describe(&sealed, &id).ok().map(|info| (id, info))),
-            Err(Error::Damaged(_) | Error::Store(StoreError::Missing(_))) => {}
+            Ok(sealed) => {
+                let info = slot::describe(&sealed, &id).ok();
+                found.push(Found { id, info, hash: Some(object_hash(&sealed)) });
+            }
+            // Why damage ends nothing: `verify` names it, and the others have to be listed.
+            Err(Error::Damaged(_)) => found.push(Found { id, info: None, hash: None }),
+            Err(Error::Store(StoreError::Missing(_))) => {}
             Err(error) => return Err(error),
         }
     }
@@ -207,8 +249,10 @@ pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
     if let Some((id, _)) = key.member.as_ref().filter(|(id, _)| repository.state().active(id).is_some()) {
         number = revoke(repository, key, *id)?;
     }
-    if let Some((slot, _)) = &key.slot {
-        repository.store().delete(&slot_object(slot))?;
+    // Why also by what the log says: a slot that is too damaged to be described goes with its member.
+    let named = key.member.as_ref().and_then(|(_, member)| member.record.slot);
+    if let Some(slot) = key.slot.as_ref().map(|(id, _)| *id).or(named) {
+        repository.store().delete(&slot_object(&slot))?;
     }
     Ok(number)
 }
@@ -223,7 +267,7 @@ fn refuse_last(keys: &[Key], removed: &Key) -> Result<()> {
     Ok(())
 }
 
-/// True if an owner has a way in when `removed` is gone. An owner without a slot is nobody; nor is a slot an owner's because
+/// True if an owner has a way in when `removed` is gone. An owner without a slot, or with a damaged one, is nobody; nor is a slot an owner's because
 /// it says so, unless the log names no slot for an owner: in repositories of the first days it does not.
 fn is_owner_left(keys: &[Key], removed: &Key) -> bool {
     let member = |key: &Key| key.member.as_ref().map(|(id, _)| *id);
@@ -232,7 +276,7 @@ fn is_owner_left(keys: &[Key], removed: &Key) -> bool {
     keys.iter().any(|key| {
         let Some((id, owner)) = &key.member else { return false };
         let is_owner = owner.record.role == Role::Owner && owner.revoked.is_none() && Some(*id) != member(removed);
-        let has_slot = key.slot.is_some() || owner.record.slot.is_none() && keys.iter().any(is_unnamed);
+        let has_slot = key.has_slot() || owner.record.slot.is_none() && keys.iter().any(is_unnamed);
         is_owner && has_slot
     })
 }

@@ -212,7 +212,7 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Mo
         bytes_read: AtomicU64::new(0),
         bytes_known: AtomicU64::new(0),
     };
-    let mut snapshots = structure::check_log(&check)?;
+    let (mut snapshots, missing_slots) = structure::check_log(&check)?;
     if !reads {
         // Why: a member's key opens no tree. Whether its nodes are all there, it can't tell.
         snapshots.clear();
@@ -225,6 +225,7 @@ pub fn verify(repository: &Repository, options: &VerifyOptions, monitor: &dyn Mo
         monitor.phase(Phase::VerifyingData);
         Data::new(&check, &structure).check(&chosen)?;
     }
+    structure::check_missing_slots(&check, &missing_slots)?;
     record::recall(&check, &structure);
     examine::examine_suspects(&check)?;
     let mended = mended::gather(&check)?;

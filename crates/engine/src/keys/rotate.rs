@@ -15,11 +15,13 @@ use crate::crypto::wrap::{self, DataPublicKey, DataSecretKey};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::{Act, Grant, KeyChange};
 use crate::format::names::{SESSIONS, parse_session, session_object};
+use crate::format::session::RECORD_BYTES_MAX;
 use crate::format::slot::Role;
 use crate::ids::{MemberId, SessionId};
 use crate::monitor::Monitor;
 use crate::repo::Repository;
 use crate::repo::data_keys::{is_there, newest_public, read_session_key, read_wrapped, store_session_key};
+use crate::repo::object::read_object;
 use crate::rules::{self, Member, State};
 use crate::store::StoreError;
 
@@ -164,6 +166,7 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
     }
     let secret = repository.data_secret(&state, generation).ok_or(LEFT_OUT)?;
     let sessions = sessions(repository, &state)?;
+    let mut wrapped = BTreeSet::new();
     for (session, generations) in &sessions {
         if monitor.stopped() {
             return Err(Error::Interrupted);
@@ -172,7 +175,10 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
             continue;
         }
         match wrap_anew(repository, session, (generation, &public), &secret) {
-            Ok(()) => rotated.wrapped += 1,
+            Ok(()) => {
+                rotated.wrapped += 1;
+                wrapped.insert(*session);
+            }
             // Another rotation wrapped it for a newer generation, and deleted this one.
             Err(Error::Store(StoreError::Missing(_))) => {}
             // Why not the end of it: one lost key must not keep all the others in the old generation.
@@ -190,6 +196,10 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
         if older.is_empty() || !holds_the_same(repository, session, generation, &older, &mut rotated)? {
             continue;
         }
+        // Why stored once more: where another run wrapped it, nobody here knows that it was made durable.
+        if !wrapped.contains(session) && !make_durable(repository, session, generation)? {
+            continue;
+        }
         for older in older {
             repository.store().delete(&session_object(session, older))?;
             rotated.deleted += 1;
@@ -199,6 +209,16 @@ fn finish(repository: &Repository, monitor: &dyn Monitor) -> Result<Rotated> {
         forgive_what_is_gone(repository, &mut rotated)?;
     }
     Ok(rotated)
+}
+
+/// Puts the stored bytes of a session's key once more; false where it is gone.
+fn make_durable(repository: &Repository, session: &SessionId, generation: u32) -> Result<bool> {
+    let object = session_object(session, generation);
+    match read_object(repository.store(), &object, RECORD_BYTES_MAX) {
+        Ok(bytes) => repository.store().put(&object, &bytes).map(|()| true).map_err(Error::from),
+        Err(Error::Store(StoreError::Missing(_))) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes those sessions out of the unreadable ones that nothing names any more: a prune has removed them meanwhile.

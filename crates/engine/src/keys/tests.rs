@@ -13,12 +13,13 @@ use crate::format::names::{SESSIONS, parse_session, session_object};
 use crate::format::pack::BlobKind;
 use crate::format::slot::{SharedSecret, Unlock};
 use crate::ids::{ChunkId, SnapshotId};
-use crate::monitor::Silent;
+use crate::monitor::{Monitor, Problem, Silent};
 use crate::repo::data_keys::{newest_public, store_session_key};
 use crate::repo::{Committed, Session};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::simulated::{Fault, Plan, SimulatedStore};
+use crate::verify::{Read, VerifyOptions, verify};
 
 fn key_file() -> Unlock {
     Unlock::KeyFile(Secret32::random())
@@ -502,4 +503,69 @@ fn an_adopted_session_follows_a_rotation() {
             assert!(matches!(committed, Committed::Again) && adopting.adopted().is_empty());
         }
     }
+}
+
+/// One byte of another owner's slot changed, or the slot is gone: that owner is not counted, and `verify` names the slot.
+#[test]
+fn an_owner_whose_slot_is_damaged_is_not_left() {
+    for flipped in [Some(0), Some(200), Some(usize::MAX), None] {
+        let owner = key_file();
+        let (store, repository) = made(&owner);
+        let _ = add_key(&repository, Role::Owner, "second");
+        let object = slot_object(&find(&list(&repository).unwrap(), "second").unwrap().slot.clone().unwrap().0);
+        let mut bytes = store.get(&object, None).unwrap();
+        store.delete(&object).unwrap();
+        if let Some(flipped) = flipped {
+            let place = flipped.min(bytes.len() - 1);
+            bytes[place] ^= 1;
+            store.put(&object, &bytes).unwrap();
+        }
+        let keys = list(&repository).unwrap();
+        let second = find(&keys, "second").unwrap();
+        assert_eq!((second.is_damaged, second.is_usable()), (flipped.is_some(), false), "{flipped:?}");
+        let told = Told::default();
+        let options = VerifyOptions { read: Read::All, record: true, threads: 1, budget_bytes: 1 << 20 };
+        let report = verify(&repository, &options, &told).unwrap();
+        let damaged: Vec<&str> = report.damage.iter().map(|damage| damage.object.as_str()).collect();
+        let told = told.0.into_inner().unwrap();
+        match flipped {
+            Some(_) => assert_eq!((damaged, told), (vec![object.as_str()], vec![]), "{flipped:?}"),
+            None => assert_eq!((damaged, told), (vec![], vec![object.clone()])),
+        }
+        assert_eq!(remove(&repository, find(&keys, "first").unwrap()).unwrap_err().code(), "refused", "{flipped:?}");
+        remove(&repository, second).unwrap();
+        assert!(store.head(&object).is_err(), "it goes with its member");
+        let _ = add_key(&repository, Role::Owner, "third");
+        remove(&repository, find(&list(&repository).unwrap(), "first").unwrap()).unwrap();
+    }
+}
+
+/// Objects of which a problem was told.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Monitor for Told {
+    fn problem(&self, problem: Problem) {
+        self.0.lock().unwrap().push(problem.subject);
+    }
+}
+
+/// Another run stored a session's key for the new generation, and nobody knows that it made that durable: it is stored once
+/// more before the older one goes.
+#[test]
+fn an_older_key_goes_only_after_the_newer_one_was_stored_by_the_same_run() {
+    let owner = key_file();
+    let (store, repository) = made(&owner);
+    let id = write(&repository, b"text").unwrap();
+    let mut first = Vec::new();
+    store.list(SESSIONS, &mut |info| first.push(info.name)).unwrap();
+    let older = store.get(&first[0], None).unwrap();
+    rotate(&repository, false, false, &Silent).unwrap();
+    store.put(&first[0], &older).unwrap();
+    store.set_plan(Plan::default().write(0, Fault::CrashAfter));
+    let _ = rotate(&repository, true, false, &Silent).unwrap_err();
+    store.reboot();
+    assert_eq!(store.get(&first[0], None).unwrap(), older, "the first write was not its deletion");
+    assert_eq!(rotate(&open(&store, &owner), true, false, &Silent).unwrap().deleted, 1);
+    assert_eq!(open(&store, &owner).read_chunk(&id).unwrap(), b"text");
 }

@@ -11,7 +11,7 @@ use super::sieve::Sieve;
 use super::{Check, Read, count, spread};
 use crate::crypto::{envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
-use crate::format::log::SegmentRecord;
+use crate::format::log::{MemberRecord, SegmentRecord};
 use crate::format::names::{
     LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_session, parse_slot,
     session_object, slot_object,
@@ -19,7 +19,8 @@ use crate::format::names::{
 use crate::format::pack::{BlobKind, TRAILER_BYTES, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
 use crate::format::slot;
-use crate::ids::{ChunkId, SessionId};
+use crate::ids::{ChunkId, SessionId, SlotId};
+use crate::monitor::Problem;
 use crate::repo::cache::Cache;
 use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
@@ -73,8 +74,8 @@ pub(super) struct Structure {
 }
 
 /// Reads the log anew, from the store and with all signatures, and looks at the marker and the key slots. Gives the
-/// snapshots to check.
-pub(super) fn check_log(check: &Check<'_>) -> Result<Vec<Snapshot>> {
+/// snapshots to check, and the slots that were not there, for [`check_missing_slots`].
+pub(super) fn check_log(check: &Check<'_>) -> Result<(Vec<Snapshot>, Vec<SlotId>)> {
     let repository = check.repository;
     if let Err(error) = repository.refresh() {
         vital(check, &log_object(repository.log_entries()), error)?;
@@ -92,8 +93,8 @@ pub(super) fn check_log(check: &Check<'_>) -> Result<Vec<Snapshot>> {
         Ok(_) => check.findings.vital(MARKER, "it was changed after init"),
         Err(error) => vital(check, MARKER, error.into())?,
     }
-    check_slots(check)?;
-    Ok(repository.snapshots())
+    let missing = check_slots(check)?;
+    Ok((repository.snapshots(), missing))
 }
 
 /// A log ends at the first number that is not there; a later one in the listing tells a hole from an end.
@@ -109,21 +110,58 @@ fn check_log_end(check: &Check<'_>, next: u64) -> Result<()> {
     Ok(())
 }
 
-fn check_slots(check: &Check<'_>) -> Result<()> {
-    let store = check.repository.store();
-    let mut slots = Vec::new();
+/// Members who may sign, by the slots that the log names for them.
+fn named_slots(state: &State) -> BTreeMap<SlotId, &MemberRecord> {
+    let members = state.members.values().filter(|member| member.revoked.is_none());
+    members.filter_map(|member| Some((member.record.slot?, &member.record))).collect()
+}
+
+/// Gives the slots that the log names and the store does not have.
+fn check_slots(check: &Check<'_>) -> Result<Vec<SlotId>> {
+    let (store, state) = (check.repository.store(), check.repository.state());
+    let (named, mut missing) = (named_slots(&state), Vec::new());
+    let mut slots: BTreeSet<SlotId> = named.keys().copied().collect();
     store.list(SLOTS, &mut |info| slots.extend(parse_slot(&info.name)))?;
-    slots.sort_unstable();
     for id in slots {
-        let object = slot_object(&id);
+        let (object, member) = (slot_object(&id), named.get(&id));
         match store.get(&object, None) {
             Ok(bytes) => {
                 if let Err(damaged) = slot::describe(&bytes, &id) {
                     check.findings.object(&object, format!("this key opens nothing any more: {}", damaged.why));
+                } else if let Some(member) =
+                    member.filter(|it| it.slot_hash.is_some_and(|it| it != object_hash(&bytes)))
+                {
+                    let what =
+                        format!("it is not the slot that the log names: the key {} may open nothing", member.label);
+                    check.findings.object(&object, what);
                 }
             }
-            // Somebody deleted this way in meanwhile.
-            Err(StoreError::Missing(_)) => {}
+            // Where the log does not name it, somebody deleted this way in meanwhile.
+            Err(StoreError::Missing(_)) => missing.extend(member.map(|_| id)),
+            Err(error) => check.undecided(&object, &error.into()),
+        }
+    }
+    Ok(missing)
+}
+
+/// Looks again at slots that were not there, much later: a key that was added at that moment has its slot by now, and one
+/// that was removed is named no more. Why a problem and no damage: a `key add` that was interrupted leaves the same.
+pub(super) fn check_missing_slots(check: &Check<'_>, missing: &[SlotId]) -> Result<()> {
+    if missing.is_empty() || check.repository.refresh().is_err() {
+        // What is wrong with the log was told before.
+        return Ok(());
+    }
+    let state = check.repository.state();
+    for (id, member) in named_slots(&state).into_iter().filter(|(id, _)| missing.contains(id)) {
+        let object = slot_object(&id);
+        match check.repository.store().head(&object) {
+            Ok(_) => {}
+            Err(StoreError::Missing(_)) => {
+                let label = &member.label;
+                let what =
+                    format!("it is missing: nobody can use the key {label} (`key remove` takes it out of the list)");
+                check.monitor.problem(Problem { subject: object, what, code: "missing" });
+            }
             Err(error) => check.undecided(&object, &error.into()),
         }
     }

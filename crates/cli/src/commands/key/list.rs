@@ -39,6 +39,8 @@ struct KeyLine<'a> {
     last_time: Option<String>,
     own: bool,
     usable: bool,
+    /// True if its slot is not the one that the log names.
+    damaged: bool,
     /// True if a rotation of the data key can reach it.
     granted: bool,
 }
@@ -92,6 +94,7 @@ fn line(key: &Key) -> KeyLine<'_> {
         last_time: key.last_entry.map(|(_, ms)| moments::rfc3339(claimed(ms))),
         own: key.is_own,
         usable: key.is_usable(),
+        damaged: key.is_damaged,
         granted: key.member.as_ref().is_some_and(|(_, member)| member.record.wrap_public.is_some()),
     }
 }
@@ -104,6 +107,7 @@ fn row(key: &Key, zone: &TimeZone) -> Vec<String> {
     let last = key.last_entry.map(|(number, ms)| format!("entry {number}, {}", moments::show(claimed(ms), zone)));
     let state = match (key.revoked(), &key.slot) {
         (Some(number), _) => format!("revoked by entry {number}"),
+        (None, _) if key.is_damaged => "its slot is damaged".to_owned(),
         (None, None) => "has no slot in the store".to_owned(),
         (None, Some(_)) if key.member.is_none() => "the log names no member for it".to_owned(),
         (None, Some(_)) if key.is_own => "usable (this one)".to_owned(),
