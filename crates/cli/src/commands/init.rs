@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::format::names::MARKER;
+use seawall_engine::format::names::{MARKER, log_object};
 use seawall_engine::format::slot::{self, Unlock};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
@@ -78,7 +78,13 @@ impl Arguments {
 /// When there is one already or it can't be made.
 pub fn make_repository(run: &Run, location: &Path, slots: &[(Unlock, String)]) -> Result<Repository> {
     let store: Arc<dyn Store> = Arc::new(LocalStore::create(location)?);
-    Ok(run.prepare(Repository::init(store, slots, run.settings.cache.clone())?))
+    let goes_on = store.head(&log_object(0)).is_ok();
+    let repository = Repository::init(store, slots, run.settings.cache.clone())?;
+    if goes_on {
+        run.output
+            .note("an earlier `init` here did not come to its end: this one went on with the keys that it had made");
+    }
+    Ok(run.prepare(repository))
 }
 
 fn new_slot(key: &KeySource, run: &Run) -> Result<(Unlock, String)> {

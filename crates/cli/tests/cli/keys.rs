@@ -114,3 +114,32 @@ pub fn on_a_terminal(world: &World, command: &str, answers: &[&str]) -> (i32, St
     assert!(!shown.contains("secret"), "the password is echoed: {shown}");
     (child.wait().unwrap().code().unwrap_or(-1), shown)
 }
+
+/// The log has the new key and its slot can't be stored: the key file goes, and what to do is told and helps.
+#[test]
+fn a_key_whose_slot_could_not_be_stored_is_told() {
+    let world = World::with_repository();
+    let add = ["-r", "repo", "--key-file", "seawall.key", "key", "add", "--role", "reader", "--label", "two"];
+    let mut command = world.command(add.into_iter().chain(["--new-key-file", "two.key"]));
+    std::fs::set_permissions(world.path("repo/key"), std::fs::Permissions::from_mode(0o555)).unwrap();
+    let is_ordinary = world.become_ordinary(&mut command);
+    let failed = is_ordinary.then(|| ended(command.output().unwrap()).expect(1));
+    std::fs::set_permissions(world.path("repo/key"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let Some(failed) = failed else { return };
+    assert!(failed.stderr.contains("`key remove two`, then add it again"), "{}", failed.stderr);
+    assert!(!world.path("two.key").exists(), "it opens nothing");
+    let verified = world.open(["verify"]).expect(3);
+    assert!(verified.stderr.contains("nobody can use the key two"), "{}", verified.stderr);
+    world.open_ok(["key", "remove", "two"]);
+    world.open(add[4..].iter().copied().chain(["--new-key-file", "two.key"])).expect(0);
+    world.open(["verify"]).expect(0);
+}
+
+#[test]
+fn an_init_that_goes_on_says_so() {
+    let world = World::with_repository();
+    std::fs::remove_file(world.path("repo/seawall")).unwrap();
+    let again = world.open(["init"]).expect(0);
+    assert!(again.stderr.contains("went on with the keys that it had made"), "{}", again.stderr);
+    world.open_ok(["snapshots"]);
+}

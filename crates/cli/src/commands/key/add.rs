@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use seawall_engine::crypto::Secret32;
 use seawall_engine::error::{Error, Result};
 use seawall_engine::format::slot::{self, Lock, Role, Share, SharedSecret, Unlock};
-use seawall_engine::keys::{Added, add};
+use seawall_engine::keys::{Added, Key, add, list};
 use seawall_engine::repo::Repository;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -112,8 +112,35 @@ impl Arguments {
         }
         // Why the files come first: a key that the repository has and nobody holds is worse than a file of no use.
         let (lock, files) = self.lock(run, &repository)?;
-        let added = add(&repository, role, &lock, &self.label).inspect_err(|_| discard(&files))?;
+        let added = match add(&repository, role, &lock, &self.label) {
+            Ok(added) => added,
+            Err(error) => return Err(self.after_failure(&repository, &files, error)),
+        };
         self.report(run, &added, &files, &repository.fingerprint().to_string())
+    }
+
+    /// What a failure left is told. Files of a key that opens nothing are removed; those of one that may open stay.
+    fn after_failure(&self, repository: &Repository, files: &[PathBuf], error: Error) -> anyhow::Error {
+        let label = printable(self.label.as_bytes());
+        let is_this = |key: &&Key| key.member.is_some() && key.revoked().is_none() && key.label() == self.label;
+        // Why only then: all else fails before anything was written, and another key may have this label.
+        let key = match &error {
+            Error::Store(_) => list(repository).map(|keys| keys.iter().find(is_this).map(|key| key.slot.is_some())),
+            _ => Ok(None),
+        };
+        let told = match key {
+            Ok(None) => None,
+            Ok(Some(false)) => Some(format!("the key {label} has no slot: `key remove {label}`, then add it again")),
+            Ok(Some(true)) | Err(_) => {
+                let told = format!("the key {label} may be there: its files stay; `key list` shows it");
+                return anyhow::Error::from(error).context(told);
+            }
+        };
+        discard(files);
+        match told {
+            Some(told) => anyhow::Error::from(error).context(told),
+            None => error.into(),
+        }
     }
 
     fn lock(&self, run: &Run, repository: &Repository) -> Result<(Lock, Vec<PathBuf>)> {
