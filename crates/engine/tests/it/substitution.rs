@@ -260,7 +260,7 @@ fn a_ring_that_is_not_its_members_is_passed_over() {
 fn of_two_members_that_an_identity_opens_none_is_guessed() {
     let (place, owner) = Place::new();
     let (identity, public) = wrap::generate();
-    let (right, _) = admit_unhashed(&owner, Role::Member, &Lock::Recipient(public.clone()), "anna");
+    let (right, _) = admit_unhashed(&owner, Role::Member, &Lock::Recipient(public), "anna");
     let theirs = Unlock::KeyFile(Secret32::random());
     let (own, mine) = admit_unhashed(&owner, Role::Reader, &theirs.lock().unwrap(), "mallory");
     let scene = Scene { place, identity, fingerprint: owner.fingerprint() };
