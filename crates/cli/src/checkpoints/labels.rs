@@ -16,6 +16,7 @@ use seawall_engine::stages::checkpoint::Checkpoint;
 use seawall_plan::retention::{INCOMPLETE, LOST_PATHS, RUN, STATE, STEP};
 
 use super::status::seconds;
+use crate::snapshot_name::short;
 
 const LAYOUT: &str = "checkpoint.layout";
 const WORLD_SIZE: &str = "checkpoint.world-size";
@@ -23,6 +24,8 @@ const REASON: &str = "checkpoint.reason";
 const FINGERPRINT: &str = "checkpoint.fingerprint";
 const FINISHED: &str = "checkpoint.finished";
 const COMPLETE: &str = "complete";
+/// The clocks of this machine and of a file server may differ by so many seconds.
+const SKEW_SECONDS: f64 = 2.0;
 
 /// A checkpoint in the repository.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +48,10 @@ pub struct Kept {
     pub is_live: bool,
     /// True where `verify` found damage in it since: it does not count, and is taken again.
     pub is_damaged: bool,
+    /// How many files it has.
+    files: u64,
+    /// When it was read, in Unix seconds.
+    read: f64,
     layout: String,
     fingerprint: String,
 }
@@ -65,6 +72,8 @@ impl Kept {
             is_complete: label(STATE)? == COMPLETE && number(LOST_PATHS).is_none_or(|lost| lost == 0),
             is_live,
             is_damaged: false,
+            files: record.files,
+            read: seconds(record.time),
             layout: label(LAYOUT)?.to_owned(),
             fingerprint: label(FINGERPRINT)?.to_owned(),
         })
@@ -75,6 +84,19 @@ impl Kept {
     pub fn is_as(&self, other: &Self) -> bool {
         (&self.run, self.step, &self.layout, &self.fingerprint)
             == (&other.run, other.step, &other.layout, &other.fingerprint)
+    }
+
+    /// What has gone of it, if what lies there now is what a deletion leaves: fewer files, and none that was written since.
+    #[must_use]
+    pub fn gone(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let is_same = self.is_complete && self.path == checkpoint.path && self.step == checkpoint.step;
+        let modified = checkpoint.modified().filter(|_| is_same)?;
+        let gone = self.files.checked_sub(checkpoint.files()).filter(|&gone| gone > 0)?;
+        // Why the later of both: the clock of a file server may be another.
+        let is_old = seconds(modified) <= self.read.max(self.finished) + SKEW_SECONDS;
+        let (what, are) = if gone == 1 { ("file", "is") } else { ("files", "are") };
+        let snapshot = short(&self.snapshot);
+        is_old.then(|| format!("{gone} {what} that snapshot {snapshot} has {are} gone: it is being deleted"))
     }
 
     /// True if this is what lies there now.

@@ -196,7 +196,9 @@ impl<'r> Keeper<'r> {
         let counts = |kept: &&Kept| kept.is_complete && !kept.is_damaged;
         let kept = &self.kept;
         let is_known = |checkpoint: &Checkpoint| kept.iter().filter(counts).any(|kept| kept.is_of(checkpoint));
-        let look = self.scanner.look(monotonic(), Timestamp::now(), &is_known);
+        // Why the damaged and the forgotten too: half of what lies there is no better for that.
+        let gone = |checkpoint: &Checkpoint| kept.iter().find_map(|kept| kept.gone(checkpoint));
+        let look = self.scanner.look_for_gone(monotonic(), Timestamp::now(), &is_known, &gone);
         self.attempts.keep_those_of(&look.checkpoints);
         Ok(look)
     }

@@ -145,6 +145,53 @@ fn complete_checkpoints_become_snapshots_and_torn_ones_are_told() {
     assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(0));
 }
 
+/// Files of a step, and those that a deletion which was killed took away, for each layout.
+fn half_deleted() -> [(Vec<(String, Vec<u8>)>, Vec<String>, &'static str); 3] {
+    let part = |name: String| (name, fixture("model.pt"));
+    let optimizer = |rank| format!("runs/a/global_step100/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
+    let rank = |rank| format!("runs/a/iter_0000100/mp_rank_0{rank}/model_optim_rng.pt");
+    let tracker = |name: &str, bytes: &str| (format!("runs/a/{name}"), bytes.as_bytes().to_vec());
+    let states = part("runs/a/global_step100/mp_rank_00_model_states.pt".to_owned());
+    let deepspeed = (0..4).map(|rank| part(optimizer(rank))).chain([states, tracker("latest", "global_step100")]);
+    let megatron = (0..4).map(|it| part(rank(it))).chain([tracker("latest_checkpointed_iteration.txt", "100")]);
+    [
+        (parts(100), vec!["runs/a/checkpoint-100/optimizer.pt".to_owned()], "1 file that snapshot S has is gone"),
+        (deepspeed.collect(), (2..4).map(optimizer).collect(), "2 files that snapshot S has are gone"),
+        (megatron.collect(), (2..4).map(rank).collect(), "2 files that snapshot S has are gone"),
+    ]
+}
+
+/// A rotation that is killed leaves what asks for nothing that is gone: fewer ranks, no optimizer.
+#[test]
+fn what_is_left_of_a_kept_checkpoint_is_not_taken() {
+    for (files, gone, reason) in half_deleted() {
+        let world = repository();
+        files.iter().for_each(|(name, bytes)| world.write(name, bytes));
+        assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(1));
+        for name in &gone {
+            std::fs::remove_file(world.path(name)).unwrap();
+            let _ = std::fs::remove_dir(world.path(name).parent().unwrap());
+        }
+        let kept = snapshots(&world);
+        let reason = reason.replace('S', &kept[0]["id"].as_str().unwrap()[..8]) + ": it is being deleted";
+        for forgotten in [false, true] {
+            if forgotten {
+                world.open_ok(["forget", kept[0]["id"].as_str().unwrap()]);
+            }
+            let ended = take(&world, &[]).expect(3);
+            let left: Vec<Value> = of_state(&ended.json(), "incomplete").into_iter().cloned().collect();
+            assert_eq!((left.len(), left[0]["reason"].as_str()), (1, Some(&*reason)), "{left:?}");
+            assert_eq!(ended.summary()["durable"].as_u64(), Some(0));
+        }
+        // By fewer ranks, and written anew since: another checkpoint, and no remainder.
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+        for (name, _) in files.iter().filter(|(name, _)| !gone.contains(name)) {
+            std::fs::File::options().write(true).open(world.path(name)).unwrap().set_modified(later).unwrap();
+        }
+        assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(1), "{gone:?}");
+    }
+}
+
 #[test]
 fn arguments_that_do_not_fit_and_directories_without_checkpoints() {
     let world = repository();

@@ -2,9 +2,13 @@
 //!
 //! All begin with a magic number (big-endian), their own length with everything (u64), a version and a compression, and end
 //! with the CRC-32C of what is before it. Nodes lie in data files one after another, between values, which have no checksum.
-//! Nothing is decompressed or followed here.
+//! Of a manifest the names of data files are read; nothing else is decompressed, and nothing is followed here.
 //!
 //! Source: "ocdbt Key-Value Store driver", section Storage format, in TensorStore's documentation.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use crate::units::MIB;
 
@@ -16,6 +20,9 @@ pub const FOOT_BYTES: usize = 4;
 const MAGIC: [u8; 2] = [0x0c, 0xdb];
 /// Nothing longer is taken for a node: TensorStore's own take 8 MiB before compression.
 const PART_BYTES_MAX: u64 = 256 * MIB as u64;
+/// A manifest whose body is longer is not understood.
+const MANIFEST_BYTES_MAX: usize = 16 * MIB;
+const UUID_BYTES: usize = 16;
 const MANIFEST: &[u8] = b"manifest.";
 /// Hexadecimal digits of a data file's name, and of a numbered manifest's generation.
 const DATA_DIGITS: usize = 32;
@@ -81,6 +88,81 @@ pub fn is_whole_manifest(bytes: &[u8]) -> bool {
         && crc32c::crc32c(content).to_le_bytes() == *checksum
 }
 
+/// The data files that a manifest names, as paths from the folder that it lies in; none where it is not understood, as that of
+/// a store with numbered manifests. Whether it is whole is not asked here.
+#[must_use]
+pub fn data_files(manifest: &[u8]) -> Option<Vec<PathBuf>> {
+    let (head, rest) = manifest.split_first_chunk::<HEAD_BYTES>()?;
+    let (body, _) = rest.split_last_chunk::<FOOT_BYTES>()?;
+    let mut plain = Vec::new();
+    match head[HEAD_BYTES - 1] {
+        0 => plain.extend_from_slice(body),
+        _ => {
+            plain.try_reserve_exact(MANIFEST_BYTES_MAX).ok()?;
+            zstd_safe::decompress(&mut plain, body).ok()?;
+        }
+    }
+    Fields(&plain).data_files()
+}
+
+/// What is left of a manifest's body.
+struct Fields<'b>(&'b [u8]);
+
+impl Fields<'_> {
+    fn take(&mut self, length: usize) -> Option<&[u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A number in groups of seven bits, the lowest first.
+    fn number(&mut self) -> Option<usize> {
+        let mut number = 0_u64;
+        for shift in (0..63).step_by(7) {
+            let byte = *self.take(1)?.first()?;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return usize::try_from(number).ok();
+            }
+        }
+        None
+    }
+
+    fn numbers(&mut self, count: usize) -> Option<Vec<usize>> {
+        // Why: each takes a byte at least.
+        if count > self.0.len() {
+            return None;
+        }
+        (0..count).map(|_| self.number()).collect()
+    }
+
+    /// The configuration, then the table of data files: what each shares with the one before it, and the rest.
+    fn data_files(mut self) -> Option<Vec<PathBuf>> {
+        self.take(UUID_BYTES)?;
+        let is_single = self.number()? == 0;
+        let _limits = self.numbers(2)?;
+        self.take(1)?;
+        let level_bytes = if self.number()? == 0 { 0 } else { 4 };
+        self.take(level_bytes)?;
+        let count = self.number().filter(|_| is_single)?;
+        let shared = self.numbers(count.saturating_sub(1))?;
+        let own = self.numbers(count)?;
+        let _folders = self.numbers(count)?;
+        let (mut files, mut path): (Vec<PathBuf>, Vec<u8>) = (Vec::new(), Vec::new());
+        let mut bytes = 0_usize;
+        for (shared, own) in std::iter::once(0).chain(shared).zip(own) {
+            path.truncate(shared);
+            path.extend_from_slice(self.take(own)?);
+            bytes = bytes.checked_add(path.len()).filter(|&bytes| bytes <= MANIFEST_BYTES_MAX)?;
+            // Why not an empty one: it stands for what lies in no file.
+            if !path.is_empty() {
+                files.push(PathBuf::from(OsStr::from_bytes(&path)));
+            }
+        }
+        Some(files)
+    }
+}
+
 /// A part for tests: of that magic number, around `body`.
 #[cfg(test)]
 pub(crate) fn example(magic: u32, body: &[u8]) -> Vec<u8> {
@@ -121,6 +203,22 @@ mod tests {
             bytes[45 + wrong] = 0x70;
             assert_eq!(find(&bytes), None, "byte {wrong}");
         }
+    }
+
+    #[test]
+    fn data_files_are_named_by_a_manifest_of_tensorstore() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/readers/ocdbt");
+        let manifest = std::fs::read(folder.join("manifest.ocdbt")).unwrap();
+        assert_eq!(data_files(&manifest).unwrap(), [PathBuf::from("d/a2c3837a83032321722f587c7c62005d")]);
+        for length in 0..manifest.len() {
+            assert!(data_files(&manifest[..length]).is_none(), "cut at {length}");
+        }
+        let numbers = [&[0; UUID_BYTES][..], &[0, 0x80, 1, 7, 4, 0]].concat();
+        let body = [&numbers[..], &[2, 4, 7, 3, 0, 0], b"a/d/one", b"two"].concat();
+        let plain = |body: &[u8]| [&[0; HEAD_BYTES][..], body, &[0; FOOT_BYTES]].concat();
+        assert_eq!(data_files(&plain(&body)).unwrap(), [PathBuf::from("a/d/one"), PathBuf::from("a/d/two")]);
+        let endless = [&numbers[..], &[0xff; 4], &[1; 40]].concat();
+        assert_eq!(data_files(&plain(&endless)), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod json;
 mod listing;
 mod looks;
 mod names;
+mod siblings;
 #[cfg(test)]
 mod tests;
 mod tracker;
@@ -111,6 +112,18 @@ impl Checkpoint {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.listing.bytes()
+    }
+
+    /// How many files it has; 0 of a known one.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        u64::try_from(self.listing.files().count()).unwrap_or(u64::MAX)
+    }
+
+    /// When the newest of its files was modified; none of a known one, or where there are none.
+    #[must_use]
+    pub fn modified(&self) -> Option<Timestamp> {
+        self.listing.files().map(|file| file.mtime).max()
     }
 
     /// The directories in it, itself included if it is one; none of a known one.

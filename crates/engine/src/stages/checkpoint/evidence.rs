@@ -11,6 +11,7 @@ mod distcp;
 mod hugging_face;
 mod megatron;
 mod orbax;
+mod overwritten;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,6 +19,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+
+pub(super) use deepspeed::{OPTIM_STATES, is_part as is_deepspeed_part, is_whole as is_whole_deepspeed};
+pub(super) use megatron::is_rank_file as is_megatron_part;
+pub(super) use overwritten::Written;
 
 use super::listing::{Listing, Seen, SeenKind};
 use super::{Layout, names};
@@ -95,6 +100,7 @@ pub(super) fn gather(scene: &Scene, layout: Layout) -> Evidence {
         .or_else(|| hugging_face::lack(scene))
         .or_else(|| if layout == Layout::Megatron { megatron::lack(scene) } else { None })
         .or(ranks.lack)
+        .or_else(|| if layout == Layout::HuggingFace { hugging_face::overwritten(scene) } else { None })
         .or_else(|| orbax::lack(scene))
         .or_else(|| torn_file(scene))
         .or_else(|| links(scene));

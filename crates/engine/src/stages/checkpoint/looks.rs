@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::evidence::{self, Evidence, Scene};
+use super::evidence::{self, Evidence, Scene, Written};
 use super::find::{Candidate, candidates};
 use super::listing::Listing;
-use super::tracker::{self, Own, Says, Tracker};
-use super::{Checkpoint, Layout, State};
+use super::siblings::{Siblings, siblings};
+use super::tracker::{self, Beside, Own, Says, Tracker};
+use super::{Checkpoint, Layout, State, names};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
@@ -63,11 +64,17 @@ struct Memory {
 }
 
 /// A candidate of this look.
-struct Sighted {
+pub(super) struct Sighted {
     candidate: Candidate,
-    run: PathBuf,
-    layout: Layout,
-    listing: Arc<Listing>,
+    pub run: PathBuf,
+    pub layout: Layout,
+    pub listing: Arc<Listing>,
+}
+
+/// What the caller knows of checkpoints.
+struct Asked<'a> {
+    is_known: &'a dyn Fn(&Checkpoint) -> bool,
+    gone: &'a dyn Fn(&Checkpoint) -> Option<String>,
 }
 
 impl Sighted {
@@ -75,11 +82,11 @@ impl Sighted {
         (&self.run, self.step(), &self.candidate.path)
     }
 
-    fn step(&self) -> Option<u64> {
+    pub fn step(&self) -> Option<u64> {
         self.candidate.named.map(|named| named.step)
     }
 
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         self.candidate.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
@@ -113,19 +120,28 @@ impl Scanner {
 
     /// Looks once. `now` and `wall` are the same moment by two clocks. What `is_known` says yes to is not opened.
     pub fn look(&mut self, now: Instant, wall: Timestamp, is_known: &dyn Fn(&Checkpoint) -> bool) -> Look {
+        self.look_for_gone(now, wall, is_known, &|_| None)
+    }
+
+    /// As [`Scanner::look`]; `gone` says of one that is not known what has gone of it, that was there when it was known.
+    pub fn look_for_gone(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        is_known: &dyn Fn(&Checkpoint) -> bool,
+        gone: &dyn Fn(&Checkpoint) -> Option<String>,
+    ) -> Look {
         let mut look = Look::default();
         let mut sighted = self.sight(&mut look);
         sighted.sort_by(|left, right| left.order().cmp(&right.order()));
         sighted.dedup_by(|later, earlier| later.candidate.path == earlier.candidate.path);
-        let mut newest: HashMap<PathBuf, u64> = HashMap::new();
-        for sight in sighted.iter().filter(|sight| !sight.is_temporary()) {
-            let known = newest.entry(sight.run.clone()).or_default();
-            *known = sight.step().unwrap_or(0).max(*known);
-        }
+        let siblings = siblings(sighted.iter().filter(|sight| !sight.is_temporary()));
+        let asked = Asked { is_known, gone };
         let mut memory = std::mem::take(&mut self.memory);
         for sight in sighted {
             let before = memory.remove(&sight.candidate.path);
-            look.checkpoints.push(self.judge(sight, before, &newest, (now, wall), is_known));
+            let siblings = siblings.get(&sight.run);
+            look.checkpoints.push(self.judge(sight, before, siblings, (now, wall), &asked));
         }
         look
     }
@@ -156,9 +172,9 @@ impl Scanner {
         &mut self,
         sight: Sighted,
         before: Option<Memory>,
-        newest: &HashMap<PathBuf, u64>,
+        siblings: Option<&Siblings>,
         (now, wall): (Instant, Timestamp),
-        is_known: &dyn Fn(&Checkpoint) -> bool,
+        asked: &Asked,
     ) -> Checkpoint {
         let name = PathBuf::from(sight.candidate.path.file_name().unwrap_or_default());
         let mut checkpoint = Checkpoint {
@@ -172,18 +188,22 @@ impl Scanner {
             state: State::Known,
             listing: Arc::default(),
         };
-        if is_known(&checkpoint) {
+        if (asked.is_known)(&checkpoint) {
             // Why nothing is kept: of thousands of known ones, listings would be all that fills the memory.
             checkpoint.finished = marker_of_known(&sight).unwrap_or(checkpoint.finished);
             return checkpoint;
         }
+        checkpoint.listing = Arc::clone(&sight.listing);
         let memory = remembered(&sight, before, now);
-        let (lack, committed) = asked_trackers(&sight, newest);
+        let nobody = Siblings::default();
+        let siblings = siblings.unwrap_or(&nobody);
+        let (against, committed) = asked_trackers(&sight, siblings, memory.evidence.marked.is_some());
         checkpoint.world_size = memory.evidence.world_size;
         let marked = committed.into_iter().chain(memory.evidence.marked).max();
         checkpoint.finished = marked.unwrap_or(checkpoint.finished);
         let rest = now.saturating_duration_since(memory.since);
-        let lack = memory.evidence.lack.clone().or(lack);
+        let lack = (asked.gone)(&checkpoint).or_else(|| memory.evidence.lack.clone()).or(against);
+        let lack = lack.or_else(|| siblings.lack(&sight, committed.is_some()));
         checkpoint.state = match lack {
             Some(reason) if self.is_moving(&memory, rest, wall) => State::Writing(reason),
             Some(reason) => State::Incomplete(reason),
@@ -192,7 +212,6 @@ impl Scanner {
             }
             None => State::Settling,
         };
-        checkpoint.listing = sight.listing;
         self.memory.insert(checkpoint.path.clone(), memory);
         checkpoint
     }
@@ -261,31 +280,55 @@ fn remembered(sight: &Sighted, before: Option<Memory>, now: Instant) -> Memory {
     }
 }
 
-/// What the run's trackers say against a checkpoint, and when they say that it was committed.
-fn asked_trackers(sight: &Sighted, newest: &HashMap<PathBuf, u64>) -> (Option<String>, Option<Timestamp>) {
-    let own = Own { name: sight.name(), step: sight.step() };
-    let newest = newest.get(&sight.run).copied();
-    let is_there = |name: &str| sight.run.join(name).exists();
-    let (mut lack, mut committed) = (None, None);
-    for name in [tracker::DEEPSPEED, tracker::MEGATRON, tracker::DLROVER] {
+/// The trackers that count for a layout, and whether it can't do without.
+fn trackers(sight: &Sighted) -> impl Iterator<Item = (Tracker, bool)> {
+    [tracker::DEEPSPEED, tracker::MEGATRON, tracker::DLROVER].into_iter().filter_map(|name| {
         let is_needed = matches!(
             (sight.layout, name),
             (Layout::DeepSpeed, tracker::DEEPSPEED) | (Layout::Megatron, tracker::MEGATRON)
         );
         let tracker = Tracker::read(&sight.run, name);
-        if is_needed || tracker.says != Says::Missing {
-            lack = lack.or_else(|| tracker.lack(&own, newest, &is_there));
-            committed = committed.max(tracker.committed(&own));
-        }
+        (is_needed || tracker.says != Says::Missing).then_some((tracker, is_needed))
+    })
+}
+
+/// What the run's trackers say against a checkpoint, and when they say that it was committed.
+fn asked_trackers(sight: &Sighted, siblings: &Siblings, is_marked: bool) -> (Option<String>, Option<Timestamp>) {
+    let own = Own { name: sight.name(), step: sight.step(), written: None };
+    let written = || sight.written().filter(|_| !is_marked);
+    let (mut lack, mut committed) = (None, None);
+    for (tracker, is_needed) in trackers(sight) {
+        // Why: a model of another library beside a run is none of its tracker's steps.
+        let own = Own { written: written().filter(|_| is_needed || own.step.is_some()), ..own };
+        let beside = Beside {
+            newest: siblings.newest,
+            is_there: &|name| sight.run.join(name).exists(),
+            is_later_tag: &|name| siblings.is_later_tag(name, own.written.as_ref()),
+            is_untracked: tracker.name == tracker::DEEPSPEED && siblings.is_untracked(),
+        };
+        lack = lack.or_else(|| tracker.lack(&own, &beside));
+        committed = committed.max(tracker.committed(&own));
     }
     (lack, committed)
+}
+
+impl Sighted {
+    /// When the files were written that a tracker vouches for.
+    pub fn written(&self) -> Option<Written> {
+        match self.layout {
+            Layout::DeepSpeed => Written::of(self.listing.files().filter(|file| evidence::is_deepspeed_part(file))),
+            Layout::Megatron => Written::of(self.listing.files().filter(|file| evidence::is_megatron_part(file))),
+            _ => Written::of(self.listing.files().filter(|file| names::holds_numbers(file.name()))),
+        }
+    }
 }
 
 /// When a known checkpoint was finished, without opening anything.
 fn marker_of_known(sight: &Sighted) -> Option<Timestamp> {
     let names = [".metadata", "metadata.json", "trainer_state.json", "_CHECKPOINT_METADATA", "commit_success.txt"];
     let markers = names.iter().filter_map(|name| sight.listing.file(name)).map(|file| file.mtime);
-    markers.max().max(asked_trackers(sight, &HashMap::new()).1)
+    let own = Own { name: sight.name(), step: sight.step(), written: None };
+    markers.max().max(trackers(sight).filter_map(|(tracker, _)| tracker.committed(&own)).max())
 }
 
 fn newest_file(listing: &Listing) -> Timestamp {

@@ -100,6 +100,23 @@ fn number(digits: &str) -> Option<u64> {
 /// Words before the number of a rank. Further numbers may follow, each behind `_`.
 const RANK_WORDS: [&str; 3] = ["rank_", "rng_state_", "random_states_"];
 const WORLD_WORD: &str = "world_size_";
+/// Ways to share work, before `rank_`: `zero_pp_rank_0_mp_rank_00`. What else has a rank, as a LoRA file, is no grid.
+const SHARED_WAYS: [&str; 13] =
+    ["mp", "pp", "tp", "dp", "ep", "cp", "sp", "expp", "edp", "etp", "expert", "parallel", "global"];
+/// What a rank writes, where the name begins with nothing but that: `optim_rank_0.pt`.
+const SHARED_STATES: [&str; 11] = [
+    "model",
+    "optim",
+    "optimizer",
+    "scheduler",
+    "extra_state",
+    "state",
+    "states",
+    "shard",
+    "checkpoint",
+    "ckpt",
+    "local",
+];
 
 /// The numbers of ranks in a name, and the pieces of text around them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,9 +164,19 @@ impl<'n> Ranked<'n> {
 
 /// Where the next number of a rank begins.
 fn next_rank(name: &str, from: usize) -> Option<usize> {
-    let ends =
-        RANK_WORDS.iter().flat_map(|word| name[from..].match_indices(word).map(|(at, word)| from + at + word.len()));
-    ends.filter(|&end| name[end..].starts_with(|c: char| c.is_ascii_digit())).min()
+    let places = RANK_WORDS.iter().flat_map(|word| name[from..].match_indices(word));
+    let is_rank = |at: usize, word: &str| word != RANK_WORDS[0] || counts_ranks(&name[..at]);
+    let ends = places.map(|(at, word)| (from + at, word)).filter(|&(at, word)| is_rank(at, word));
+    ends.map(|(at, word)| at + word.len()).filter(|&end| name[end..].starts_with(|c: char| c.is_ascii_digit())).min()
+}
+
+/// Whether a number behind `rank_` is that of a rank, by what is before it.
+fn counts_ranks(before: &str) -> bool {
+    let before = before.rsplit('/').next().unwrap_or(before);
+    let stem = before.trim_end_matches(['_', '-', '.']);
+    let last = stem.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or(stem);
+    let of_world = stem.rsplit_once(WORLD_WORD).is_some_and(|(_, size)| number(size).is_some());
+    stem.is_empty() || of_world || SHARED_WAYS.contains(&last) || SHARED_STATES.contains(&stem)
 }
 
 /// What the names of a checkpoint's files say of the ranks that wrote them.
@@ -327,7 +354,9 @@ mod tests {
             (&["tp_rank_00_pp_rank_000/m.pt", "tp_rank_01_pp_rank_000/m.pt"], Some(2), None),
             (&["model_world_size_2_rank_0.pt"], Some(2), Some("model_world_size_2_rank_1.pt is missing")),
             (&["actor/model_world_size_2_rank_0.pt", "actor/model_world_size_2_rank_1.pt"], Some(2), None),
-            (&["x_rank_999999999999999999.pt"], Some(1_000_000_000_000_000_000), Some("x_rank_0.pt is missing")),
+            (&["rank_999999999999999999.pt"], Some(1_000_000_000_000_000_000), Some("rank_0.pt is missing")),
+            (&["optim_rank_1.pt"], Some(2), Some("optim_rank_0.pt is missing")),
+            (&["lora_rank_16.safetensors", "adapter/low_rank_8.pt", "rank_0.pt"], Some(1), None),
         ] {
             let found = ranks(names.iter().copied());
             assert_eq!((found.count, found.lack.as_deref()), (count, lack), "{names:?}");

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::evidence::Written;
 use super::names;
 use crate::clock::Timestamp;
 
@@ -48,29 +49,54 @@ impl Tracker {
         Self { name, says: read(&path), mtime: mtime.unwrap_or_default() }
     }
 
-    /// Why a checkpoint is not committed as far as this tells; none where it is. `newest` is the newest step of the run on
-    /// disk, and `is_there` tells whether a directory of this name is.
+    /// Why a checkpoint is not committed as far as this tells; none where it is.
     ///
     /// Why a tracker that says nothing counts against the newest step only: the ones before it were finished before that
-    /// was begun.
-    pub fn lack(&self, own: &Own, newest: Option<u64>, is_there: &dyn Fn(&str) -> bool) -> Option<String> {
+    /// was begun. A tracker vouches for nothing that was written after it: of a run that went back to an earlier step it is old.
+    pub fn lack(&self, own: &Own, beside: &Beside) -> Option<String> {
         let name = self.name;
-        let is_newest = own.step.is_none() || own.step >= newest;
+        let is_newest = own.step.is_none() || own.step >= beside.newest;
         let for_newest = |why: String| is_newest.then_some(why);
         let (step, shown, lies_there) = match &self.says {
+            Says::Missing if beside.is_untracked => return None,
             Says::Missing => return for_newest(format!("{name} is not there")),
-            Says::Empty => return for_newest(format!("{name} is empty: it was torn")),
+            Says::Empty => return for_newest(format!("{name} is empty: it was torn")).or_else(|| self.too_old(own)),
             Says::Unreadable => return for_newest(format!("{name} can't be read")),
-            Says::Name(tag) if tag == own.name => return None,
-            Says::Name(tag) => (names::directory(tag).map(|named| named.step), tag.clone(), is_there(tag)),
-            Says::Step(step) => (Some(*step), step.to_string(), own.step == Some(*step) || newest >= Some(*step)),
+            Says::Name(tag) if tag == own.name => return self.of_another_save(own),
+            Says::Name(tag) => (names::directory(tag).map(|named| named.step), tag.clone(), (beside.is_there)(tag)),
+            Says::Step(step) => {
+                (Some(*step), step.to_string(), own.step == Some(*step) || beside.newest >= Some(*step))
+            }
         };
+        let not_this = || for_newest(format!("{name} names {shown}, not this one"));
         match (step, own.step) {
             (Some(said), Some(own)) if own > said => Some(format!("{name} names {shown}: this one is not committed")),
-            _ if !lies_there => for_newest(format!("{name} names {shown}, which is not there")),
-            (Some(_), Some(_)) => None,
-            _ => for_newest(format!("{name} names {shown}, not this one")),
+            (Some(said), Some(step)) if lies_there && said == step => self.of_another_save(own),
+            (Some(_), Some(_)) if lies_there => self.too_old(own),
+            _ if !lies_there => {
+                for_newest(format!("{name} names {shown}, which is not there")).or_else(|| self.too_old(own))
+            }
+            // What was saved behind this one, and committed.
+            (None, _) if (beside.is_later_tag)(&shown) && self.too_old(own).is_none() => None,
+            (Some(_), None) if own.written.is_some() && self.too_old(own).is_none() => None,
+            _ => not_this().or_else(|| self.too_old(own)),
         }
+    }
+
+    /// Told of what was written after this.
+    fn too_old(&self, own: &Own) -> Option<String> {
+        own.written.as_ref().filter(|written| written.is_after(self.mtime)).map(|written| self.older_than(written))
+    }
+
+    /// Told of what has this tracker and files of another save.
+    fn of_another_save(&self, own: &Own) -> Option<String> {
+        let written = own.written.as_ref().filter(|written| written.is_of_another_save(self.mtime));
+        written.map(|written| self.older_than(written))
+    }
+
+    fn older_than(&self, written: &Written) -> String {
+        let (last, name) = (&written.last, self.name);
+        format!("{last} is newer than {name}: it was written anew and is not committed (of a mere copy, touch {name})")
     }
 
     /// When the checkpoint was committed, if this names it.
@@ -88,6 +114,20 @@ impl Tracker {
 pub(super) struct Own<'c> {
     pub name: &'c str,
     pub step: Option<u64>,
+    /// When its files were written; none where it has a marker of its own, which tells more.
+    pub written: Option<Written>,
+}
+
+/// What lies beside it in its run.
+pub(super) struct Beside<'b> {
+    /// The newest step of the run on disk.
+    pub newest: Option<u64>,
+    /// Whether a directory of this name is there.
+    pub is_there: &'b dyn Fn(&str) -> bool,
+    /// Whether this is the name of a whole checkpoint without a step, written after this one.
+    pub is_later_tag: &'b dyn Fn(&str) -> bool,
+    /// True where several steps lie in the run and nobody writes a tracker.
+    pub is_untracked: bool,
 }
 
 fn mtime(path: &Path) -> Option<Timestamp> {
@@ -114,7 +154,10 @@ fn read(path: &Path) -> Says {
         _ if text.is_empty() => Says::Empty,
         Ok(step) => Says::Step(step),
         // Some trackers hold a path.
-        Err(_) => Says::Name(text.rsplit('/').next().unwrap_or(&text).to_owned()),
+        Err(_) => match text.trim_end_matches('/').rsplit('/').next() {
+            Some(name) if !name.is_empty() => Says::Name(name.to_owned()),
+            _ => Says::Unreadable,
+        },
     }
 }
 
@@ -124,14 +167,21 @@ mod tests {
 
     #[test]
     fn what_trackers_say_of_steps() {
-        let own = |step| Own { name: if step == 100 { "global_step100" } else { "global_step200" }, step: Some(step) };
-        let there = |name: &str| matches!(name, "global_step100" | "global_step200" | "best");
+        let name = |step| if step == 100 { "global_step100" } else { "global_step200" };
+        let own = |step| Own { name: name(step), step: Some(step), written: None };
+        let there = |name: &str| matches!(name, "global_step100" | "global_step200" | "best" | "behind");
+        let later = |name: &str| name == "behind";
+        let newest = Some(200);
+        let beside = Beside { newest, is_there: &there, is_later_tag: &later, is_untracked: false };
         // The file's bytes, and what it says against steps 100 and 200, of which 200 is the newest.
         for (bytes, against_100, against_200) in [
             (Some("global_step200"), None, None),
             (Some("global_step200\n"), None, None),
             (Some("200\n"), None, None),
             (Some("/runs/a/global_step200"), None, None),
+            (Some("global_step200/"), None, None),
+            (Some("behind"), None, None),
+            (Some("/"), None, Some("latest can't be read")),
             (Some("global_step100"), None, Some("latest names global_step100: this one is not committed")),
             (Some("100"), None, Some("latest names 100: this one is not committed")),
             (Some("global_step300"), None, Some("latest names global_step300, which is not there")),
@@ -147,7 +197,7 @@ mod tests {
             }
             let tracker = Tracker::read(run.path(), DEEPSPEED);
             for (step, against) in [(100, against_100), (200, against_200)] {
-                assert_eq!(tracker.lack(&own(step), Some(200), &there).as_deref(), against, "{bytes:?} of {step}");
+                assert_eq!(tracker.lack(&own(step), &beside).as_deref(), against, "{bytes:?} of {step}");
             }
             let names_200 = bytes.is_some_and(|bytes| bytes.contains("200"));
             assert_eq!(tracker.committed(&own(200)).is_some(), names_200, "{bytes:?}");

@@ -3,17 +3,24 @@
 
 use std::path::Path;
 
-use super::super::listing::Seen;
+use super::super::listing::{Listing, Seen};
 use super::super::tracker::{self, Says, Tracker};
 use super::super::{Layout, names};
 use super::Scene;
 
 const MODEL_STATES: &str = "_model_states.pt";
-const OPTIM_STATES: &str = "_optim_states.pt";
+/// How the names of optimizer states end.
+pub(in super::super) const OPTIM_STATES: &str = "_optim_states.pt";
 
 /// Whether a file belongs to one.
-pub(super) fn is_part(file: &Seen) -> bool {
+pub(in super::super) fn is_part(file: &Seen) -> bool {
     file.name().ends_with(MODEL_STATES) || file.name().ends_with(OPTIM_STATES)
+}
+
+/// Whether these are a whole grid of states, as far as names tell.
+pub(in super::super) fn is_whole(listing: &Listing) -> bool {
+    let has_model = listing.files().any(|file| file.name().ends_with(MODEL_STATES));
+    has_model && names::ranks(listing.files().map(Seen::text)).lack.is_none()
 }
 
 /// What lacks in any directory with states.

@@ -11,12 +11,14 @@ use serde::Deserialize;
 use super::super::json::{Found, number_in_object};
 use super::super::listing::Seen;
 use super::super::names;
-use super::{Marked, Scene, deepspeed, distcp};
+use super::{Marked, Scene, Written, deepspeed, distcp};
 use crate::units::MIB;
 
 const STATE: &str = "trainer_state.json";
 /// What only the Trainer writes.
 const ARGUMENTS: &str = "training_args.bin";
+/// Accelerate's last file of rank 0.
+const RANDOM_OF_FIRST: &str = "random_states_0.pkl";
 const INDEX_ENDING: &str = ".index.json";
 /// States hold the log of the whole run.
 const STATE_BYTES_MAX: u64 = 512 * MIB as u64;
@@ -81,6 +83,27 @@ pub(super) fn marked(scene: &Scene) -> Marked {
 fn has_weights(scene: &Scene, marked: Option<crate::clock::Timestamp>) -> Marked {
     let has = |file: &Seen| is_weights(file) || deepspeed::is_part(file) || distcp::is_part(file);
     if scene.listing.files().any(has) { Ok(marked) } else { Err("no weights are there".to_owned()) }
+}
+
+/// Whether weights or optimizer states were written long after the marker, and other numbers before it.
+///
+/// Why not states of random numbers: older Trainers write them after their marker, each rank by itself.
+pub(super) fn overwritten(scene: &Scene) -> Option<String> {
+    // Why that of rank 0: the others write nothing else, and so before it.
+    let marker = scene.direct(STATE).or_else(|| scene.direct(RANDOM_OF_FIRST))?;
+    let counts = |file: &&Seen| is_weights(file) || file.name().starts_with("optimizer");
+    let numbers = || scene.listing.files().filter(|file| names::holds_numbers(file.name()));
+    let is_old = |file: &&Seen| file.mtime <= marker.mtime;
+    let old = Written::of(numbers().filter(is_old))?;
+    let new = Written::of(numbers().filter(counts))?;
+    let all = Written { oldest: old.oldest, ..new };
+    all.is_of_another_save(marker.mtime).then(|| {
+        format!(
+            "{} is newer than {shown}, others are older: it was overwritten in part (if it was not, touch {shown})",
+            all.last,
+            shown = marker.text()
+        )
+    })
 }
 
 /// What lacks by an index, or by names such as `model-00001-of-00003.safetensors`.

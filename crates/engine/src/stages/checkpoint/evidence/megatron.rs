@@ -16,7 +16,8 @@ const METADATA_BYTES_MAX: u64 = 64 * MIB as u64;
 /// Files of the legacy layout, one of each for every rank.
 const RANK_FILES: [&str; 3] = ["model_optim_rng.pt", "distrib_optim.pt", "model_rng.pt"];
 
-fn is_rank_file(file: &Seen) -> bool {
+/// Whether one rank wrote it in the legacy layout.
+pub(in super::super) fn is_rank_file(file: &Seen) -> bool {
     file.text().contains("rank_") && RANK_FILES.contains(&file.name())
 }
 

@@ -3,8 +3,10 @@
 //! atomically there is `commit_success.txt` instead.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::super::json::{Found, number_in_object};
+use super::super::listing::Seen;
 use super::super::names::{self, ORBAX_TEMPORARY};
 use super::{Marked, ReadAt, Scene};
 use crate::readers::ocdbt;
@@ -14,6 +16,8 @@ const METADATA: &str = "_CHECKPOINT_METADATA";
 const SUCCESS: &str = "commit_success.txt";
 const MANIFEST: &str = "manifest.ocdbt";
 const METADATA_BYTES_MAX: u64 = 64 * MIB as u64;
+/// The folder of a store's data files.
+const DATA: &str = "d";
 /// A manifest begins with this, and its own length as u64 (TensorStore's OCDBT format).
 const MANIFEST_MAGIC: [u8; 4] = [0x0c, 0xdb, 0x3a, 0x2a];
 const MANIFEST_HEAD_BYTES: usize = 12;
@@ -41,7 +45,7 @@ pub(super) fn marked(scene: &Scene) -> Marked {
     }
 }
 
-/// A manifest that is not as long as it says, or has another checksum than it says.
+/// A manifest that is not as long as it says, has another checksum than it says, or names data files that are not there.
 pub(super) fn lack(scene: &Scene) -> Option<String> {
     scene.listing.files().filter(|file| file.name() == MANIFEST).find_map(|file| {
         let mut head = [0; MANIFEST_HEAD_BYTES];
@@ -52,8 +56,25 @@ pub(super) fn lack(scene: &Scene) -> Option<String> {
         }
         // Why not one that is too long to be read: its length is right.
         let bytes = scene.read(file, METADATA_BYTES_MAX).ok()?;
-        (!ocdbt::is_whole_manifest(&bytes)).then(|| format!("{} is damaged: its checksum is wrong", file.text()))
+        if !ocdbt::is_whole_manifest(&bytes) {
+            return Some(format!("{} is damaged: its checksum is wrong", file.text()));
+        }
+        data_lack(scene, file, &bytes)
     })
+}
+
+/// The data files that a manifest names have to be there; at least one where it is not understood.
+fn data_lack(scene: &Scene, manifest: &Seen, bytes: &[u8]) -> Option<String> {
+    let store = manifest.path.parent().unwrap_or(Path::new(""));
+    let shown = manifest.text();
+    if let Some(files) = ocdbt::data_files(bytes) {
+        let mut paths = files.iter().filter(|file| file.is_relative()).map(|file| store.join(file));
+        let missing = paths.find(|path| scene.listing.file(path).is_none())?;
+        return Some(format!("{} is missing: {shown} names it", missing.display()));
+    }
+    let is_data = |file: &Seen| file.path.parent().is_some_and(|folder| folder.ends_with(DATA));
+    let has_data = scene.listing.files().any(|file| file.path.starts_with(store) && is_data(file));
+    (!has_data).then(|| format!("no data file is beside {shown}"))
 }
 
 /// How many processes wrote parts.

@@ -1,0 +1,55 @@
+//! Was a checkpoint overwritten in place, and not to its end? A resumed job that comes to the same step again writes over it;
+//! killed then, it leaves new files beside old ones, under a marker that is old too.
+//!
+//! A file that was written after the marker gives it away. Yet some ordinary saves end a little after their marker, as where one
+//! rank writes it and another still writes its part. So a file counts as new only if it came later after the marker than
+//! the save took before it, from its oldest file to the marker; and at least by what clocks of several writers may differ.
+//! Times are modification times; a copy that lost them looks as if it had been overwritten, and the reason tells the way out.
+
+use super::super::listing::Seen;
+use crate::clock::Timestamp;
+
+/// Clocks of several writers may differ by so many seconds.
+const SKEW_SECONDS: i64 = 2;
+
+/// When the files of a checkpoint were written, that its marker vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Written {
+    /// When the first of them was.
+    pub oldest: Timestamp,
+    /// When the last of them was.
+    pub newest: Timestamp,
+    /// Which one that is.
+    pub last: String,
+}
+
+impl Written {
+    /// Of these files; none where there are none.
+    pub fn of<'s>(mut files: impl Iterator<Item = &'s Seen>) -> Option<Self> {
+        let first = files.next()?;
+        let (oldest, last) = files.fold((first.mtime, first), |(oldest, last), file| {
+            (oldest.min(file.mtime), if file.mtime > last.mtime { file } else { last })
+        });
+        Some(Self { oldest, newest: last.mtime, last: last.text().to_owned() })
+    }
+
+    /// Whether the last file came after a marker of that time, by more than clocks differ.
+    pub fn is_after(&self, marker: Timestamp) -> bool {
+        nanos(self.newest) - nanos(marker) > skew()
+    }
+
+    /// Whether the last file came so long after the marker of this very save that it is of another save.
+    pub fn is_of_another_save(&self, marker: Timestamp) -> bool {
+        let took = nanos(marker) - nanos(self.oldest);
+        nanos(self.newest) - nanos(marker) > took.max(skew())
+    }
+}
+
+/// Why i128: times of files may be anything.
+fn nanos(time: Timestamp) -> i128 {
+    i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
+}
+
+fn skew() -> i128 {
+    i128::from(SKEW_SECONDS) * 1_000_000_000
+}

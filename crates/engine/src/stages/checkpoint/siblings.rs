@@ -1,0 +1,88 @@
+//! What the checkpoints of one run tell of each other: the newest step, and what a step of DeepSpeed has that another lacks.
+//!
+//! By names and times alone: known checkpoints are looked at too, and nothing of them is opened.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::evidence::{OPTIM_STATES, Written, is_whole_deepspeed};
+use super::listing::{Listing, Seen};
+use super::looks::Sighted;
+use super::{Layout, names, tracker};
+
+/// The checkpoints of a run, together.
+#[derive(Debug, Default)]
+pub(super) struct Siblings {
+    /// The newest step; none where no checkpoint has one.
+    pub newest: Option<u64>,
+    /// Steps of DeepSpeed.
+    steps: u64,
+    /// True where DeepSpeed's tracker is not there.
+    has_no_tracker: bool,
+    /// The most ranks that a step of DeepSpeed has. Counted only where no tracker is.
+    ranks: u64,
+    has_optim_states: bool,
+    /// Whole checkpoints of DeepSpeed without a step, and when they were written.
+    tags: BTreeMap<String, Written>,
+}
+
+/// Of each run what its checkpoints tell.
+pub(super) fn siblings<'s>(sighted: impl Iterator<Item = &'s Sighted>) -> HashMap<PathBuf, Siblings> {
+    let mut runs: HashMap<PathBuf, Siblings> = HashMap::new();
+    for sight in sighted {
+        let run = runs.entry(sight.run.clone()).or_insert_with(|| Siblings::new(&sight.run));
+        run.newest = run.newest.max(Some(sight.step().unwrap_or(0)));
+        if sight.layout == Layout::DeepSpeed {
+            run.add(sight);
+        }
+    }
+    runs
+}
+
+impl Siblings {
+    fn new(run: &Path) -> Self {
+        Self { has_no_tracker: run.join(tracker::DEEPSPEED).symlink_metadata().is_err(), ..Self::default() }
+    }
+
+    fn add(&mut self, sight: &Sighted) {
+        self.has_optim_states |= has_optim_states(&sight.listing);
+        if sight.step().is_some() {
+            self.steps += 1;
+            let ranks = if self.has_no_tracker { ranks(&sight.listing) } else { 0 };
+            self.ranks = self.ranks.max(ranks);
+        } else if let Some(written) = sight.written().filter(|_| is_whole_deepspeed(&sight.listing)) {
+            self.tags.insert(sight.name().to_owned(), written);
+        }
+    }
+
+    /// True where nobody writes DeepSpeed's tracker. Why not of a single step: its tracker may be yet to come.
+    pub fn is_untracked(&self) -> bool {
+        self.has_no_tracker && self.steps > 1
+    }
+
+    /// Whether this is a whole checkpoint without a step, of which something was written after `own`.
+    pub fn is_later_tag(&self, name: &str, own: Option<&Written>) -> bool {
+        let tag = self.tags.get(name);
+        tag.zip(own).is_some_and(|(tag, own)| tag.newest >= own.newest)
+    }
+
+    /// What a checkpoint of DeepSpeed lacks that others of its run have. `is_committed` if the tracker names it.
+    pub fn lack(&self, sight: &Sighted, is_committed: bool) -> Option<String> {
+        if sight.layout != Layout::DeepSpeed || is_committed {
+            return None;
+        }
+        if self.has_optim_states && !has_optim_states(&sight.listing) {
+            return Some(format!("no *{OPTIM_STATES} is there, and other steps have them"));
+        }
+        let own = if self.is_untracked() && sight.step().is_some() { ranks(&sight.listing) } else { self.ranks };
+        (own < self.ranks).then(|| format!("{own} ranks wrote it, and {} another step; no latest tells", self.ranks))
+    }
+}
+
+fn has_optim_states(listing: &Listing) -> bool {
+    listing.files().any(|file| file.name().ends_with(OPTIM_STATES))
+}
+
+fn ranks(listing: &Listing) -> u64 {
+    names::ranks(listing.files().map(Seen::text)).count.unwrap_or(0)
+}
