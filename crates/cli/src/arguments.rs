@@ -168,6 +168,24 @@ impl Command {
         }
     }
 
+    /// True if it does nothing but show: then it ends when nobody reads it any more. Everything else is carried through.
+    #[must_use]
+    pub fn is_listing(&self) -> bool {
+        match self {
+            Self::Snapshots(_)
+            | Self::Ls(_)
+            | Self::Cat(_)
+            | Self::Find(_)
+            | Self::Diff(_)
+            | Self::Stats(_)
+            | Self::Completions(_)
+            | Self::Man(_) => true,
+            // These look for what is broken, and the exit code tells.
+            Self::Tensors(arguments) => !arguments.checks(),
+            _ => false,
+        }
+    }
+
     /// True if the result is bytes on standard output, so that JSON has to go elsewhere.
     #[must_use]
     pub fn writes_bytes(&self) -> bool {

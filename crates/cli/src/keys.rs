@@ -54,6 +54,16 @@ impl KeySource {
         }
     }
 
+    /// The files that it is read from.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::KeyFile(path) | Self::PasswordFile(path) | Self::IdentityFile(path) => vec![path.clone()],
+            Self::Shares(paths) => paths.clone(),
+            Self::PasswordCommand(_) | Self::Password(_) => Vec::new(),
+        }
+    }
+
     /// Reads the secret.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ mod stream;
 
 use std::cell::{OnceCell, RefCell};
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -76,7 +77,8 @@ fn allow_many_files() {
 fn run(arguments: Arguments) -> Exit {
     let name = arguments.command.name();
     let global = &arguments.global;
-    let output = Arc::new(Output::new(global.json, global.quiet, global.verbose, arguments.command.writes_bytes()));
+    let output = Output::new(global.json, global.quiet, global.verbose, arguments.command.writes_bytes());
+    let output = Arc::new(output.carrying_on(!arguments.command.is_listing()));
     let outcome = perform(arguments, &output);
     conclude(name, outcome, &output)
 }
@@ -90,7 +92,14 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
     let rollback = OnceCell::new();
     let mended = RefCell::default();
     let run = Run { environment, settings, output: Arc::clone(output), stop, zone, rollback, mended };
-    dispatch(arguments.command, &run).map(|outcome| run.concluded(outcome))
+    let outcome = match dispatch(arguments.command, &run) {
+        // Whoever reads a listing and goes away has what he wanted.
+        Err(error) if output.ended_by_reader() && is_closed_output(&error) => {
+            Outcome { exit: Exit::Done, summary: serde_json::Value::Object(serde_json::Map::new()) }
+        }
+        outcome => outcome?,
+    };
+    Ok(run.concluded(outcome))
 }
 
 fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
@@ -122,23 +131,26 @@ fn dispatch(command: Command, run: &Run) -> anyhow::Result<Outcome> {
 
 /// Says how it ended, as text or as the summary line.
 fn conclude(command: &str, outcome: anyhow::Result<Outcome>, output: &Output) -> Exit {
-    let outcome = outcome.and_then(|outcome| {
-        let code = match outcome.exit {
-            Exit::Done => "ok",
-            Exit::Problems => "problems",
-            Exit::Damage => "damaged",
-            _ => "failed",
-        };
-        let exit = outcome.exit;
-        let fields = outcome.summary;
-        output.record("summary", Summary { command, code, exit: exit.code(), error: None, hint: None, fields })?;
-        output.flush()?;
-        Ok(exit)
-    });
-    match outcome {
-        Ok(exit) => exit,
-        Err(error) if is_closed_output(&error) => Exit::Done,
-        Err(error) => fail(command, &Failure::from(&error), output),
+    let Outcome { exit, summary: fields } = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return fail(command, &Failure::from(&error), output),
+    };
+    let code = match exit {
+        Exit::Done => "ok",
+        Exit::Problems => "problems",
+        Exit::Damage => "damaged",
+        _ => "failed",
+    };
+    let summary = Summary { command, code, exit: exit.code(), error: None, hint: None, fields };
+    let said = output.record("summary", summary).and_then(|()| output.flush());
+    match said.err().or_else(|| output.take_lost()) {
+        // A reader that went away changes nothing about how the work ended.
+        Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let error = anyhow::Error::from(error).context("cannot write the output");
+            let failed = fail(command, &Failure::from(&error), output);
+            if exit == Exit::Done { failed } else { exit }
+        }
+        _ => exit,
     }
 }
 
@@ -155,9 +167,11 @@ fn fail(command: &str, failure: &Failure, output: &Output) -> Exit {
         // Nobody is left to tell if even this can't be written; the exit code still says it.
         let _ = output.record("summary", summary);
     } else {
-        eprintln!("seawall: error: {}", output::printable(failure.message.as_bytes()));
+        // Why no `eprintln`, which panics: where nobody hears of it, the exit code still says it.
+        let mut stderr = std::io::stderr();
+        let _ = writeln!(stderr, "seawall: error: {}", output::printable(failure.message.as_bytes()));
         if let Some(hint) = failure.hint {
-            eprintln!("seawall: hint: {hint}");
+            let _ = writeln!(stderr, "seawall: hint: {hint}");
         }
     }
     let _ = output.flush();

@@ -2,6 +2,8 @@
 //!
 //! With `--json` standard output carries nothing but JSON, one object a line, each with a `type`; the last is always
 //! the `summary`. Commands whose result is itself bytes (`cat`, `completions`) send their JSON to standard error.
+//! When standard output can't be written any more, a listing ends; work that changes or checks something goes on to its end and
+//! its own exit code ([`Output::carrying_on`]).
 //! Names come from file systems and may hold anything: what goes to a terminal has its control characters escaped.
 
 use std::borrow::Cow;
@@ -9,6 +11,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use seawall_engine::monitor::Problem;
@@ -23,6 +26,10 @@ pub struct Output {
     stdout: Mutex<BufWriter<Stdout>>,
     stdout_is_terminal: bool,
     stderr_is_terminal: bool,
+    carries_on: bool,
+    reader_left: AtomicBool,
+    /// Why standard output is not written any more, where the work goes on without it.
+    lost: Mutex<Option<io::Error>>,
 }
 
 #[derive(Serialize)]
@@ -58,7 +65,50 @@ impl Output {
             stdout: Mutex::new(BufWriter::with_capacity(1 << 16, io::stdout())),
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr_is_terminal: io::stderr().is_terminal(),
+            carries_on: false,
+            reader_left: AtomicBool::new(false),
+            lost: Mutex::default(),
         }
+    }
+
+    /// The same for work that output must not end: once standard output can't be written, it is not written any more, and
+    /// everything else goes on.
+    #[must_use]
+    pub fn carrying_on(self, carries_on: bool) -> Self {
+        Self { carries_on, ..self }
+    }
+
+    /// True if the command ended because the reader of standard output went away.
+    #[must_use]
+    pub fn ended_by_reader(&self) -> bool {
+        !self.carries_on && self.reader_left.load(Ordering::Relaxed)
+    }
+
+    /// Why standard output was given up, if it was.
+    #[must_use]
+    pub fn take_lost(&self) -> Option<io::Error> {
+        self.lost().take()
+    }
+
+    fn lost(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes to standard output, as long as that can be done.
+    fn write(&self, write: impl FnOnce(&mut BufWriter<Stdout>) -> io::Result<()>) -> io::Result<()> {
+        let mut stdout = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lost().is_some() {
+            return Ok(());
+        }
+        let Err(error) = write(&mut stdout) else { return Ok(()) };
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            self.reader_left.store(true, Ordering::Relaxed);
+        }
+        if !self.carries_on {
+            return Err(error);
+        }
+        *self.lost() = Some(error);
+        Ok(())
     }
 
     /// True for `--json`.
@@ -85,10 +135,6 @@ impl Output {
         self.stderr_is_terminal
     }
 
-    fn stdout(&self) -> MutexGuard<'_, BufWriter<Stdout>> {
-        self.stdout.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A line of the result, for people. Nothing with `--json`.
     ///
     /// # Errors
@@ -97,9 +143,10 @@ impl Output {
         if self.json {
             return Ok(());
         }
-        let mut stdout = self.stdout();
-        stdout.write_all(text.as_ref())?;
-        stdout.write_all(b"\n")
+        self.write(|stdout| {
+            stdout.write_all(text.as_ref())?;
+            stdout.write_all(b"\n")
+        })
     }
 
     /// A line of a report, for people: like [`Self::line`], but `--quiet` silences it.
@@ -115,7 +162,7 @@ impl Output {
     /// # Errors
     /// When standard output can't be written.
     pub fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        self.stdout().write_all(bytes)
+        self.write(|stdout| stdout.write_all(bytes))
     }
 
     /// One JSON object of this type. Nothing without `--json`.
@@ -128,7 +175,7 @@ impl Output {
         }
         let mut line = serde_json::to_vec(&Tagged { r#type: kind, fields })?;
         line.push(b'\n');
-        if self.json_to_stderr { io::stderr().write_all(&line) } else { self.stdout().write_all(&line) }
+        if self.json_to_stderr { io::stderr().write_all(&line) } else { self.raw(&line) }
     }
 
     /// Sends on what is buffered.
@@ -136,7 +183,7 @@ impl Output {
     /// # Errors
     /// When standard output can't be written.
     pub fn flush(&self) -> io::Result<()> {
-        self.stdout().flush()
+        self.write(io::Write::flush)
     }
 
     /// A remark that matters but is no error. Shown even with `--quiet`.

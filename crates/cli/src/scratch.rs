@@ -5,6 +5,7 @@
 //! to the top, emptied of plain names, and removed. Symbolic links are removed, never followed.
 
 use std::ffi::CString;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,12 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if !self.removed && remove_tree(&self.path).is_err() {
-            eprintln!("seawall: warning: cannot remove the scratch folder {}; remove it by hand", self.path.display());
+            let shown = self.path.display();
+            // Why no `eprintln`, which panics where nobody hears of it.
+            let _ = writeln!(
+                std::io::stderr(),
+                "seawall: warning: cannot remove the scratch folder {shown}; remove it by hand"
+            );
         }
     }
 }

@@ -4,7 +4,7 @@
 //! (shapes that scripts rest on), `checkpoints` (and `watch`), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
 //! `roles` (keys and what they may), `runs` (what to keep of training runs, and what that stores), `flow` (back up, look,
 //! restore), `tensors` (what files of AI hold), `drift` (checkpoints compared), `protect` (the main job), `kill` and `crash` (kill -9 and SIGSTOP at random
-//! instants), `full` (file systems without room). Nothing here looks inside the program; what needs
+//! instants), `full` (file systems without room), `pipes` (nobody reads the output), `restore` (what it must not take, where it must not go). Nothing here looks inside the program; what needs
 //! that is tested beside the code.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
@@ -29,12 +29,16 @@ mod json;
 mod keys;
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/pipes.rs"]
+mod pipes;
 #[path = "cli/protect.rs"]
 mod protect;
 #[path = "cli/prune.rs"]
 mod prune;
 #[path = "cli/repair.rs"]
 mod repair;
+#[path = "cli/restore.rs"]
+mod restore;
 #[path = "cli/roles.rs"]
 mod roles;
 #[path = "cli/runs.rs"]

@@ -12,9 +12,11 @@
 //! is a problem in the report; a full disk ends the run. Memory is bounded by the budget; only the first names of hard
 //! links are remembered.
 
+mod clear;
 mod cursor;
 mod fetch;
 mod finish;
+mod guard;
 mod order;
 mod origin;
 mod run;
@@ -25,7 +27,7 @@ mod write;
 mod tests;
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +37,9 @@ use crate::error::{Error, Result};
 use crate::ids::ChunkId;
 use crate::monitor::{Monitor, Phase};
 use crate::repo::{Repository, tell_mended};
-use crate::stages::target::Directory;
 pub use crate::stages::target::metadata::OwnerBy;
+use crate::stages::target::{Directory, Obstacle};
+pub use guard::Guarded;
 use origin::{FromRepository, Origin};
 use run::Run;
 
@@ -59,8 +62,13 @@ pub struct RestoreOptions {
     /// Path inside the snapshot; the root is everything. Of a directory, the content goes directly into the target and
     /// the directory's own metadata onto it; anything else goes into the target under its own name.
     pub from: TreeKey,
-    /// The directory to restore into; made where it is missing. Links in this path are followed.
+    /// The directory to restore into; made where it is missing. Links in this path are followed, but for `in_place`.
     pub target: PathBuf,
+    /// The target comes from the snapshot and not from the user: an absolute path, in which no link is followed. Who owns a
+    /// directory on the way could lead the restore anywhere.
+    pub in_place: bool,
+    /// What is neither removed nor written to, with all that it holds: the repository, its cache, keys.
+    pub guarded: Vec<Guarded>,
     /// Patterns (as in [`crate::stages::exclude::ExcludeOptions`]) on paths in the snapshot: if there are any, only what
     /// matches and what lies below it is restored, with the directories above it.
     pub include: Vec<String>,
@@ -91,6 +99,8 @@ impl Default for RestoreOptions {
         Self {
             from: TreeKey::default(),
             target: PathBuf::new(),
+            in_place: false,
+            guarded: Vec::new(),
             include: Vec::new(),
             exclude: Vec::new(),
             overwrite: Overwrite::default(),
@@ -178,6 +188,7 @@ pub fn restore(
 fn restore_from(origin: &dyn Origin, options: &RestoreOptions, monitor: &dyn Monitor) -> Result<RestoreReport> {
     let started = clock::monotonic();
     let run = Run::new(origin, options, monitor)?;
+    run.guard.refuse_target(&options.target)?;
     let target = open_target(options)?;
     monitor.phase(Phase::Restoring);
     if let Some(target) = &target {
@@ -209,6 +220,9 @@ fn tells_of_failures(handle: BorrowedFd<'_>) -> bool {
 /// The target; `None` in a dry run where it does not exist yet.
 fn open_target(options: &RestoreOptions) -> Result<Option<Arc<Directory>>> {
     let target = &options.target;
+    if options.in_place {
+        return open_in_place(target, !options.dry_run);
+    }
     if options.dry_run && !target.exists() {
         return Ok(None);
     }
@@ -218,4 +232,19 @@ fn open_target(options: &RestoreOptions) -> Result<Option<Arc<Directory>>> {
     let directory =
         Directory::open_root(target).map_err(|error| Error::file(target, "cannot open the target", error))?;
     Ok(Some(Arc::new(directory)))
+}
+
+fn open_in_place(target: &Path, make: bool) -> Result<Option<Arc<Directory>>> {
+    let opened = Directory::open_without_links(target, make).map_err(|Obstacle { place, link, error }| {
+        if link {
+            Error::Usage(format!(
+                "{}: a symbolic link stands where the snapshot has a directory, and a restore in place follows none; if it \
+                 leads where you want, name that directory as the target (--target)",
+                place.display()
+            ))
+        } else {
+            Error::file(place, "cannot open the target", error)
+        }
+    })?;
+    Ok(opened.map(Arc::new))
 }

@@ -6,7 +6,7 @@
 //! the report says exactly what was read and restored. "Protected" and exit code 0 mean: proven, without any problem.
 //! The scratch folder goes away however the run ends, short of a kill.
 
-mod opening;
+pub mod opening;
 mod proof;
 mod report;
 

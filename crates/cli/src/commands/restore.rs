@@ -15,12 +15,14 @@ use seawall_engine::format::log::SnapshotRecord;
 use seawall_engine::monitor::{Monitor, Problem};
 use seawall_engine::repair::LOST_PATHS;
 use seawall_engine::repo::{Repository, Snapshot};
-use seawall_engine::restore::{Act, Overwrite, OwnerBy, RestoreOptions, RestoreReport, restore};
+use seawall_engine::restore::{Act, Guarded, Overwrite, OwnerBy, RestoreOptions, RestoreReport, restore};
 use serde::Serialize;
 
 use super::above::SourcesOnly;
+use super::protect::opening::kit_beside;
 use super::sources::from_here;
 use crate::failure::Exit;
+use crate::keys::KeySource;
 use crate::output::{JsonPath, printable};
 use crate::progress::Problems;
 use crate::quantities::{bytes, count, counted, duration, rate};
@@ -62,7 +64,7 @@ pub struct Arguments {
     #[arg(short, long, value_name = "DIR", required_unless_present = "in_place", conflicts_with = "in_place")]
     pub target: Option<PathBuf>,
 
-    /// Restore to where it came from
+    /// Restore to where it came from; refused where a symbolic link stands on the way there now (then name --target)
     #[arg(long)]
     pub in_place: bool,
 
@@ -99,7 +101,7 @@ pub struct Arguments {
     ///
     /// Refused where that would take away the last copy: the backup had problems, a repair left lost paths out of the
     /// snapshot, or the backup left something out (see --delete-excluded). Snapshots that Seawall made before it counted what
-    /// it leaves out do not tell: look with --dry-run.
+    /// it leaves out do not tell: look with --dry-run. The repository, its cache and the key files in use always stay.
     #[arg(long)]
     pub delete: bool,
 
@@ -171,7 +173,8 @@ impl Arguments {
             return single::run(self, run, &repository, snapshot, &from, target);
         }
         let target = self.target(&repository, snapshot, &named)?;
-        let options = self.options(run, &from, target.clone())?;
+        let guarded = guarded(run, &repository)?;
+        let options = RestoreOptions { guarded, ..self.options(run, &from, target.clone())? };
         if self.delete {
             require_whole(snapshot)?;
             if !self.delete_excluded {
@@ -199,6 +202,8 @@ impl Arguments {
         Ok(RestoreOptions {
             from: from.clone(),
             target,
+            in_place: self.in_place,
+            guarded: Vec::new(),
             include: from_here(&self.include)?,
             exclude: from_here(&self.exclude)?,
             overwrite: match self.overwrite {
@@ -231,6 +236,21 @@ impl Arguments {
         let holder = if entry.is_directory() { None } else { path.parent() };
         Ok(holder.unwrap_or(path).to_path())
     }
+}
+
+/// What no restore may take from under itself: the repository, its cache, and the files of keys and recovery kits.
+fn guarded(run: &Run, repository: &Repository) -> Result<Vec<Guarded>> {
+    let place = |what: &'static str| move |path: PathBuf| Guarded { what, path };
+    let location = run.location()?;
+    let kept = [run.key_path(&repository.id()), run.new_key_path(&location)];
+    let keys: Vec<PathBuf> =
+        run.settings.keys.iter().flat_map(KeySource::files).chain(kept.into_iter().flatten()).collect();
+    let kits: Vec<PathBuf> = keys.iter().map(|key| kit_beside(key, repository.id())).collect();
+    let mut guarded = vec![Guarded { what: "the repository", path: location }];
+    guarded.extend(run.settings.cache.clone().map(place("the cache")));
+    guarded.extend(keys.into_iter().map(place("the key file")));
+    guarded.extend(kits.into_iter().map(place("the recovery kit")));
+    Ok(guarded)
 }
 
 /// Damaged or missing data is worse than metadata that could not be set.

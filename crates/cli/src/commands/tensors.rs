@@ -114,6 +114,12 @@ struct TensorsSummary {
 }
 
 impl Arguments {
+    /// True if it looks for what broke, and the exit code tells.
+    #[must_use]
+    pub fn checks(&self) -> bool {
+        self.compare.is_some()
+    }
+
     /// Lists.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata/readers").join(name)).unwrap()
 }
 
-fn repository() -> World {
+pub fn repository() -> World {
     let world = World::new();
     world.ok(["init", "-r", "repo", "--key-file", "seawall.key"]);
     world
@@ -40,7 +40,7 @@ fn parts(step: u64) -> Vec<(String, Vec<u8>)> {
     ]
 }
 
-fn write_checkpoint(world: &World, step: u64) {
+pub fn write_checkpoint(world: &World, step: u64) {
     parts(step).iter().for_each(|(name, bytes)| world.write(name, bytes));
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 
 use super::Overwrite;
+use super::clear;
 use super::cursor::{self, Entered, Level, Pass};
 use super::run::{Run, add};
 use super::write::{Fate, Written};
@@ -86,6 +87,7 @@ impl Pass for Finisher<'_> {
             Ok(Linked::Made) => add(if entry.is_file() { &self.run.tally.files } else { &self.run.tally.others }, 1),
             Ok(Linked::Unchanged) => add(&self.run.tally.unchanged, 1),
             Ok(Linked::Skipped) => add(&self.run.tally.skipped, 1),
+            Ok(Linked::Refused) => {}
             Err(error) => self.run.unwritable(&key, "cannot link", error),
         }
         Ok(())
@@ -118,19 +120,40 @@ enum Linked {
     Made,
     Unchanged,
     Skipped,
+    /// This was reported.
+    Refused,
 }
 
 impl Finisher<'_> {
-    fn link(&mut self, here: &Directory, key: &TreeKey, first: &TreeKey, identity: Identity) -> io::Result<Linked> {
+    fn link(
+        &mut self,
+        here: &Arc<Directory>,
+        key: &TreeKey,
+        first: &TreeKey,
+        identity: Identity,
+    ) -> io::Result<Linked> {
         let name = Name::new(key.name())?;
-        let replace = match here.standing(name)? {
-            None => false,
+        let always = self.run.options.overwrite == Overwrite::Always;
+        let (replace, clears) = match here.standing(name)? {
+            None => (false, false),
             Some(standing) if standing.identity == identity => return Ok(Linked::Unchanged),
             Some(_) if self.run.options.overwrite == Overwrite::Never => return Ok(Linked::Skipped),
-            Some(Standing { kind: FileType::Directory, .. }) => {
+            Some(standing) if standing.is_directory() && always => {
+                if !clear::may_go(self.run, here, key) {
+                    return Ok(Linked::Refused);
+                }
+                (true, true)
+            }
+            Some(standing) if standing.is_directory() => {
                 return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory stands there"));
             }
-            Some(_) => true,
+            Some(standing) => {
+                if let Some(why) = self.run.guard.is(standing.identity) {
+                    self.run.problem(key, "skipped", format!("not replaced: {why}"));
+                    return Ok(Linked::Refused);
+                }
+                (true, false)
+            }
         };
         let directory = self.directory_of(first)?;
         let original = Name::new(first.name())?;
@@ -149,7 +172,8 @@ impl Finisher<'_> {
         if replace {
             let (temporary, ()) = here.with_temporary_name(make)?;
             let temporary = Name::new(&temporary)?;
-            here.rename(temporary, name).inspect_err(|_| drop(here.unlink(temporary)))?;
+            let cleared = if clears { clear::give_place(self.run, here, key) } else { Ok(()) };
+            cleared.and_then(|()| here.rename(temporary, name)).inspect_err(|_| drop(here.unlink(temporary)))?;
         } else {
             make(name)?;
         }

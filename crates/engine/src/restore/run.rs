@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::clear;
+use super::guard::Guard;
 use super::origin::Origin;
 use super::selection::{Selection, Whole};
 use super::{ACTIONS_MAX, Act, Action, RestoreOptions, RestoreReport};
@@ -57,6 +59,7 @@ pub(super) struct Run<'a> {
     pub(super) origin: &'a dyn Origin,
     pub(super) options: &'a RestoreOptions,
     pub(super) selection: Selection,
+    pub(super) guard: Guard,
     /// Set if things may be deleted.
     pub(super) whole: Option<Whole>,
     pub(super) owners: Owners,
@@ -83,6 +86,7 @@ impl<'a> Run<'a> {
             origin,
             options,
             selection: Selection::new(&options.include, &options.exclude)?,
+            guard: Guard::new(&options.guarded),
             whole,
             owners: Owners::new(options.owner),
             open_files: OpenFiles::new(OPEN_FILES_MAX),
@@ -201,7 +205,7 @@ impl<'a> Run<'a> {
         if !file.release() {
             return;
         }
-        match file.finish(&self.owners) {
+        match file.finish(&self.owners, &|here, key| clear::give_place(self, here, key)) {
             Ok(Some((identity, losses))) => {
                 add(&self.tally.files, 1);
                 self.placed(file.key(), file.entry().links, identity);

@@ -2,6 +2,7 @@
 //! decoder would accept is tried as well.
 
 mod damage;
+mod guard;
 mod hostile;
 mod mounts;
 mod options;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
+use super::clear;
 use super::cursor::{self, Entered, Level, Pass};
 use super::fetch::{self, Batch, Jobs};
 use super::order::{self, LateParts};
@@ -25,8 +26,7 @@ use super::{Act, Overwrite};
 use crate::entry::{Content, Entry, Extent, Kind, TreeKey};
 use crate::error::{Damaged, Error, Result};
 use crate::stages::target::metadata::{self, Object, Strays};
-use crate::stages::target::remove::{self, Removal};
-use crate::stages::target::{Directory, FilePlan, Identity, Listing, Name, Standing, TargetFile, special};
+use crate::stages::target::{Directory, FilePlan, Identity, Listing, Name, Standing, TargetFile, special, temporary};
 
 /// So many threads, at least, work on large files.
 const LARGE_WORKERS_MIN: usize = 6;
@@ -73,6 +73,8 @@ pub(super) struct Held {
 enum Decision {
     Create,
     Replace,
+    /// A directory stands there that may go.
+    Clear,
     /// It stands there with the same content.
     Same(Standing),
     Skip,
@@ -187,7 +189,11 @@ impl<'a> Writer<'a> {
     }
 
     fn enter_existing(&mut self, here: &Arc<Directory>, level: &Level, standing: &Standing) -> Result<Entered> {
-        if standing.kind == FileType::Directory {
+        if let Some(why) = self.run.guard.is(standing.identity).filter(|_| standing.is_directory()) {
+            self.run.problem(&level.key, "skipped", format!("nothing is restored into it: {why}"));
+            return Ok(Entered::Failed);
+        }
+        if standing.is_directory() {
             return Ok(match Name::new(level.key.name()).and_then(|name| self.adopt(here, name)) {
                 Ok((directory, fate)) => {
                     self.set_fate(level, fate);
@@ -205,37 +211,31 @@ impl<'a> Writer<'a> {
             self.run.problem(&level.key, "skipped", what);
             return Ok(Entered::Failed);
         }
-        if self.make_way(here, &level.key)? { self.create_directory(here, level) } else { Ok(Entered::Failed) }
-    }
-
-    /// Removes what stands in the way. False, and reported, if something of it stays.
-    fn make_way(&mut self, here: &Arc<Directory>, key: &TreeKey) -> Result<bool> {
-        let mut clearing = Clearing { run: self.run, failed: false };
-        let gone = remove::remove(here, key, self.run.options.dry_run, &mut clearing)
-            .map_err(|error| Error::file(key.to_path(), "cannot remove what stands there", error))?;
-        if !gone && !clearing.failed {
-            self.run.problem(key, "skipped", "what stands there holds things that are excluded");
+        if clear::make_way(self.run, here, &level.key) {
+            self.create_directory(here, level)
+        } else {
+            Ok(Entered::Failed)
         }
-        Ok(gone)
     }
 
-    fn decide(&mut self, here: &Arc<Directory>, key: &TreeKey, entry: &Entry) -> Result<Decision> {
+    fn decide(&self, here: &Arc<Directory>, key: &TreeKey, entry: &Entry) -> Decision {
         let standing = match Name::new(key.name()) {
             Ok(_) if here.is_fresh() => Ok(None),
             Ok(name) => here.standing(name),
             Err(error) => Err(error),
         };
         let standing = match standing {
-            Ok(None) => return Ok(Decision::Create),
+            Ok(None) => return Decision::Create,
             Ok(Some(standing)) => standing,
             Err(error) => {
                 self.run.unwritable(key, "cannot look at what stands there", error);
-                return Ok(Decision::Refused);
+                return Decision::Refused;
             }
         };
-        Ok(match (self.run.options.overwrite, standing.kind) {
+        match (self.run.options.overwrite, standing.kind) {
             (Overwrite::Never, _) => Decision::Skip,
-            (Overwrite::Always, FileType::Directory) if self.make_way(here, key)? => Decision::Create,
+            // Why not now: the directory may hold the only copy of something, and what takes its place may be unreadable.
+            (Overwrite::Always, FileType::Directory) if clear::may_go(self.run, here, key) => Decision::Clear,
             (Overwrite::Always, FileType::Directory) => Decision::Refused,
             (_, FileType::Directory) => {
                 self.run.problem(key, "skipped", format!("a directory stands where {} should be", what(entry)));
@@ -244,8 +244,14 @@ impl<'a> Writer<'a> {
             (Overwrite::IfChanged, kind) if kind == special::file_type(&entry.kind) && is_same(entry, &standing) => {
                 Decision::Same(standing)
             }
-            _ => Decision::Replace,
-        })
+            _ => match self.run.guard.is(standing.identity) {
+                Some(why) => {
+                    self.run.problem(key, "skipped", format!("not replaced: {why}"));
+                    Decision::Refused
+                }
+                None => Decision::Replace,
+            },
+        }
     }
 
     /// Restores anything but a directory, or plans it.
@@ -255,8 +261,9 @@ impl<'a> Writer<'a> {
             return Ok(());
         };
         if self.is_further_name(&entry) {
-            if self.run.options.overwrite == Overwrite::Always && is_directory(here, &key) {
-                self.make_way(here, &key)?;
+            let clears = self.run.options.overwrite == Overwrite::Always && is_directory(here, &key);
+            if self.run.options.dry_run && clears {
+                clear::may_go(self.run, here, &key);
             }
             let standing = Name::new(key.name()).and_then(|name| here.standing(name));
             if self.run.options.dry_run && standing.is_ok_and(|standing| standing.is_none()) {
@@ -264,7 +271,7 @@ impl<'a> Writer<'a> {
             }
             return Ok(());
         }
-        let decision = self.decide(here, &key, &entry)?;
+        let decision = self.decide(here, &key, &entry);
         self.act(here, key, entry, decision)
     }
 
@@ -282,7 +289,7 @@ impl<'a> Writer<'a> {
     }
 
     fn act(&mut self, here: &Arc<Directory>, key: TreeKey, entry: Entry, decision: Decision) -> Result<()> {
-        let replace = match decision {
+        let (replace, clears) = match decision {
             Decision::Refused => return Ok(()),
             Decision::Skip => {
                 add(&self.run.tally.skipped, 1);
@@ -299,20 +306,21 @@ impl<'a> Writer<'a> {
                     self.run.placed(&key, entry.links, identity);
                     return Ok(());
                 }
-                None => true,
+                None => (true, false),
             },
-            Decision::Replace => true,
-            Decision::Create => false,
+            Decision::Replace => (true, false),
+            Decision::Clear => (true, true),
+            Decision::Create => (false, false),
         };
         self.register(&key, &entry);
         self.written.locks |= metadata::has_locks(&entry);
         if self.run.options.dry_run {
-            self.count_planned(&key, &entry, if replace { Act::Update } else { Act::Create });
+            self.count_planned(&key, &entry, if replace && !clears { Act::Update } else { Act::Create });
             Ok(())
         } else if entry.is_file() {
-            self.plan_file(FilePlan { key, entry, directory: Arc::clone(here), replace })
+            self.plan_file(FilePlan { key, entry, directory: Arc::clone(here), replace, clears })
         } else {
-            self.make_special(here, &key, &entry, replace);
+            self.make_special(here, &key, &entry, (replace, clears));
             Ok(())
         }
     }
@@ -341,9 +349,13 @@ impl<'a> Writer<'a> {
         let now = Standing::from(rustix::fs::fstat(&handle).ok()?);
         let object = Object::Open(handle.as_fd());
         // Why: other names of it may lie outside the target; they must not change with it.
-        let foreign = now.links > 1 && metadata::differs(object, entry, &now, &self.run.owners);
-        if now.identity != standing.identity || foreign {
+        let shared = now.links > 1;
+        if now.identity != standing.identity || (shared && metadata::differs(object, entry, &now, &self.run.owners)) {
             return None;
+        }
+        if shared {
+            // Everything is as it should be; without its locks it would not be, for an instant.
+            return Some(now.identity);
         }
         // What stays locked shows as a loss below.
         let _ = metadata::unlock(handle.as_fd());
@@ -351,8 +363,10 @@ impl<'a> Writer<'a> {
         Some(now.identity)
     }
 
-    fn make_special(&self, here: &Directory, key: &TreeKey, entry: &Entry, replace: bool) {
-        let made = Name::new(key.name()).and_then(|name| special::make(here, name, entry, replace, &self.run.owners));
+    fn make_special(&self, here: &Arc<Directory>, key: &TreeKey, entry: &Entry, (replace, clears): (bool, bool)) {
+        let clear = || if clears { clear::give_place(self.run, here, key) } else { Ok(()) };
+        let clear = replace.then_some(&clear as &dyn Fn() -> io::Result<()>);
+        let made = Name::new(key.name()).and_then(|name| special::make(here, name, entry, clear, &self.run.owners));
         match made {
             Ok((identity, losses)) => {
                 add(&self.run.tally.others, 1);
@@ -437,6 +451,20 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Removes what killed restores left unfinished in a directory that stood there.
+    fn sweep_temporaries(&self, here: &Directory, level: &Level) {
+        if here.is_fresh() || self.run.options.dry_run {
+            return;
+        }
+        let may_go = |name: &[u8]| !self.run.selection.protects(&level.key.child(name), false);
+        // What can't be listed shows where it matters.
+        let removed = temporary::sweep(here, &may_go).unwrap_or(0);
+        if removed > 0 {
+            let path = level.key.to_path();
+            self.run.note(&format!("{}: removed what a killed restore left unfinished ({removed})", path.display()));
+        }
+    }
+
     /// Lists a directory that stood there, if what the snapshot lacks is to be removed from it.
     fn list(&mut self, here: &Directory, level: &Level) {
         let Some(whole) = &self.run.whole else { return };
@@ -468,9 +496,7 @@ impl<'a> Writer<'a> {
             if known {
                 break;
             }
-            let mut sweeping = Sweeping { run: self.run };
-            remove::remove(here, &key, self.run.options.dry_run, &mut sweeping)
-                .map_err(|error| Error::file(key.to_path(), "cannot remove", error))?;
+            clear::sweep(self.run, here, &key).map_err(|error| Error::file(key.to_path(), "cannot remove", error))?;
         }
         Ok(())
     }
@@ -507,6 +533,7 @@ impl Pass for Writer<'_> {
                 here.make_writable();
             }
         }
+        self.sweep_temporaries(here, level);
         self.list(here, level);
         Ok(())
     }
@@ -570,45 +597,4 @@ fn describe(kind: FileType) -> &'static str {
 
 fn what(entry: &Entry) -> &'static str {
     describe(special::file_type(&entry.kind))
-}
-
-/// Removes for `--delete`.
-struct Sweeping<'a> {
-    run: &'a Run<'a>,
-}
-
-impl Removal for Sweeping<'_> {
-    fn may_remove(&mut self, key: &TreeKey, directory: bool) -> bool {
-        !self.run.selection.protects(key, directory)
-    }
-
-    fn removed(&mut self, key: &TreeKey) {
-        add(&self.run.tally.deleted, 1);
-        if self.run.options.dry_run {
-            self.run.plan(Act::Delete, key);
-        }
-    }
-
-    fn failed(&mut self, key: &TreeKey, error: &io::Error) {
-        self.run.problem(key, "unwritable", format!("cannot remove: {error}"));
-    }
-}
-
-/// Removes what stands in the way of something else.
-struct Clearing<'a> {
-    run: &'a Run<'a>,
-    failed: bool,
-}
-
-impl Removal for Clearing<'_> {
-    fn may_remove(&mut self, key: &TreeKey, directory: bool) -> bool {
-        !self.run.selection.protects(key, directory)
-    }
-
-    fn removed(&mut self, _key: &TreeKey) {}
-
-    fn failed(&mut self, key: &TreeKey, error: &io::Error) {
-        self.failed = true;
-        self.run.problem(key, "unwritable", format!("cannot remove what stands there: {error}"));
-    }
 }

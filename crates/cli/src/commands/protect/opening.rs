@@ -193,7 +193,8 @@ fn slots(run: &Run, secret: &Secret32) -> Result<Vec<(Unlock, String)>> {
 }
 
 /// `KEY.xxxxxxxx.kit.txt`, with the first digits of the repository's id: one key may open several repositories.
-fn kit_beside(key: &Path, id: RepositoryId) -> PathBuf {
+#[must_use]
+pub fn kit_beside(key: &Path, id: RepositoryId) -> PathBuf {
     let mut name = key.as_os_str().to_owned();
     name.push(format!(".{}.kit.txt", &id.to_string()[..KIT_ID_DIGITS]));
     PathBuf::from(name)

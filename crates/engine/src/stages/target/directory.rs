@@ -3,18 +3,18 @@
 //! Invariants: a [`Name`] is one component that is neither `.` nor `..`; every system call here takes a directory
 //! handle and such a name, with flags that refuse to follow a link. So whatever the tree or somebody who changes the
 //! target meanwhile puts in the way, a call acts in that directory or fails. The one path that is resolved freely is
-//! the target itself, which the user named.
+//! the target itself, where the user named it; one that a snapshot names is walked down like all else.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::metadata;
+use super::{metadata, temporary};
 use crate::clock::Timestamp;
 
 /// Bytes of directory entries that one system call may return.
@@ -75,6 +75,14 @@ pub struct Standing {
     pub mtime: Timestamp,
 }
 
+impl Standing {
+    /// True for a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.kind == FileType::Directory
+    }
+}
+
 impl From<Stat> for Standing {
     fn from(stat: Stat) -> Self {
         Self {
@@ -101,6 +109,17 @@ pub struct Directory {
     inherits: Inherits,
 }
 
+/// What stands on the way down to a directory.
+#[derive(Debug)]
+pub struct Obstacle {
+    /// Where.
+    pub place: PathBuf,
+    /// True for a symbolic link.
+    pub link: bool,
+    /// What the system said.
+    pub error: io::Error,
+}
+
 /// What new things in a directory get from it without asking.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Inherits {
@@ -120,6 +139,44 @@ impl Directory {
     pub fn open_root(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self::existing(rustix::fs::open(path, flags, Mode::empty())?)
+    }
+
+    /// Opens the directory at an absolute path, from the root down, and follows no link. With `make` missing directories are
+    /// made; without it, `None` tells that one is missing.
+    ///
+    /// # Errors
+    /// With the place at which a link or something else stands, or that can't be made or opened.
+    pub fn open_without_links(path: &Path, make: bool) -> Result<Option<Self>, Obstacle> {
+        let at = |place: &Path, error: Errno| Obstacle { place: place.to_owned(), link: false, error: error.into() };
+        // Why O_PATH: on the way down a user needs no right to list.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut place = PathBuf::from("/");
+        let mut handle = rustix::fs::open(&place, flags, Mode::empty()).map_err(|error| at(&place, error))?;
+        for component in path.components() {
+            let name = match component {
+                Component::RootDir => continue,
+                Component::Normal(name) => name,
+                _ => return Err(at(path, Errno::INVAL)),
+            };
+            place.push(name);
+            let open = || rustix::fs::openat(&handle, name, flags, Mode::empty());
+            let opened = match open() {
+                Err(Errno::NOENT) if !make => return Ok(None),
+                Err(Errno::NOENT) => match rustix::fs::mkdirat(&handle, name, Mode::from_raw_mode(0o777)) {
+                    Ok(()) | Err(Errno::EXIST) => open(),
+                    Err(error) => Err(error),
+                },
+                opened => opened,
+            };
+            let is_link = || {
+                let stat = rustix::fs::statat(&handle, name, AtFlags::SYMLINK_NOFOLLOW);
+                stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+            };
+            let opened = opened.map_err(|error| Obstacle { link: is_link(), ..at(&place, error) })?;
+            handle = opened;
+        }
+        let opened = rustix::fs::openat(&handle, c".", DIRECTORY, Mode::empty()).map_err(|error| at(&place, error))?;
+        Self::existing(opened).map(Some).map_err(|error| Obstacle { place, link: false, error })
     }
 
     /// Opens the existing directory `name`.
@@ -253,31 +310,29 @@ impl Directory {
     }
 
     /// Moves `from` over `to` in this directory: whoever looks sees the old or the new, never neither. Where the old one
-    /// is immutable or append-only, the flag is taken off first.
+    /// is immutable or append-only, the flag is taken off first; other names of it have it again afterwards.
     ///
     /// # Errors
     /// Whatever the system says.
     pub fn rename(&self, from: Name<'_>, to: Name<'_>) -> io::Result<()> {
-        match rustix::fs::renameat(&self.handle, from.0, &self.handle, to.0) {
-            Err(Errno::PERM) => {
-                self.unlock(to)?;
-                Ok(rustix::fs::renameat(&self.handle, from.0, &self.handle, to.0)?)
-            }
-            result => Ok(result?),
+        let rename = || Ok(rustix::fs::renameat(&self.handle, from.0, &self.handle, to.0)?);
+        match rename() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => self.without_locks(to, rename),
+            result => result,
         }
     }
 
-    /// Takes append-only and immutable off the regular file or directory `name`. Anything else is not even opened:
-    /// opening a device may set it going.
+    /// Takes the name `name` away by `act` while append-only and immutable are off what it names. What has other names gets
+    /// them back. Anything but a regular file or directory is not even opened: opening a device may set it going.
     ///
     /// # Errors
-    /// When the system refuses.
-    pub fn unlock(&self, name: Name<'_>) -> io::Result<()> {
+    /// When the system refuses, or what `act` fails with.
+    pub fn without_locks(&self, name: Name<'_>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         match self.standing(name)? {
             Some(Standing { kind: FileType::RegularFile | FileType::Directory, .. }) => {
-                metadata::unlock(self.open_for_metadata(name)?.as_fd())
+                metadata::without_locks(self.open_for_metadata(name)?.as_fd(), act)
             }
-            _ => Ok(()),
+            _ => act(),
         }
     }
 
@@ -294,10 +349,8 @@ impl Directory {
     /// # Errors
     /// What `make` fails with, other than that the name is taken.
     pub fn with_temporary_name<T>(&self, mut make: impl FnMut(Name<'_>) -> io::Result<T>) -> io::Result<(Vec<u8>, T)> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let process = std::process::id();
         loop {
-            let name = format!(".seawall-{process}-{}", COUNTER.fetch_add(1, Ordering::Relaxed)).into_bytes();
+            let name = temporary::next_name();
             match make(Name(&name)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -311,21 +364,29 @@ impl Directory {
     /// # Errors
     /// When it can't be read.
     pub fn names(&self) -> io::Result<Listing> {
+        let (mut arena, mut places) = (Vec::new(), Vec::new());
+        self.each_name(|name| {
+            places.push((arena.len(), arena.len() + name.len()));
+            arena.extend_from_slice(name);
+        })?;
+        places.sort_unstable_by(|a, b| arena[a.0..a.1].cmp(&arena[b.0..b.1]));
+        Ok(Listing { arena, places, next: 0 })
+    }
+
+    /// Gives each name in the directory, in the order of the file system.
+    pub(super) fn each_name(&self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         // Why: a handle of its own, so that the position in the directory is nobody else's.
         let handle = rustix::fs::openat(&self.handle, c".", DIRECTORY, Mode::empty())?;
         let mut buffer = vec![MaybeUninit::uninit(); LISTING_BUFFER_BYTES];
         let mut entries = RawDir::new(handle, &mut buffer);
-        let (mut arena, mut places) = (Vec::new(), Vec::new());
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if !matches!(name, b"." | b"..") {
-                places.push((arena.len(), arena.len() + name.len()));
-                arena.extend_from_slice(name);
+                each(name);
             }
         }
-        places.sort_unstable_by(|a, b| arena[a.0..a.1].cmp(&arena[b.0..b.1]));
-        Ok(Listing { arena, places, next: 0 })
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::direct::{self, Blocks, DIRECT_FILE_BYTES_MIN, Scratch};
 use super::directory::{Directory, Identity, Name, Standing};
 use super::metadata::{self, Losses, Object, Owners, Strays};
+use super::temporary;
 use crate::entry::{Entry, TreeKey};
 
 /// A new file of more bytes than this is written under a temporary name first.
@@ -71,6 +72,8 @@ pub struct FilePlan {
     pub directory: Arc<Directory>,
     /// True if something stands there that shall be replaced.
     pub replace: bool,
+    /// True if that is a directory, which has to be cleared first.
+    pub clears: bool,
 }
 
 /// A regular file that is being written.
@@ -205,16 +208,21 @@ impl TargetFile {
         first
     }
 
-    /// Length, metadata and name, after the last piece. `None` if it failed before.
+    /// Length, metadata and name, after the last piece. `None` if it failed before. Where a directory has to be cleared for it,
+    /// `clear` is called when all else is done.
     ///
     /// # Errors
     /// When it can't be completed; it has then left nothing behind.
-    pub fn finish(&self, owners: &Owners) -> io::Result<Option<(Identity, Losses)>> {
+    pub fn finish(
+        &self,
+        owners: &Owners,
+        clear: &dyn Fn(&Arc<Directory>, &TreeKey) -> io::Result<()>,
+    ) -> io::Result<Option<(Identity, Losses)>> {
         let mut state = self.lock();
         if state.closed {
             return Ok(None);
         }
-        match self.complete(&mut state, owners) {
+        match self.complete(&mut state, owners, clear) {
             Ok(done) => {
                 state.closed = true;
                 state.close();
@@ -317,7 +325,12 @@ impl TargetFile {
         Ok(())
     }
 
-    fn complete(&self, state: &mut State, owners: &Owners) -> io::Result<(Identity, Losses)> {
+    fn complete(
+        &self,
+        state: &mut State,
+        owners: &Owners,
+        clear: &dyn Fn(&Arc<Directory>, &TreeKey) -> io::Result<()>,
+    ) -> io::Result<(Identity, Losses)> {
         let handle = self.open(state)?;
         self.write_waiting(state, &handle)?;
         let handle = &handle.handle;
@@ -328,6 +341,9 @@ impl TargetFile {
         let strays = Strays::Inherited(self.plan.directory.inherits());
         let losses = metadata::apply(Object::Open(handle.as_fd()), &self.plan.entry, &made.standing, strays, owners);
         if let Some(temporary) = &made.temporary {
+            if self.plan.clears {
+                clear(&self.plan.directory, &self.plan.key)?;
+            }
             self.take_name(Name::new(temporary)?)?;
         }
         Ok((made.standing.identity, losses))
@@ -352,7 +368,13 @@ impl TargetFile {
             return Ok(Arc::clone(handle));
         }
         let handle = match &state.made {
-            Some(made) => self.reopen(made, OFlags::empty())?,
+            Some(made) => {
+                let handle = self.reopen(made, OFlags::empty())?;
+                if made.temporary.is_some() {
+                    temporary::hold_again(&handle);
+                }
+                handle
+            }
             None => {
                 let (handle, temporary) = self.make()?;
                 let standing = rustix::fs::fstat(&handle)?.into();
@@ -370,8 +392,14 @@ impl TargetFile {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = self.plan.directory.handle();
         // Why 0600: until the owner is right, nobody else may read the content.
-        let make = |name: Name<'_>| Ok(rustix::fs::openat(directory, name.bytes(), flags, Mode::RUSR | Mode::WUSR)?);
+        let make = |name: Name<'_>| -> io::Result<OwnedFd> {
+            Ok(rustix::fs::openat(directory, name.bytes(), flags, Mode::RUSR | Mode::WUSR)?)
+        };
         if self.plan.replace || self.plan.entry.size > VISIBLE_BYTES_MAX {
+            let make = |name: Name<'_>| {
+                let handle = make(name)?;
+                temporary::hold(&handle).map(|()| handle)
+            };
             let (name, handle) = self.plan.directory.with_temporary_name(make)?;
             Ok((handle, Some(name)))
         } else {

@@ -315,7 +315,7 @@ fn apply_attributes(object: Object<'_>, entry: &Entry, strays: Strays, losses: &
     }
 }
 
-/// True if `object` has other metadata than `entry` wants, flags and times aside.
+/// True if `object` has other metadata than `entry` wants, times aside.
 #[must_use]
 pub fn differs(object: Object<'_>, entry: &Entry, standing: &Standing, owners: &Owners) -> bool {
     let symlink = matches!(entry.kind, Kind::Symlink(_));
@@ -325,6 +325,13 @@ pub fn differs(object: Object<'_>, entry: &Entry, standing: &Standing, owners: &
     let Ok(names) = object.attribute_names() else { return true };
     names.iter().any(|name| is_removable(name) && !entry.xattrs.iter().any(|(own, _)| own == name))
         || entry.xattrs.iter().any(|(name, value)| object.attribute(name).as_ref() != Ok(value))
+        || matches!(object, Object::Open(handle) if flags_differ(handle, entry))
+}
+
+/// False where the file system has no flags: then there are none to lose.
+fn flags_differ(handle: BorrowedFd<'_>, entry: &Entry) -> bool {
+    let wanted = IFlags::from_bits_retain(entry.flags);
+    rustix::fs::ioctl_getflags(handle).is_ok_and(|present| (present ^ wanted).intersects(RESTORABLE))
 }
 
 /// Puts append-only and immutable on, where `entry` has them.
@@ -351,6 +358,24 @@ pub fn unlock(handle: BorrowedFd<'_>) -> io::Result<()> {
         rustix::fs::ioctl_setflags(handle, without(flags, LOCKS))?;
     }
     Ok(())
+}
+
+/// Takes a name of a thing away by `act` while append-only and immutable are off it. They are put back if it has a name still:
+/// others of its names may lie anywhere.
+///
+/// # Errors
+/// When the system refuses, or what `act` fails with.
+pub fn without_locks(handle: BorrowedFd<'_>, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let flags = rustix::fs::ioctl_getflags(handle)?;
+    if !flags.intersects(LOCKS) {
+        return act();
+    }
+    rustix::fs::ioctl_setflags(handle, without(flags, LOCKS))?;
+    let result = act();
+    if rustix::fs::fstat(handle)?.st_nlink > 0 {
+        rustix::fs::ioctl_setflags(handle, flags)?;
+    }
+    result
 }
 
 /// `flags` less those of `mask`. Why not `!`: that would also drop flags that have no name here.

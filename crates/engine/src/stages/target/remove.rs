@@ -7,17 +7,15 @@
 use std::io;
 use std::sync::Arc;
 
-use rustix::fs::FileType;
-
-use super::directory::{Directory, Listing, Name};
+use super::directory::{Directory, Listing, Name, Standing};
 use super::ladder::Ladder;
 use super::metadata;
 use crate::entry::TreeKey;
 
 /// Who is asked and told about each removal.
 pub trait Removal {
-    /// True if the thing at `key` may go. A directory that must stay is not looked into.
-    fn may_remove(&mut self, key: &TreeKey, directory: bool) -> bool;
+    /// True if the thing at `key`, which is as `standing` says, may go. A directory that must stay is not looked into.
+    fn may_remove(&mut self, key: &TreeKey, standing: &Standing) -> bool;
     /// The thing at `key` is gone, or would be.
     fn removed(&mut self, key: &TreeKey);
     /// The thing at `key` could not be removed.
@@ -64,11 +62,10 @@ fn step(ladder: &mut Ladder, levels: &mut Vec<Level>, key: TreeKey, dry: bool, r
             return true;
         }
     };
-    let is_directory = standing.kind == FileType::Directory;
-    if !removal.may_remove(&key, is_directory) {
+    if !removal.may_remove(&key, &standing) {
         return true;
     }
-    if !is_directory {
+    if !standing.is_directory() {
         return !take(ladder, &key, false, dry, removal);
     }
     let opened = Name::new(key.name()).and_then(|name| present.open_same_mount(name));
@@ -102,7 +99,7 @@ fn unlink(directory: &Directory, name: &[u8], is_directory: bool) -> io::Result<
         // Append-only or immutable things resist even root until the flag is off, on them or on their directory.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let unlocked = metadata::unlock(directory.handle());
-            unlocked.and_then(|()| directory.unlock(name)).and_then(|()| attempt()).map_err(|_| error)
+            unlocked.and_then(|()| directory.without_locks(name, attempt)).map_err(|_| error)
         }
         result => result,
     }

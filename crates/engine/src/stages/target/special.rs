@@ -18,7 +18,8 @@ use crate::entry::{Entry, Kind};
 const MAJOR_MAX: u32 = (1 << 12) - 1;
 const MINOR_MAX: u32 = (1 << 20) - 1;
 
-/// Makes `entry` under `name` with all its metadata; over what stands there, if `replace`.
+/// Makes `entry` under `name` with all its metadata; over what stands there, if there is a `clear`, which is called when
+/// nothing is left to do but to take the name.
 ///
 /// # Errors
 /// When it can't be made; nothing is then left behind and what stood there still does.
@@ -26,18 +27,18 @@ pub fn make(
     directory: &Directory,
     name: Name<'_>,
     entry: &Entry,
-    replace: bool,
+    clear: Option<&dyn Fn() -> io::Result<()>>,
     owners: &Owners,
 ) -> io::Result<(Identity, Losses)> {
-    if !replace {
+    let Some(clear) = clear else {
         create(directory, name, entry)?;
         let done = dress(directory, name, entry, owners);
         return done.inspect_err(|_| drop(directory.unlink(name)));
-    }
+    };
     let (temporary, ()) = directory.with_temporary_name(|name| create(directory, name, entry))?;
     let temporary = Name::new(&temporary)?;
     let done = dress(directory, temporary, entry, owners);
-    let done = done.and_then(|done| directory.rename(temporary, name).map(|()| done));
+    let done = done.and_then(|done| clear().and_then(|()| directory.rename(temporary, name)).map(|()| done));
     done.inspect_err(|_| drop(directory.unlink(temporary)))
 }
 

@@ -32,7 +32,7 @@ fn plan(directory: &Path, size: u64, replace: bool) -> FilePlan {
         table: None,
     };
     let directory = Arc::new(Directory::open_root(directory).unwrap());
-    FilePlan { key: TreeKey(b"file".to_vec()), entry, directory, replace }
+    FilePlan { key: TreeKey(b"file".to_vec()), entry, directory, replace, clears: false }
 }
 
 fn content(size: u64, holes: &[std::ops::Range<u64>]) -> Vec<u8> {
@@ -85,7 +85,7 @@ fn write(place: &Path, size: u64, holes: &[std::ops::Range<u64>], replace: bool,
     assert_eq!(count.into_inner(), pieces.len());
     let direct = matches!(file.lock().direct, Direct::Open(_));
     assert!(file.release());
-    file.finish(&Owners::new(OwnerBy::Number)).unwrap().unwrap();
+    file.finish(&Owners::new(OwnerBy::Number), &|_, _| unreachable!()).unwrap().unwrap();
     let path = place.join("file");
     assert!(fs::read(&path).unwrap() == all, "size {size}, holes {holes:?}, refused from {refused_from}");
     direct
@@ -163,6 +163,25 @@ fn a_failure_leaves_nothing_and_is_told_once() {
     file.write(&[1; 8192], 0, &mut scratch).unwrap();
     assert!(file.write(&[1; 8192], far, &mut scratch).is_err());
     file.write(&[1; 8192], far, &mut scratch).unwrap();
-    assert!(file.finish(&Owners::new(OwnerBy::Number)).unwrap().is_none());
+    assert!(file.finish(&Owners::new(OwnerBy::Number), &|_, _| unreachable!()).unwrap().is_none());
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_unfinished_file_is_locked_also_after_it_was_closed() {
+    let place = tempfile::tempdir().unwrap();
+    let file = TargetFile::new(plan(place.path(), LEAST, true), &OpenFiles::new(4));
+    file.write(b"begin", 0, &mut Scratch::default()).unwrap();
+    let temporary = fs::read_dir(place.path()).unwrap().next().unwrap().unwrap().path();
+    let is_locked = || {
+        let other = fs::File::open(&temporary).unwrap();
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+    };
+    assert!(is_locked());
+    file.lock().close();
+    assert!(!is_locked());
+    file.write(b"end", LEAST - 3, &mut Scratch::default()).unwrap();
+    assert!(is_locked());
+    drop(file);
+    assert!(!temporary.exists());
 }
