@@ -260,6 +260,7 @@ pub(super) struct DifferenceDecoder {
     scales: Scales,
     keys: Vec<u8>,
     planes: Vec<u8>,
+    permuted: Vec<u8>,
     outside: Vec<u8>,
     unpacker: PieceUnpacker,
 }
@@ -374,13 +375,16 @@ impl DifferenceDecoder {
                 *new = restore(*value, E::load(*old)).bytes();
             }
         };
+        if partition.lengths().len() == 1 {
+            planes::merge::<E, W>(base.len(), &planes, drain);
+            return Ok(());
+        }
+        self.permuted.resize(base.len() * W, 0);
+        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        planes::merge_as_they_are::<E, W>(&planes, permuted);
         match shape.by {
-            _ if partition.lengths().len() == 1 => planes::merge::<E, W>(base.len(), &planes, drain),
-            Some(_) => partition.gather::<E, W>((base.len(), listed(&self.keys)), &planes, drain),
-            None => {
-                let keys = keys_of::<E, W>(base, u32::from(shape.shift));
-                partition.gather::<E, W>((base.len(), keys), &planes, drain);
-            }
+            Some(_) => partition.gather::<E, W>(listed(&self.keys), permuted, drain),
+            None => partition.gather::<E, W>(keys_of::<E, W>(base, u32::from(shape.shift)), permuted, drain),
         }
         Ok(())
     }

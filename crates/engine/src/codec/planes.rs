@@ -131,6 +131,16 @@ fn merge_rotated<E: Element<W>, const W: usize>(planes: &[&[u8]; 8], elements: &
     });
 }
 
+/// Merges planes into elements as they are.
+#[inline(always)]
+pub(super) fn merge_as_they_are<E: Element<W>, const W: usize>(planes: &[&[u8]; 8], elements: &mut [[u8; W]]) {
+    merge::<E, W>(elements.len(), planes, |place, values| {
+        for (bytes, value) in elements[place..].iter_mut().zip(values) {
+            *bytes = value.bytes();
+        }
+    });
+}
+
 /// Splits `count` elements, which `fill` gives block after block from a place on, into planes that lie one after another
 /// in `planes`.
 #[inline(always)]

@@ -105,6 +105,7 @@ pub(super) struct ScaledDecoder {
     scales: Scales,
     keys: Vec<u8>,
     planes: Vec<u8>,
+    permuted: Vec<u8>,
     unpacker: PieceUnpacker,
 }
 
@@ -146,7 +147,10 @@ impl ScaledDecoder {
             scratch = after;
             *plane = unpack_buckets(&mut self.unpacker, frames, partition.lengths(), rest, space)?;
         }
-        partition.gather::<E, W>((count, list), &planes, |place, values| {
+        self.permuted.resize(count * W, 0);
+        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        planes::merge_as_they_are::<E, W>(&planes, permuted);
+        partition.gather::<E, W>(list, permuted, |place, values| {
             for (bytes, value) in out[place..].iter_mut().zip(values) {
                 *bytes = value.unrotated().bytes();
             }
