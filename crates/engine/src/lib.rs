@@ -48,3 +48,4 @@ pub mod rules;
 pub mod simulation;
 pub mod statistics;
 pub mod units;
+mod vectors;

@@ -43,6 +43,7 @@ const ROWS: [(&str, &[&str]); 5] = [
             "monitor",
             "simulation",
             "statistics",
+            "vectors",
         ],
     ),
 ];

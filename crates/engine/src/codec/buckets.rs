@@ -45,8 +45,12 @@ impl Partition {
             lengths[0] = count;
             return Self { bucket_of: [0; 256], lengths, buckets, shift, starts };
         }
-        let counts = streams(count).map(|stream| count_keys(stream, &keys));
-        let totals = std::array::from_fn(|key| counts.iter().map(|counts| counts[key]).sum());
+        let (mut counts, mut totals) = ([[0; 256]; STREAMS], [0; 256]);
+        // Why a loop: what a closure of an array does is not put in line.
+        for (counts, stream) in counts.iter_mut().zip(streams(count)) {
+            count_keys(stream, &keys, counts);
+            totals.iter_mut().zip(counts).for_each(|(total, count)| *total += *count);
+        }
         let bucket_of = ranked(&totals, buckets);
         let mut in_stream = [[0; BUCKETS_MAX]; STREAMS];
         for (in_stream, counts) in in_stream.iter_mut().zip(&counts) {
@@ -202,9 +206,9 @@ fn streams(count: usize) -> [Range<usize>; STREAMS] {
     })
 }
 
-/// How often each key of these elements occurs.
+/// Counts how often each key of these elements occurs.
 #[inline(always)]
-fn count_keys(elements: Range<usize>, keys_of: &impl Fn(usize, &mut [u8])) -> [u32; 256] {
+fn count_keys(elements: Range<usize>, keys_of: &impl Fn(usize, &mut [u8]), counts: &mut [u32; 256]) {
     let mut tables = [[0u32; 256]; TABLES];
     let mut keys = [0; BLOCK];
     for place in elements.clone().step_by(BLOCK) {
@@ -218,7 +222,9 @@ fn count_keys(elements: Range<usize>, keys_of: &impl Fn(usize, &mut [u8])) -> [u
         }
         rest.iter().for_each(|&key| tables[0][usize::from(key)] += 1);
     }
-    std::array::from_fn(|key| tables.iter().map(|counts| counts[key]).sum())
+    for table in &tables {
+        counts.iter_mut().zip(table).for_each(|(sum, count)| *sum += count);
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::sample::entropy_of;
 use super::scaled;
 use super::scales::{ByScale, ScaleEstimator};
 use super::{BodyHeader, Effort, Hint, NumberKind};
+use crate::vectors::wide;
 
 /// At most this many elements are looked at.
 const SAMPLE_ELEMENTS: usize = 16 << 10;
@@ -73,6 +74,14 @@ pub(super) struct Estimator {
 impl Estimator {
     /// The best form with the counterparts at that `place`; `None` where too little of the chunk has one.
     pub(super) fn estimate(&mut self, question: &Question<'_>, place: i32) -> Option<Candidate> {
+        wide(
+            #[inline(always)]
+            || self.estimate_wide(question, place),
+        )
+    }
+
+    #[inline(always)]
+    fn estimate_wide(&mut self, question: &Question<'_>, place: i32) -> Option<Candidate> {
         let operation = if question.kind == Some(NumberKind::Integer) { Operation::Integer } else { Operation::Float };
         let fast = Shape { operation, buckets: 1, shift: 0, place, cast: question.cast, by: None };
         let (numbers, counterparts) = fast.covered(question.header, question.base.len());
@@ -171,12 +180,14 @@ impl Estimator {
     }
 
     /// Bits for each byte of `count` elements, of which the sample was taken.
+    #[inline(always)]
     fn bits(&self, width: usize, count: usize) -> f32 {
         let scale = count as f32 * width as f32 / self.plain.len() as f32;
         self.counts.iter().map(|counts| piece_bits(counts, scale)).sum::<f32>() / (count * width) as f32
     }
 
     /// As [`Self::bits`], with all buckets in one.
+    #[inline(always)]
     fn bits_together(&self, width: usize, count: usize) -> f32 {
         let scale = count as f32 * width as f32 / self.plain.len() as f32;
         let plane_bits = |plane: usize| {
@@ -190,6 +201,7 @@ impl Estimator {
     }
 
     /// Counts the bytes of each plane in each bucket.
+    #[inline(always)]
     fn count<E: Element<W>, const W: usize>(&mut self, shape: &Shape) {
         let (plain, base) = (self.plain.as_chunks::<W>().0, self.base.as_chunks::<W>().0);
         let shift = u32::from(shape.shift);
@@ -244,6 +256,7 @@ pub(super) fn exponent_shift(width: usize, kind: Option<NumberKind>) -> u8 {
 }
 
 /// What a piece of `scale` times these bytes takes, in bits.
+#[inline(always)]
 fn piece_bits(counts: &[u32; 256], scale: f32) -> f32 {
     let total: u32 = counts.iter().sum();
     let most = counts.iter().copied().max().unwrap_or(0);

@@ -16,7 +16,8 @@ use super::frames::{Compressor, Decompressor};
 use super::pieces::{PiecePacker, PieceUnpacker};
 use super::planes::{self, PlaneDecoder, PlaneEncoder};
 use super::scales::{ByScale, LEVEL_BITS, Scales, listed};
-use super::{BodyHeader, Effort};
+use super::{BodyHeader, Effort, grow};
+use crate::vectors::wide;
 
 /// Length of the shape at the payload's beginning.
 const SHAPE_BYTES: usize = 8;
@@ -164,7 +165,10 @@ impl DifferenceEncoder {
         let (elements, width) = (header.elements(), usize::from(header.width));
         let bytes = &plain[elements.clone()];
         let covered = &bytes[numbers.start * width..numbers.end * width];
-        let partition = for_width!(header.width, self.transform(shape, covered, &base[place]));
+        let partition = wide(
+            #[inline(always)]
+            || for_width!(header.width, self.transform(shape, covered, &base[place])),
+        );
         if shape.by.is_some() {
             self.scales.write(compressor, effort, out);
         }
@@ -186,6 +190,7 @@ impl DifferenceEncoder {
     }
 
     /// Fills the planes with the differences in order of buckets; gives the partition.
+    #[inline(always)]
     fn transform<E: Element<W>, const W: usize>(&mut self, shape: &Shape, plain: &[u8], base: &[u8]) -> Partition {
         let (plain, _) = plain.as_chunks::<W>();
         let (base, _) = base.as_chunks::<W>();
@@ -213,15 +218,15 @@ impl DifferenceEncoder {
                 *value = distance(E::load(*new), E::load(*old));
             }
         };
-        self.planes.resize(plain.len() * W, 0);
+        grow(&mut self.planes, plain.len() * W);
         let exponents = keys_of::<E, W>(base, u32::from(shape.shift));
         let (shift, buckets) = (shape.partition_shift(), usize::from(shape.buckets));
         if buckets == 1 {
             planes::split::<E, W>(plain.len(), &mut self.planes, fill);
             return Partition::new(base.len(), shift, buckets, exponents);
         }
-        self.permuted.resize(plain.len() * W, 0);
-        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        grow(&mut self.permuted, plain.len() * W);
+        let (permuted, _) = self.permuted[..plain.len() * W].as_chunks_mut::<W>();
         let partition = match shape.by {
             Some(by) => {
                 self.scales.fit(base.len(), by.row as usize, |numbers, levels| {
@@ -303,7 +308,10 @@ impl DifferenceDecoder {
         let (elements, width) = (header.elements(), usize::from(header.width));
         let bytes = &mut out[elements.clone()];
         let covered = &mut bytes[numbers.start * width..numbers.end * width];
-        for_width!(header.width, self.covered(frames, shape, &mut rest, (&base[place], known), covered))?;
+        wide(
+            #[inline(always)]
+            || for_width!(header.width, self.covered(frames, shape, &mut rest, (&base[place], known), covered)),
+        )?;
         if numbers.len() * width < bytes.len() {
             self.outside.resize(bytes.len() - numbers.len() * width, 0);
             alone.decode_elements(frames, header.width, &mut rest, &mut self.outside)?;
@@ -314,6 +322,7 @@ impl DifferenceDecoder {
         planes::ends(rest, &elements, out)
     }
 
+    #[inline(always)]
     fn covered<E: Element<W>, const W: usize>(
         &mut self,
         frames: &mut Decompressor,
@@ -362,7 +371,7 @@ impl DifferenceDecoder {
         out: &mut [[u8; W]],
         restore: impl Fn(E, E) -> E,
     ) -> Result<(), &'static str> {
-        self.planes.resize(base.len() * W, 0);
+        grow(&mut self.planes, base.len() * W);
         let mut planes: [&[u8]; 8] = [&[]; 8];
         let mut scratch = &mut self.planes[..];
         for plane in planes.iter_mut().take(if base.is_empty() { 0 } else { W }) {
@@ -379,8 +388,8 @@ impl DifferenceDecoder {
             planes::merge::<E, W>(base.len(), &planes, drain);
             return Ok(());
         }
-        self.permuted.resize(base.len() * W, 0);
-        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        grow(&mut self.permuted, base.len() * W);
+        let (permuted, _) = self.permuted[..base.len() * W].as_chunks_mut::<W>();
         planes::merge_as_they_are::<E, W>(&planes, permuted);
         match shape.by {
             Some(_) => partition.gather::<E, W>(listed(&self.keys), permuted, drain),

@@ -223,6 +223,13 @@ impl BodyHeader {
     }
 }
 
+/// Makes scratch memory that long, or leaves it longer: what is overwritten anyway need not be cleared again.
+fn grow(scratch: &mut Vec<u8>, length: usize) {
+    if scratch.len() < length {
+        scratch.resize(length, 0);
+    }
+}
+
 fn damaged(offset: usize, why: impl Into<String>) -> Damaged {
     Damaged::new(OBJECT, offset as u64, why)
 }

@@ -8,6 +8,7 @@
 use super::Effort;
 use super::frames::{Compressor, Decompressor, Settings};
 use super::sample::{self, Histogram};
+use crate::vectors::wide;
 
 /// Bytes before a piece's content: kind and length.
 const PIECE_HEADER_BYTES: usize = 5;
@@ -62,24 +63,15 @@ impl PiecePacker {
         common: u8,
         out: &mut Vec<u8>,
     ) {
-        self.map.clear();
-        self.others.clear();
-        // Why by 64: the end of a loop over few others is mispredicted as often as that of one over many.
-        let (blocks, rest) = bytes.as_chunks::<64>();
-        for block in blocks {
-            let (groups, _) = block.as_chunks::<8>();
-            let flags = std::array::from_fn(|group| differing(u64::from_le_bytes(groups[group]), common));
-            self.map.extend_from_slice(&flags);
-            self.others.extend(places(u64::from_le_bytes(flags)).map(|place| block[place]));
-        }
-        for group in rest.chunks(8) {
-            let flag = |(bit, &byte): (usize, &u8)| u8::from(byte != common) << bit;
-            self.map.push(group.iter().enumerate().map(flag).sum());
-            self.others.extend(group.iter().filter(|&&byte| byte != common));
-        }
+        // Why more than there are, and never less than before: a block may write all its places, and nothing is cleared.
+        self.others.resize(self.others.len().max(bytes.len() + 64), 0);
+        let count = wide(
+            #[inline(always)]
+            || separate(bytes, common, &mut self.map, &mut self.others),
+        );
         let start = begin(out);
         out.push(common);
-        for part in [&self.map, &self.others] {
+        for part in [&self.map, &self.others[..count]] {
             let (histogram, repeats) = Histogram::of_plane(part);
             pack_plain(compressor, effort, part, &histogram, repeats, out);
         }
@@ -87,7 +79,37 @@ impl PiecePacker {
     }
 }
 
+/// Fills the map with the places where another byte than the common one stands, and begins `others`, which is longer by a block
+/// than all of them, with those bytes. Gives how many there are.
+#[inline(always)]
+fn separate(bytes: &[u8], common: u8, map: &mut Vec<u8>, others: &mut [u8]) -> usize {
+    map.clear();
+    let mut count = 0;
+    // Why by 64: the end of a loop over few others is mispredicted as often as that of one over many.
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    for block in blocks {
+        let (groups, _) = block.as_chunks::<8>();
+        let flags = std::array::from_fn(|group| differing(u64::from_le_bytes(groups[group]), common));
+        map.extend_from_slice(&flags);
+        let flags = u64::from_le_bytes(flags);
+        for (other, place) in others[count..count + 64].iter_mut().zip(places(flags)) {
+            *other = block[place % 64];
+        }
+        count += flags.count_ones() as usize;
+    }
+    for group in rest.chunks(8) {
+        let flag = |(bit, &byte): (usize, &u8)| u8::from(byte != common) << bit;
+        map.push(group.iter().enumerate().map(flag).sum());
+        for &byte in group.iter().filter(|&&byte| byte != common) {
+            others[count] = byte;
+            count += 1;
+        }
+    }
+    count
+}
+
 /// A bit for each of eight bytes, set where it is not `common`.
+#[inline(always)]
 fn differing(group: u64, common: u8) -> u8 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     let difference = group ^ (u64::from(common) * 0x0101_0101_0101_0101);
@@ -97,6 +119,7 @@ fn differing(group: u64, common: u8) -> u8 {
 }
 
 /// The numbers of the bits that are set.
+#[inline(always)]
 fn places(mut flags: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let place = (flags != 0).then(|| flags.trailing_zeros() as usize)?;
@@ -236,27 +259,37 @@ impl PieceUnpacker {
         if !parts.is_empty() {
             return Err("bytes after a piece");
         }
-        spread(common, &self.map, &self.others, space);
+        wide(
+            #[inline(always)]
+            || spread(common, &self.map, &self.others, space),
+        );
         Ok(())
     }
 }
 
 /// Fills `space` with the common byte and, where the map says so, with the others in their order.
-fn spread(common: u8, map: &[u8], others: &[u8], space: &mut [u8]) {
+#[inline(always)]
+fn spread(common: u8, map: &[u8], mut others: &[u8], space: &mut [u8]) {
     space.fill(common);
-    let mut others = others.iter();
-    let mut put = |place: Option<&mut u8>| {
-        if let (Some(place), Some(&byte)) = (place, others.next()) {
-            *place = byte;
-        }
-    };
     let (words, rest) = map.as_chunks::<8>();
-    let (blocks, last) = space.split_at_mut((words.len() * 64).min(space.len()));
-    for (block, flags) in blocks.chunks_mut(64).zip(words) {
-        places(u64::from_le_bytes(*flags)).for_each(|place| put(block.get_mut(place)));
+    let (blocks, last) = space.as_chunks_mut::<64>();
+    // Why both: the last block may be short, and have a whole word all the same.
+    let (whole, short) = words.split_at(blocks.len().min(words.len()));
+    for (block, flags) in blocks.iter_mut().zip(whole) {
+        let flags = u64::from_le_bytes(*flags);
+        let Some((these, after)) = others.split_at_checked(flags.count_ones() as usize) else { return };
+        others = after;
+        for (place, byte) in places(flags).zip(these) {
+            block[place % 64] = *byte;
+        }
     }
-    for (group, &flags) in last.chunks_mut(8).zip(rest) {
-        places(u64::from(flags)).for_each(|place| put(group.get_mut(place)));
+    let mut others = others.iter();
+    for (group, &flags) in last.chunks_mut(8).zip(short.as_flattened().iter().chain(rest)) {
+        for place in places(u64::from(flags)) {
+            if let (Some(place), Some(&byte)) = (group.get_mut(place), others.next()) {
+                *place = byte;
+            }
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use std::ops::Range;
 use super::element::{Element, for_width};
 use super::frames::{Compressor, Decompressor};
 use super::pieces::{PiecePacker, PieceUnpacker};
-use super::{BodyHeader, Effort};
+use super::{BodyHeader, Effort, grow};
+use crate::vectors::wide;
 
 /// Elements a turn in the split and merge loops.
 pub(super) const BLOCK: usize = 128;
@@ -49,8 +50,11 @@ impl PlaneEncoder {
         elements: &[u8],
         out: &mut Vec<u8>,
     ) {
-        self.planes.resize(elements.len(), 0);
-        for_width!(width, split_rotated(elements, &mut self.planes));
+        grow(&mut self.planes, elements.len());
+        wide(
+            #[inline(always)]
+            || for_width!(width, split_rotated(elements, &mut self.planes)),
+        );
         let (width, count) = (usize::from(width), elements.len() / usize::from(width));
         for number in 0..width {
             self.packer.pack(compressor, effort, &self.planes[number * count..(number + 1) * count], out);
@@ -89,7 +93,7 @@ impl PlaneDecoder {
         elements: &mut [u8],
     ) -> Result<(), &'static str> {
         let count = elements.len() / usize::from(width);
-        self.planes.resize(elements.len(), 0);
+        grow(&mut self.planes, elements.len());
         let mut planes: [&[u8]; 8] = [&[]; 8];
         let mut scratch = &mut self.planes[..];
         for plane in &mut planes[..usize::from(width)] {
@@ -97,7 +101,10 @@ impl PlaneDecoder {
             scratch = after;
             *plane = self.unpacker.unpack(frames, rest, space)?;
         }
-        for_width!(width, merge_rotated(&planes, elements));
+        wide(
+            #[inline(always)]
+            || for_width!(width, merge_rotated(&planes, elements)),
+        );
         Ok(())
     }
 }
@@ -113,6 +120,7 @@ pub(super) fn ends(rest: &[u8], elements: &Range<usize>, out: &mut [u8]) -> Resu
     Ok(())
 }
 
+#[inline(always)]
 fn split_rotated<E: Element<W>, const W: usize>(elements: &[u8], planes: &mut [u8]) {
     let (elements, _) = elements.as_chunks::<W>();
     split::<E, W>(elements.len(), planes, |place, values| {
@@ -122,6 +130,7 @@ fn split_rotated<E: Element<W>, const W: usize>(elements: &[u8], planes: &mut [u
     });
 }
 
+#[inline(always)]
 fn merge_rotated<E: Element<W>, const W: usize>(planes: &[&[u8]; 8], elements: &mut [u8]) {
     let (elements, _) = elements.as_chunks_mut::<W>();
     merge::<E, W>(elements.len(), planes, |place, values| {

@@ -24,9 +24,27 @@ const FLOAT8_FAVOUR: f32 = 0.92;
 const TABLES: usize = 4;
 /// Lanes are counted by position modulo the widest element.
 const LANES: usize = 8;
+/// Counts up to this have their logarithm in a table.
+const COUNT_MAX: usize = 16 << 10;
 /// `n log2 n` for every count that a sample can have.
-pub(super) static COUNT_LOG: LazyLock<Vec<f32>> =
-    LazyLock::new(|| (0..=SAMPLE_BYTES).map(|n| if n == 0 { 0.0 } else { n as f32 * (n as f32).log2() }).collect());
+pub(super) static COUNT_LOG: LazyLock<Vec<f32>> = LazyLock::new(|| (0..=COUNT_MAX).map(log_of).collect());
+
+/// `n log2 n`.
+fn log_of(count: usize) -> f32 {
+    if count == 0 { 0.0 } else { count as f32 * (count as f32).log2() }
+}
+
+/// The sum of `n log2 n` over these counts. Why four sums: each addition would wait for the one before.
+#[inline(always)]
+fn sum_of_logs(counts: &[impl Copy + Into<u32>; 256]) -> f32 {
+    let table = COUNT_LOG.as_slice();
+    let log = |count: u32| table.get(count as usize).copied().unwrap_or_else(|| log_of(count as usize));
+    let mut sums = [0.0; 4];
+    for row in counts.as_chunks::<4>().0 {
+        sums.iter_mut().zip(row).for_each(|(sum, &count)| *sum += log(count.into()));
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
 
 /// How often each byte value occurs.
 #[derive(Clone)]
@@ -76,20 +94,17 @@ impl Histogram {
         if self.total == 0 {
             return 0.0;
         }
-        let (mut sum, mut kinds) = (0.0, 0u32);
-        for &count in &self.counts {
-            sum += COUNT_LOG[usize::from(count)];
-            kinds += u32::from(count > 0);
-        }
+        let sum = sum_of_logs(&self.counts);
+        let kinds: u16 = self.counts.iter().map(|&count| u16::from(count > 0)).sum();
         let total = self.total as f32;
-        let correction = (kinds as f32 - 1.0) / (2.0 * LN_2 * total);
+        let correction = (f32::from(kinds) - 1.0) / (2.0 * LN_2 * total);
         (total.log2() - sum / total + correction).clamp(0.0, 8.0)
     }
 
     /// The chance that two bytes drawn independently are equal.
     pub(super) fn repeat_chance(&self) -> f32 {
         let total = self.total.max(1) as f32;
-        self.counts.iter().map(|&count| (f32::from(count) / total).powi(2)).sum()
+        self.counts.iter().map(|&count| u32::from(count).pow(2)).sum::<u32>() as f32 / (total * total)
     }
 
     /// The commonest byte, and its share of all (0 where there are none).
@@ -125,14 +140,12 @@ fn count(bytes: &[u8], tables: &mut [[u16; 256]; TABLES]) {
 }
 
 /// Shannon entropy of all the counted bytes together, in bits, with Miller and Madow's correction for small samples.
+#[inline(always)]
 pub(super) fn entropy_of(counts: &[u32; 256]) -> f32 {
-    let (mut total, mut sum, mut kinds) = (0, 0.0, 0u32);
-    for &count in counts.iter().filter(|&&count| count > 0) {
-        total += count;
-        kinds += 1;
-        sum += count as f32 * (count as f32).log2();
-    }
-    if total == 0 { 0.0 } else { total as f32 * (total as f32).log2() - sum + (kinds as f32 - 1.0) / (2.0 * LN_2) }
+    let total: u32 = counts.iter().sum();
+    let kinds: u32 = counts.iter().map(|&count| u32::from(count > 0)).sum();
+    let sum = sum_of_logs(counts);
+    if total == 0 { 0.0 } else { log_of(total as usize) - sum + (kinds as f32 - 1.0) / (2.0 * LN_2) }
 }
 
 /// Starts of the sample's blocks in `length` bytes: multiples of [`LANES`], at most `budget` bytes together.

@@ -10,7 +10,8 @@ use super::frames::{Compressor, Decompressor};
 use super::pieces::{PiecePacker, PieceUnpacker};
 use super::planes;
 use super::scales::{ByScale, Scales, levels_of, listed, no_exponents};
-use super::{BodyHeader, Effort};
+use super::{BodyHeader, Effort, grow};
+use crate::vectors::wide;
 
 /// Length of the fields at the payload's beginning.
 const SHAPE_BYTES: usize = 1 + ByScale::BYTES;
@@ -62,7 +63,10 @@ impl ScaledEncoder {
     ) {
         shape.write(out);
         let elements = header.elements();
-        let partition = for_width!(header.width, self.sort(shape, exponent, &plain[elements.clone()]));
+        let partition = wide(
+            #[inline(always)]
+            || for_width!(header.width, self.sort(shape, exponent, &plain[elements.clone()])),
+        );
         self.scales.write(compressor, effort, out);
         let mut rest = &self.planes[..];
         for length in (0..header.width).flat_map(|_| partition.lengths()).filter(|&&length| length > 0) {
@@ -75,6 +79,7 @@ impl ScaledEncoder {
     }
 
     /// Fits the scales, and fills the planes with the rotated elements in order of buckets; gives the partition.
+    #[inline(always)]
     fn sort<E: Element<W>, const W: usize>(&mut self, shape: &Shape, exponent: u8, bytes: &[u8]) -> Partition {
         let (elements, _) = bytes.as_chunks::<W>();
         self.scales.fit(elements.len(), shape.by.row as usize, levels_of::<E, W>(elements, exponent));
@@ -82,9 +87,9 @@ impl ScaledEncoder {
         self.scales.keys(shape.by.shift, &mut self.keys, no_exponents);
         let list = listed(&self.keys);
         let partition = Partition::new(elements.len(), 0, usize::from(shape.buckets), &list);
-        self.planes.resize(bytes.len(), 0);
-        self.permuted.resize(bytes.len(), 0);
-        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        grow(&mut self.planes, bytes.len());
+        grow(&mut self.permuted, bytes.len());
+        let (permuted, _) = self.permuted[..bytes.len()].as_chunks_mut::<W>();
         partition.scatter::<E, W>(list, permuted, |place, values| {
             for (value, bytes) in values.iter_mut().zip(&elements[place..]) {
                 *value = E::load(*bytes).rotated();
@@ -124,10 +129,14 @@ impl ScaledDecoder {
         self.scales.read(frames, (count, shape.by.row as usize), &mut rest)?;
         self.keys.resize(count, 0);
         self.scales.keys(shape.by.shift, &mut self.keys, no_exponents);
-        for_width!(header.width, self.gather(frames, &shape, &mut rest, &mut out[elements.clone()]))?;
+        wide(
+            #[inline(always)]
+            || for_width!(header.width, self.gather(frames, &shape, &mut rest, &mut out[elements.clone()])),
+        )?;
         planes::ends(rest, &elements, out)
     }
 
+    #[inline(always)]
     fn gather<E: Element<W>, const W: usize>(
         &mut self,
         frames: &mut Decompressor,
@@ -139,7 +148,7 @@ impl ScaledDecoder {
         let count = out.len();
         let list = listed(&self.keys);
         let partition = Partition::new(count, 0, usize::from(shape.buckets), &list);
-        self.planes.resize(count * W, 0);
+        grow(&mut self.planes, count * W);
         let mut planes: [&[u8]; 8] = [&[]; 8];
         let mut scratch = &mut self.planes[..];
         for plane in planes.iter_mut().take(W) {
@@ -147,8 +156,8 @@ impl ScaledDecoder {
             scratch = after;
             *plane = unpack_buckets(&mut self.unpacker, frames, partition.lengths(), rest, space)?;
         }
-        self.permuted.resize(count * W, 0);
-        let (permuted, _) = self.permuted.as_chunks_mut::<W>();
+        grow(&mut self.permuted, count * W);
+        let (permuted, _) = self.permuted[..count * W].as_chunks_mut::<W>();
         planes::merge_as_they_are::<E, W>(&planes, permuted);
         partition.gather::<E, W>(list, permuted, |place, values| {
             for (bytes, value) in out[place..].iter_mut().zip(values) {

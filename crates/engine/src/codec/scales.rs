@@ -84,6 +84,7 @@ impl Scales {
     /// Fits them to a matrix of `count` elements in rows of `row` (the last may be shorter), of which `levels` gives a stretch
     /// of a row: the mean level of each row, and the mean of what the levels of a column are above those of their rows. What has level 0
     /// counts for nothing.
+    #[inline(always)]
     pub(super) fn fit(&mut self, count: usize, row: usize, levels: impl Fn(Range<usize>, &mut [i32])) {
         self.levels.resize(row, 0);
         for sums in [&mut self.sums, &mut self.counts] {
@@ -139,6 +140,7 @@ impl Scales {
     }
 
     /// The key of each element; `exponents` gives what to take off the scales, from a place on.
+    #[inline(always)]
     pub(super) fn keys(&self, shift: u8, out: &mut [u8], exponents: impl Fn(usize, &mut [u8])) {
         let mut place = 0;
         for (line, &row) in out.chunks_mut(self.columns.len().max(1)).zip(&self.rows) {
