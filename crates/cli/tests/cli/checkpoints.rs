@@ -145,8 +145,11 @@ fn complete_checkpoints_become_snapshots_and_torn_ones_are_told() {
     assert_eq!(take(&world, &[]).expect(0).summary()["durable"].as_u64(), Some(0));
 }
 
-/// Files of a step, and those that a deletion which was killed took away, for each layout.
-fn half_deleted() -> [(Vec<(String, Vec<u8>)>, Vec<String>, &'static str); 3] {
+/// Files of a step, those of them that a deletion which was killed took away, and the reason to be told.
+type HalfDeleted = (Vec<(String, Vec<u8>)>, Vec<String>, &'static str);
+
+/// One for each layout whose evidence does not ask for what has gone.
+fn half_deleted() -> [HalfDeleted; 3] {
     let part = |name: String| (name, fixture("model.pt"));
     let optimizer = |rank| format!("runs/a/global_step100/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
     let rank = |rank| format!("runs/a/iter_0000100/mp_rank_0{rank}/model_optim_rng.pt");
@@ -184,7 +187,7 @@ fn what_is_left_of_a_kept_checkpoint_is_not_taken() {
             assert_eq!(ended.summary()["durable"].as_u64(), Some(0));
         }
         // By fewer ranks, and written anew since: another checkpoint, and no remainder.
-        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+        let later = std::time::UNIX_EPOCH + std::time::Duration::from_secs(4_000_000_000);
         for (name, _) in files.iter().filter(|(name, _)| !gone.contains(name)) {
             std::fs::File::options().write(true).open(world.path(name)).unwrap().set_modified(later).unwrap();
         }

@@ -128,9 +128,12 @@ fn what_was_overwritten_in_part_is_told() {
     );
 }
 
+/// What is uncommon about a save, and how it is made.
+type Save = (&'static str, fn(&Path));
+
 #[test]
 fn ordinary_saves_that_end_after_their_marker_are_complete() {
-    let saves: [(&str, fn(&Path)); 6] = [
+    let saves: [Save; 6] = [
         ("states of random numbers long after the Trainer's marker", |run| {
             trainer_saved(run);
             touch(run.join("checkpoint-100/rng_state_1.pth"), LATER);
