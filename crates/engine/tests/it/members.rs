@@ -2,7 +2,7 @@
 //! twice.
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use seawall_engine::backup::{BackupOptions, ParentUse, backup};
 use seawall_engine::clock::Timestamp;
@@ -10,10 +10,12 @@ use seawall_engine::crypto::Secret32;
 use seawall_engine::format::names::slot_object;
 use seawall_engine::format::slot::{Role, Unlock};
 use seawall_engine::keys;
-use seawall_engine::monitor::Silent;
+use seawall_engine::monitor::{Monitor, Problem, Silent};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::Store;
 use seawall_engine::store::memory::MemoryStore;
+use seawall_engine::units::MIB;
+use seawall_engine::verify::{Read, VerifyOptions, verify};
 
 use crate::beside::{At, Between};
 use crate::place::{noise, options, paths, stored_files};
@@ -112,4 +114,46 @@ fn of_two_that_remove_owners_at_once_one_is_refused() {
     let other = Repository::open(between, &first, None).unwrap();
     assert_eq!(remove(&other, "first").unwrap_err().code(), "refused");
     assert_eq!(Repository::open(store, &first, None).unwrap().revoked(), None);
+}
+
+/// Objects of which a problem was told.
+#[derive(Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl Monitor for Told {
+    fn problem(&self, problem: Problem) {
+        self.0.lock().unwrap().push(problem.subject);
+    }
+}
+
+/// A slot of which any byte changed is damage, also where only its label or time did; one that is gone is a problem, as a
+/// `key add` that was interrupted leaves the same.
+#[test]
+fn verify_names_slots_that_are_not_those_of_the_log() {
+    let store = Arc::new(MemoryStore::new());
+    let first = [(Unlock::KeyFile(Secret32::random()), "first".to_owned())];
+    let repository = Repository::init(store.clone(), &first, None).unwrap();
+    keys::add(&repository, Role::Owner, &Unlock::KeyFile(Secret32::random()).lock().unwrap(), "second").unwrap();
+    let all = keys::list(&repository).unwrap();
+    let object = slot_object(&keys::find(&all, "second").unwrap().slot.clone().unwrap().0);
+    let right = store.get(&object, None).unwrap();
+    let found = || {
+        let told = Told::default();
+        let options = VerifyOptions { read: Read::All, record: true, threads: 1, budget_bytes: MIB };
+        let report = verify(&repository, &options, &told).unwrap();
+        let damaged: Vec<String> = report.damage.into_iter().map(|damage| damage.object).collect();
+        (damaged, told.0.into_inner().unwrap())
+    };
+    assert_eq!(found(), (vec![], vec![]));
+    for place in [0, 200, right.len() - 1] {
+        let mut bytes = right.clone();
+        bytes[place] ^= 1;
+        store.delete(&object).unwrap();
+        store.put(&object, &bytes).unwrap();
+        assert_eq!(found(), (vec![object.clone()], vec![]), "byte {place}");
+    }
+    store.delete(&object).unwrap();
+    assert_eq!(found(), (vec![], vec![object.clone()]));
+    keys::remove(&repository, keys::find(&keys::list(&repository).unwrap(), "second").unwrap()).unwrap();
+    assert_eq!(found(), (vec![], vec![]));
 }
