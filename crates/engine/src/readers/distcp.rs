@@ -147,7 +147,7 @@ pub fn lack_by_itself(file: &dyn ReadAt, is_transformed: bool) -> Option<String>
 pub enum Metadata {
     /// What lies where: ascending by file and place.
     Pieces(Vec<Stored>),
-    /// More than fits the bound: of several hundred thousand pieces.
+    /// More than fits the bound: of more than some 100,000 pieces.
     TooLarge(Names),
     /// It is torn, or none; or a piece's numbers make no sense, and nothing is trusted, as this is asked to tell completeness.
     Unreadable,

@@ -6,7 +6,7 @@
 //! which also tells a part whose bytes were lost. New parts with each piece where the old one was are the new checkpoint:
 //! all that `.metadata` says of it is true.
 //!
-//! A `.metadata` of several hundred thousand pieces is too large to be kept in memory. Then the names of its parts are read, and
+//! A `.metadata` of more than some 100,000 pieces is too large to be kept in memory. Then the names of its parts are read, and
 //! each has to be there and is held against itself alone: it begins and ends as one, and was not written after `.metadata` where
 //! others were not.
 
