@@ -186,6 +186,11 @@ impl Accounts {
         self.hurt = hurt.map(|chunk| (*chunk, self.has_copy(chunk, Counts::Undeleted))).collect();
     }
 
+    /// Nobody chooses any more: who looks from now on sees what accidents did.
+    pub fn forget_choices(&mut self) {
+        self.unsure.clear();
+    }
+
     /// All copies, those of one chunk after the other, in an order that is the same each time.
     pub fn all_copies(&self) -> Vec<(ChunkId, Copy)> {
         let mut all: Vec<(ChunkId, Copy)> =

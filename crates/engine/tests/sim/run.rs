@@ -301,10 +301,16 @@ impl Run {
         }
         told.iter().for_each(|what| self.note(what));
         self.summary.accidents += 1;
-        let chooses = |begun: &Begun| matches!(begun.verb, Verb::Prune { .. } | Verb::Reindex | Verb::Undelete);
-        let is_choosing = self.seats.iter().filter_map(|seat| seat.begun.as_ref()).any(chooses);
+        let is_choosing = self.is_choosing();
         self.accounts.take_harm(&hit, is_choosing);
         self.seats.iter_mut().filter_map(|seat| seat.begun.as_mut()).for_each(|begun| begun.faults += 1);
+    }
+
+    /// Whether somebody may have looked at copies, to do without others, and has not said so in the log yet.
+    fn is_choosing(&self) -> bool {
+        let chooses = |begun: &Begun| matches!(begun.verb, Verb::Prune { .. } | Verb::Reindex | Verb::Undelete);
+        self.seats.iter().filter_map(|seat| seat.begun.as_ref()).any(chooses)
+            || self.late.iter().any(|operation| operation.name().starts_with("log/"))
     }
 
     /// Whether the client runs `repair --index`. Its listings are not behind, and it can read each pack that is there: what it does not
@@ -481,6 +487,9 @@ impl Run {
         self.threads.await_quiet(client);
         if let Some(ended) = self.desk.take_ended(client) {
             let begun = self.seats[client].begun.take().expect("a verb was begun");
+            if !self.is_choosing() {
+                self.accounts.forget_choices();
+            }
             return self.judge(client, &begun, ended.outcome);
         }
         if !self.desk.has(client) {
