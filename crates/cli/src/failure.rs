@@ -7,6 +7,8 @@
 use std::io;
 
 use seawall_engine::error::Error;
+use seawall_engine::format::names::LOG;
+use seawall_engine::store::StoreError;
 
 /// Exit codes of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,8 @@ pub struct Failure {
 impl From<&anyhow::Error> for Failure {
     fn from(error: &anyhow::Error) -> Self {
         let code = code_of(error);
-        Self { code, message: message_of(error), hint: hint(code), exit: exit(code) }
+        let hint = if is_of_log(error) { Some(OF_LOG) } else { hint(code) };
+        Self { code, message: message_of(error), hint, exit: exit(code) }
     }
 }
 
@@ -72,6 +75,19 @@ impl From<&anyhow::Error> for Failure {
 #[must_use]
 pub fn is_closed_output(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// What to do where an entry of the log is missing or damaged.
+pub const OF_LOG: &str = "only hosts whose cache saw the whole log still open this repository: on one that used it before, \
+                          run `seawall repair`, which puts back what its cache saw; until then change nothing";
+
+fn is_of_log(error: &anyhow::Error) -> bool {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    match cause {
+        Some(Error::Damaged(damaged)) => damaged.object.starts_with(LOG),
+        Some(Error::Store(StoreError::Missing(object))) => object.starts_with(LOG),
+        _ => false,
+    }
 }
 
 fn code_of(error: &anyhow::Error) -> &'static str {
@@ -116,10 +132,13 @@ fn hint(code: &str) -> Option<&'static str> {
         "wrong-key" => {
             "give the right one with --key-file, --password-file or --password-command; \
              the recovery kit that `protect` wrote is itself a key file. If it is the right one, its slot in `key/` is \
-             damaged: put that object back from a copy of the repository, or open it with another key, whose \
+             damaged, if nobody removed it: put that object back from a copy of the repository, or open it with another key, whose \
              `seawall verify` names the slot, and make a new key (`seawall key add`)"
         }
         "shares" => "name more share files of the same set, each with --share; any that are enough will do",
+        "held" => {
+            "`seawall hold --list` shows the holds; an owner lifts one with `seawall hold --release SNAPSHOT --label NAME`"
+        }
         "not-allowed" => "use a key whose role allows it; `seawall key list` shows the roles",
         "refused" => "wait until the other operation has ended, then run this again",
         "damaged" | "missing" => {
@@ -156,8 +175,6 @@ fn hint(code: &str) -> Option<&'static str> {
 mod tests {
     use anyhow::Context as _;
     use seawall_engine::error::Damaged;
-    use seawall_engine::store::StoreError;
-
     use super::*;
 
     #[test]
@@ -171,6 +188,7 @@ mod tests {
             (Error::Shares("x".into()), "shares", Exit::WrongKey),
             (Error::NotAllowed("forget"), "not-allowed", Exit::Failed),
             (Error::Refused("x".into()), "refused", Exit::Refused),
+            (Error::Held("x".into()), "held", Exit::Failed),
             (Damaged::new("pack/x", 7, "x").into(), "damaged", Exit::Damage),
             (Error::Rollback("x".into()), "rollback", Exit::Failed),
             (Error::Substituted("x".into()), "substituted", Exit::Failed),

@@ -90,8 +90,8 @@ fn perform(arguments: Arguments, output: &Arc<Output>) -> anyhow::Result<Outcome
     let settings = Settings::check(&arguments.global, &environment)?;
     let zone = jiff::tz::TimeZone::system();
     let rollback = OnceCell::new();
-    let mended = RefCell::default();
-    let run = Run { environment, settings, output: Arc::clone(output), stop, zone, rollback, mended };
+    let (mended, put_back) = (RefCell::default(), RefCell::default());
+    let run = Run { environment, settings, output: Arc::clone(output), stop, zone, rollback, mended, put_back };
     let outcome = match dispatch(arguments.command, &run) {
         // Whoever reads a listing and goes away has what he wanted.
         Err(error) if output.ended_by_reader() && is_closed_output(&error) => {

@@ -16,7 +16,7 @@ use seawall_engine::format::names::MARKER;
 use seawall_engine::format::slot::Unlock;
 use seawall_engine::ids::RepositoryId;
 use seawall_engine::monitor::Problem;
-use seawall_engine::repo::{MendedPacks, Repository, tell_mended};
+use seawall_engine::repo::{MendedPacks, PutBack, Repository, tell_mended, tell_put_back};
 use seawall_engine::store::local::LocalStore;
 use seawall_engine::store::{Store, StoreError};
 
@@ -49,6 +49,8 @@ pub struct Run {
     pub rollback: OnceCell<String>,
     /// Packs that were read with the help of their parity and of which nobody has told yet, by opened repository.
     pub mended: RefCell<Vec<MendedPacks>>,
+    /// Entries of the log that were put back.
+    pub put_back: RefCell<Vec<PutBack>>,
 }
 
 /// How a command ended, if it ended without an error.
@@ -136,7 +138,9 @@ impl Run {
         }
         let told: u64 =
             self.mended.borrow().iter().map(|packs| tell_mended(packs, &mut |it| self.output.problem(&it))).sum();
-        if told > 0 && outcome.exit == Exit::Done {
+        let put_back: u64 =
+            self.put_back.borrow().iter().map(|entries| tell_put_back(entries, &mut |it| self.output.problem(&it))).sum();
+        if told + put_back > 0 && outcome.exit == Exit::Done {
             outcome.exit = Exit::Problems;
         }
         outcome
@@ -202,6 +206,7 @@ impl Run {
     #[must_use]
     pub fn prepare(&self, repository: Repository) -> Repository {
         self.mended.borrow_mut().push(repository.mended_packs());
+        self.put_back.borrow_mut().push(repository.entries_put_back());
         if let Some(why) = repository.refused_cache() {
             let way = "it is not used, and all is read; name another with --cache-dir, or remove it";
             self.output.warn(&format!("the local cache may be somebody else's: {why}; {way}"));

@@ -23,6 +23,8 @@ mod flow;
 mod forget;
 #[path = "cli/full.rs"]
 mod full;
+#[path = "cli/holes.rs"]
+mod holes;
 #[path = "cli/json.rs"]
 mod json;
 #[path = "cli/keys.rs"]

@@ -178,13 +178,14 @@ impl<'s> Trail<'s> {
         let broken = replay.report.findings.iter().any(|finding| finding.object == log_object(next));
         let mut beyond = false;
         self.store.list(LOG, &mut |info| beyond |= parse_log(&info.name).is_some_and(|number| number > next))?;
-        let findings = &mut replay.report.findings;
+        let (findings, mut has_hole) = (&mut replay.report.findings, false);
         if !broken && next == 0 {
             findings.push(Finding::new("missing", log_object(0), "the log has no entries"));
         } else if !broken && beyond && matches!(self.store.head(&log_object(next)), Err(StoreError::Missing(_))) {
             findings.push(Finding::new("missing", log_object(next), "it is missing, but later entries exist"));
+            has_hole = true;
         }
-        if !broken && let Some(seen) = seen.filter(|seen| seen.next > next) {
+        if !broken && !has_hole && let Some(seen) = seen.filter(|seen| seen.next > next) {
             let why = format!("the log ends before {}, which was seen before", log_object(seen.next - 1));
             findings.push(Finding::new("rollback", log_object(next), why));
         }

@@ -40,7 +40,8 @@ pub enum Error {
     #[error("{0}")]
     Unsupported(String),
     /// No key slot opens with the key that was given.
-    #[error("the key does not open this repository: it is the wrong one, or its slot is damaged")]
+    #[error("the key does not open this repository: it is the wrong one or was removed, or its slot (or the marker \
+             `seawall`) is damaged")]
     WrongKey,
     /// Recovery shares are too few, or not of this repository.
     #[error("{0}")]
@@ -51,6 +52,9 @@ pub enum Error {
     /// Another owner operation is under way, or a second writer met a single-writer repository.
     #[error("refused: {0}")]
     Refused(String),
+    /// A snapshot is held.
+    #[error("{0}")]
+    Held(String),
     /// Stored bytes are damaged.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -114,6 +118,7 @@ impl Error {
             Self::Shares(_) => "shares",
             Self::NotAllowed(_) => "not-allowed",
             Self::Refused(_) => "refused",
+            Self::Held(_) => "held",
             Self::Damaged(_) => "damaged",
             Self::Rollback(_) => "rollback",
             Self::Substituted(_) => "substituted",

@@ -26,16 +26,10 @@ const SNAPSHOTS_MAX: usize = 10_000;
 ///
 /// # Errors
 /// [`Error::NotAllowed`] for keys that are not an owner's; [`Error::Usage`] without snapshots; [`Error::NotFound`] where
-/// one of them is not there; [`Error::Refused`] where one is held. Then none is forgotten.
+/// one of them is not there; [`Error::Held`] where one is held. Then none is forgotten.
 pub fn forget(repository: &Repository, snapshots: &[SnapshotId], reason: &str) -> Result<Vec<u64>> {
-    if repository.role() != Role::Owner {
-        return Err(Error::NotAllowed("forget snapshots"));
-    }
-    if snapshots.is_empty() {
-        return Err(Error::Usage("no snapshot to forget".into()));
-    }
     repository.refresh()?;
-    check_all(&repository.state(), snapshots)?;
+    check(repository, snapshots)?;
     let forget_some = |some: &[SnapshotId]| {
         repository.append(&mut |state| {
             check_all(state, some)?;
@@ -43,6 +37,20 @@ pub fn forget(repository: &Repository, snapshots: &[SnapshotId], reason: &str) -
         })
     };
     snapshots.chunks(SNAPSHOTS_MAX).map(forget_some).collect()
+}
+
+/// Whether [`forget`] would forget these.
+///
+/// # Errors
+/// As [`forget`].
+pub fn check(repository: &Repository, snapshots: &[SnapshotId]) -> Result<()> {
+    if repository.role() != Role::Owner {
+        return Err(Error::NotAllowed("forget snapshots"));
+    }
+    if snapshots.is_empty() {
+        return Err(Error::Usage("no snapshot to forget".into()));
+    }
+    check_all(&repository.state(), snapshots)
 }
 
 fn check_all(state: &State, snapshots: &[SnapshotId]) -> Result<()> {
@@ -55,7 +63,7 @@ fn check_all(state: &State, snapshots: &[SnapshotId]) -> Result<()> {
         }
         if let Some(labels) = state.holds.get(id) {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-            return Err(Error::Refused(format!("snapshot {id} is held ({})", labels.join(", "))));
+            return Err(Error::Held(format!("snapshot {id} is held ({})", labels.join(", "))));
         }
     }
     Ok(())

@@ -50,7 +50,7 @@ pub struct Problem {
     /// What went wrong, in words.
     pub what: String,
     /// Stable code: `unreadable`, `unwritable`, `vanished`, `changed`, `metadata`, `damaged`, `missing`, `skipped`,
-    /// `rollback`, `mended` (damaged, and given back by parity), `incomplete` (a checkpoint).
+    /// `rollback`, `mended` (damaged, and given back by parity), `put-back` (an entry of the log), `incomplete` (a checkpoint).
     pub code: &'static str,
 }
 

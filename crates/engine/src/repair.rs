@@ -172,7 +172,7 @@ fn find_lost(
 /// recorded as what made them.
 ///
 /// # Errors
-/// [`Error::NotAllowed`] without an owner's key; [`Error::Refused`] where one is held, [`Error::Damaged`] where a
+/// [`Error::NotAllowed`] without an owner's key; [`Error::Held`] where one is held, [`Error::Damaged`] where a
 /// published segment can't be opened: then nothing is done;
 /// [`Error::Interrupted`]; when storing or appending fails. What was finished before stays.
 pub fn drop_lost(repository: &Repository, program: &str, monitor: &dyn Monitor) -> Result<Vec<Dropped>> {
@@ -200,7 +200,7 @@ pub fn drop_lost(repository: &Repository, program: &str, monitor: &dyn Monitor) 
 
 fn refuse_held(repository: &Repository, id: &SnapshotId) -> Result<()> {
     if repository.state().holds.contains_key(id) {
-        return Err(Error::Refused(format!("snapshot {id} has lost something and is held; lift the hold first")));
+        return Err(Error::Held(format!("snapshot {id} has lost something and is held")));
     }
     Ok(())
 }

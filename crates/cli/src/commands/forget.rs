@@ -11,7 +11,8 @@ use std::path::Path;
 use seawall_engine::clock::Timestamp;
 use seawall_engine::entry::TreeKey;
 use seawall_engine::error::{Error, Result};
-use seawall_engine::forget::{forget, store_times};
+use seawall_engine::forget::{check, forget, store_times};
+use seawall_engine::format::slot::Role;
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::repair::is_hit;
 use seawall_engine::repo::{Repository, Snapshot};
@@ -107,6 +108,7 @@ impl Arguments {
         }
         let all = repository.snapshots();
         let ids = resolve_all(&self.snapshots, &all, &run.zone)?;
+        check(&repository, &ids)?;
         for snapshot in all.iter().filter(|snapshot| ids.contains(&snapshot.record.id)) {
             let line =
                 format!("{}  {}  asked for", short(&snapshot.record.id), printable(snapshot.record.host.as_bytes()));
@@ -130,6 +132,10 @@ impl Arguments {
             return Err(Error::Usage(why.to_owned()).into());
         }
         let chosen = self.choose(repository)?;
+        if !self.dry_run {
+            // Why before the times: an entry that the store lost has none, and is put back here.
+            repository.confirm_log_end()?;
+        }
         let times = store_times(repository, &chosen.iter().map(|one| one.snapshot.number).collect::<Vec<_>>())?;
         let candidates = chosen.iter().map(|one| one.candidate(repository, &times, &rules));
         let candidates = candidates.collect::<Result<Vec<Candidate>>>()?;
@@ -220,6 +226,9 @@ impl Arguments {
         reason: &str,
     ) -> anyhow::Result<Outcome> {
         let done = !self.dry_run && !ids.is_empty();
+        if self.dry_run && repository.role() != Role::Owner {
+            run.output.warn("this key may not forget: that takes an owner's");
+        }
         if done {
             forget(repository, ids, reason)?;
         }

@@ -25,8 +25,8 @@ const ADVICE: &str = "  back up the same sources again first: what they still ha
 
 const EXAMPLES: &str = "\
 Examples:
-    seawall repair                       store damaged packs anew that have parity; list what is lost
-    seawall repair --read-data           look at every stored byte first
+    seawall repair                       put back what the log lost; list what is lost as far as it is known
+    seawall repair --read-data           read every stored byte first, and store damaged packs anew that have parity
     seawall repair --dry-run             only tell
     seawall repair --index               list the packs of lost index segments anew
     seawall repair --drop --yes          put snapshots without what is lost in the place of damaged ones";
@@ -131,6 +131,10 @@ impl Arguments {
             return self.list_anew(run, &repository);
         }
         repository.refuse_unable_to_read()?;
+        if !self.dry_run {
+            // What was put back is told at the end, as of every command.
+            repository.put_log_back()?;
+        }
         let display = run.display();
         let read = if self.read_data { Read::All } else { Read::Nothing };
         let verify_options = VerifyOptions { record: !self.dry_run, ..options(run, read) };
@@ -154,6 +158,9 @@ impl Arguments {
         }
         let is_content = lost == 0 && tables == 0;
         tell_what_is_left(run, is_content, &left, &report)?;
+        if !self.read_data {
+            run.output.report("  no data was read: `seawall repair --read-data` finds damage inside packs and mends what parity can")?;
+        }
         let exit = match () {
             () if lost > 0 && dropped.is_empty() => Exit::Damage,
             () if !left.is_empty() => Exit::Damage,

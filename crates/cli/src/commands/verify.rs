@@ -1,11 +1,11 @@
 //! `seawall verify`: does everything that the log promises exist, and is it what it claims to be?
 
-use seawall_engine::format::names::SegmentName;
+use seawall_engine::format::names::{LOG, SegmentName};
 use seawall_engine::ids::SnapshotId;
 use seawall_engine::verify::{Damage, Read, VerifyOptions, VerifyReport, verify};
 use serde::Serialize;
 
-use crate::failure::Exit;
+use crate::failure::{Exit, OF_LOG};
 use crate::output::printable;
 use crate::quantities::{bytes, count, counted, duration, parse_share, rate};
 use crate::run::{Outcome, Run};
@@ -235,7 +235,7 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
     }
     if !report.mended.is_empty() {
         let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");
-        run.output.report(format!("  {packs} read with the help of parity; `seawall repair` stores them anew"))?;
+        run.output.report(format!("  {packs} read with the help of parity; `seawall repair --read-data` stores them anew"))?;
     }
     if lost_segments(report).next().is_some() {
         run.output.report(format!("  {REINDEX}"))?;
@@ -247,6 +247,9 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
         found => {
             let objects = counted(found, "damaged object", "damaged objects");
             run.output.report(format!("  {objects} found; everything that is not listed above still restores"))?;
+            if report.damage.iter().any(|damage| damage.object.starts_with(LOG)) {
+                run.output.report(format!("  {OF_LOG}"))?;
+            }
             if report.damage.iter().any(|damage| !damage.snapshots.is_empty()) {
                 run.output.report(ADVICE)?;
             }

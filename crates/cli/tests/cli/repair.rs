@@ -55,6 +55,7 @@ fn parity_gives_damage_back_and_repair_stores_it_anew() {
 
     let verify = world.open(["verify", "--read-data"]).expect(3);
     assert!(verify.stderr.contains("its parity gives everything back"), "{}", verify.stderr);
+    assert!(verify.stdout.contains("`seawall repair --read-data` stores them anew"), "{}", verify.stdout);
     assert!(verify.stdout.contains("nothing is lost") && !verify.stdout.contains("DAMAGED"), "{}", verify.stdout);
     let restore = world.open(["restore", "latest", "--target", "out"]).expect(3);
     assert!(restore.stderr.contains("parity"), "{}", restore.stderr);
@@ -74,6 +75,7 @@ fn parity_gives_damage_back_and_repair_stores_it_anew() {
     assert!(hit.iter().all(|pack| !pack.exists()), "what was damaged is gone");
     world.open_ok(["verify", "--read-data"]);
     world.open_ok(["restore", "latest", "--target", "again"]);
+    assert!(world.open_ok(["repair"]).contains("no data was read"), "what was not looked at is not called whole");
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn what_was_done_to_the_log_is_named() {
             "one in the middle is gone",
             |store| store.delete(&log_object(2)).unwrap(),
             &["missing"],
-            &["missing", "rollback"],
+            &["missing"],
         ),
         (
             "one has another byte",

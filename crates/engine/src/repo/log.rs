@@ -6,6 +6,8 @@
 //! is appended to it, and the cache keeps what was seen. What a crash left torn in the cache was never seen whole, and is
 //! passed over.
 
+mod holes;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -22,6 +24,8 @@ use crate::repo::cache::Cache;
 use crate::repo::object::read_object;
 use crate::rules::{State, may};
 use crate::store::{Created, Store, StoreError};
+
+pub use holes::{PutBack, tell_put_back};
 
 /// What the key of a member is told who was revoked.
 pub(crate) const REVOKED: Error = Error::NotAllowed("write any more: it was revoked");
@@ -68,6 +72,7 @@ pub struct Log {
     is_elsewhere: bool,
     /// The listing was asked whether the log goes on behind a lost entry.
     is_end_confirmed: bool,
+    put_back: PutBack,
 }
 
 impl Log {
@@ -86,6 +91,7 @@ impl Log {
             rollback: None,
             is_elsewhere: false,
             is_end_confirmed: false,
+            put_back: PutBack::default(),
         };
         log.replay_cache(store, ring)?;
         log.refresh(store, ring)?;
@@ -176,20 +182,21 @@ impl Log {
     }
 
     /// Reads to the end of the log, and sees to it that it is the end: an entry that the store lost looks like it. Whoever
-    /// took it for the end would forget what comes after it.
+    /// took it for the end would forget what comes after it. Entries before it that the store lost are put back: see
+    /// [`holes`].
     ///
     /// # Errors
-    /// [`Error::Rollback`] where later entries exist; what [`Self::refresh`] or the listing fails with.
+    /// [`Error::Rollback`] where later entries exist; [`Error::Damaged`] where an entry is lost for good; what
+    /// [`Self::refresh`] or the listing fails with.
     pub fn confirm_end(&mut self, store: &dyn Store, ring: &KeyRing) -> Result<()> {
         self.refuse_after_rollback()?;
         loop {
             self.refresh(store, ring)?;
             let next = self.state.next;
-            let mut goes_on = false;
-            store.list(LOG, &mut |info| {
-                goes_on |= parse_log(&info.name).is_some_and(|number| number >= next);
-            })?;
-            if !goes_on {
+            let mut listed = Vec::new();
+            store.list(LOG, &mut |info| listed.extend(parse_log(&info.name)))?;
+            if listed.iter().all(|number| *number < next) {
+                self.put_back_lost(store, ring, listed)?;
                 self.is_end_confirmed = true;
                 return Ok(());
             }

@@ -38,6 +38,7 @@ mod unfinished;
 
 pub(crate) use admit::Candidate;
 pub use bases::{Bases, Leanings};
+pub use log::{PutBack, tell_put_back};
 pub use mend::{MendedPacks, tell_mended};
 pub use place::seen_at;
 pub use reader::{BlobReader, Fetched};

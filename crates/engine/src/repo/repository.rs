@@ -22,7 +22,7 @@ use crate::repo::bases::Bases;
 use crate::repo::cache::Cache;
 use crate::repo::data_keys::{DataKeys, NOT_A_READER, read_all_session_keys, read_session_key};
 use crate::repo::index::Index;
-use crate::repo::log::{self, Log};
+use crate::repo::log::{self, Log, PutBack};
 use crate::repo::mend::Mends;
 use crate::repo::place::Place;
 use crate::repo::reader::{BLOB_HEADER_BYTES, BlobReader};
@@ -388,8 +388,23 @@ impl Repository {
     ///
     /// # Errors
     /// [`Error::Rollback`] where later entries exist; when the store fails.
-    pub(crate) fn confirm_log_end(&self) -> Result<()> {
+    pub fn confirm_log_end(&self) -> Result<()> {
         self.log().confirm_end(&*self.store, &self.ring)
+    }
+
+    /// Compares every entry of the log with what this client's cache saw of it, and puts right what is missing or different.
+    /// Gives how many.
+    ///
+    /// # Errors
+    /// [`Error::Rollback`] where the log went back; when the store fails.
+    pub fn put_log_back(&self) -> Result<u64> {
+        self.log().put_back_all(&*self.store, &self.ring)
+    }
+
+    /// Entries of the log that were put back so far. The same for the repository's life.
+    #[must_use]
+    pub fn entries_put_back(&self) -> PutBack {
+        self.log().put_back()
     }
 
     pub(crate) fn log(&self) -> MutexGuard<'_, Log> {

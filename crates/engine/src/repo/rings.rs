@@ -134,7 +134,8 @@ impl<'s> Rings<'s> {
     /// Why none opened.
     pub(crate) fn failure(self) -> Error {
         let (store, slots) = (self.store, &self.slots);
-        self.damage.unwrap_or_else(|| match self.unlock {
+        // Why not for a damaged slot: whose it was nobody can tell, and a wrong key is as likely.
+        self.damage.filter(|error| !error.is_damage()).unwrap_or_else(|| match self.unlock {
             Unlock::Shares(shares) => missing_shares(store, slots, shares),
             _ => Error::WrongKey,
         })

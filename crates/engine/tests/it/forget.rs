@@ -46,7 +46,7 @@ fn what_is_forgotten_is_gone_for_everybody_and_what_is_held_stays() {
     let all: Vec<_> = ["a", "b", "c"].iter().map(|text| snapshot(&repository, text)).collect();
     hold(&repository, &all[1..2], "audit 7", false).unwrap();
     let refused = forget(&repository, &all[..2], "test").unwrap_err();
-    assert!(matches!(&refused, Error::Refused(text) if text.contains("audit 7")), "{refused}");
+    assert!(matches!(&refused, Error::Held(text) if text.contains("audit 7")), "{refused}");
     assert_eq!(ids(&repository), all, "all or none");
     assert_eq!(forget(&repository, &all[..1], "keep-last 2").unwrap(), [5]);
     let other = Repository::open(store, &unlock, None).unwrap();

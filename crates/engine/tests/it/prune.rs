@@ -427,7 +427,7 @@ fn what_is_held_or_not_there_refuses_the_whole_forget() {
     let hold = |release| Act::Hold { snapshots: vec![ids[1]], label: "audit".into(), release };
     owner.append(&mut |_| Ok(hold(false))).unwrap();
     let refused = forget(&owner, &ids, "test");
-    assert!(matches!(&refused, Err(Error::Refused(why)) if why.contains("audit") && why.contains(&ids[1].to_string())));
+    assert!(matches!(&refused, Err(Error::Held(why)) if why.contains("audit") && why.contains(&ids[1].to_string())));
     assert!(matches!(forget(&owner, &[], "test"), Err(Error::Usage(_))));
     assert!(matches!(forget(&owner, &[SnapshotId([7; 16])], "test"), Err(Error::NotFound(_))));
     run(&owner, &thorough()).unwrap();

@@ -296,7 +296,7 @@ fn a_held_snapshot_is_left_alone_and_with_it_all_others() {
     store.delete(&scene.data_pack().object()).unwrap();
     check(&owner, Read::Nothing);
     let entries = owner.log_entries();
-    assert!(matches!(drop_lost(&owner, "test", &Silent), Err(Error::Refused(_))));
+    assert!(matches!(drop_lost(&owner, "test", &Silent), Err(Error::Held(_))));
     assert_eq!(owner.log_entries(), entries);
     hold(&owner, &[scene.snapshots[1].0], "case", true).unwrap();
     assert!(!drop_lost(&owner, "test", &Silent).unwrap().is_empty());
