@@ -173,9 +173,9 @@ fn hint(code: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use anyhow::Context as _;
     use seawall_engine::error::Damaged;
-    use super::*;
 
     #[test]
     fn every_engine_error_has_its_exit_code() {

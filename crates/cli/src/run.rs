@@ -138,8 +138,12 @@ impl Run {
         }
         let told: u64 =
             self.mended.borrow().iter().map(|packs| tell_mended(packs, &mut |it| self.output.problem(&it))).sum();
-        let put_back: u64 =
-            self.put_back.borrow().iter().map(|entries| tell_put_back(entries, &mut |it| self.output.problem(&it))).sum();
+        let put_back: u64 = self
+            .put_back
+            .borrow()
+            .iter()
+            .map(|entries| tell_put_back(entries, &mut |it| self.output.problem(&it)))
+            .sum();
         if told + put_back > 0 && outcome.exit == Exit::Done {
             outcome.exit = Exit::Problems;
         }

@@ -185,7 +185,10 @@ impl<'s> Trail<'s> {
             findings.push(Finding::new("missing", log_object(next), "it is missing, but later entries exist"));
             has_hole = true;
         }
-        if !broken && !has_hole && let Some(seen) = seen.filter(|seen| seen.next > next) {
+        if !broken
+            && !has_hole
+            && let Some(seen) = seen.filter(|seen| seen.next > next)
+        {
             let why = format!("the log ends before {}, which was seen before", log_object(seen.next - 1));
             findings.push(Finding::new("rollback", log_object(next), why));
         }

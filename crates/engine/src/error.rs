@@ -40,8 +40,10 @@ pub enum Error {
     #[error("{0}")]
     Unsupported(String),
     /// No key slot opens with the key that was given.
-    #[error("the key does not open this repository: it is the wrong one or was removed, or its slot (or the marker \
-             `seawall`) is damaged")]
+    #[error(
+        "the key does not open this repository: it is the wrong one or was removed, or its slot (or the marker \
+             `seawall`) is damaged"
+    )]
     WrongKey,
     /// Recovery shares are too few, or not of this repository.
     #[error("{0}")]

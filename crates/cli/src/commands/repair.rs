@@ -159,7 +159,9 @@ impl Arguments {
         let is_content = lost == 0 && tables == 0;
         tell_what_is_left(run, is_content, &left, &report)?;
         if !self.read_data {
-            run.output.report("  no data was read: `seawall repair --read-data` finds damage inside packs and mends what parity can")?;
+            run.output.report(
+                "  no data was read: `seawall repair --read-data` finds damage inside packs and mends what parity can",
+            )?;
         }
         let exit = match () {
             () if lost > 0 && dropped.is_empty() => Exit::Damage,

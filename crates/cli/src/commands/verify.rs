@@ -235,7 +235,8 @@ fn show(run: &Run, report: &VerifyReport) -> std::io::Result<()> {
     }
     if !report.mended.is_empty() {
         let packs = counted(report.mended.len() as u64, "damaged pack", "damaged packs");
-        run.output.report(format!("  {packs} read with the help of parity; `seawall repair --read-data` stores them anew"))?;
+        run.output
+            .report(format!("  {packs} read with the help of parity; `seawall repair --read-data` stores them anew"))?;
     }
     if lost_segments(report).next().is_some() {
         run.output.report(format!("  {REINDEX}"))?;

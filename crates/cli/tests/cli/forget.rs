@@ -77,7 +77,8 @@ fn names_and_holds() {
     let world = days(3);
     let all = ids(&world);
     world.open_ok(["hold", &all[0][..10], "--label", "case 7"]);
-    for arguments in [&["forget", &all[0]][..], &["forget", "-n", &all[0]], &["forget", "--dry-run", &all[1], &all[0]]] {
+    for arguments in [&["forget", &all[0]][..], &["forget", "-n", &all[0]], &["forget", "--dry-run", &all[1], &all[0]]]
+    {
         let refused = world.open(arguments.iter().copied()).expect(1);
         assert!(refused.stderr.contains("case 7") && refused.stderr.contains("hold --release"), "{}", refused.stderr);
         assert_eq!(refused.stdout, "");

@@ -35,7 +35,11 @@ fn a_lost_entry_is_put_back_by_whoever_writes() {
             world.open(["--no-cache", "snapshots"]).expect(if number == 0 { 13 } else { 3 });
 
             let told = world.open(act.iter().copied()).expect(3);
-            assert!(told.stderr.contains(&entry(number)) && told.stderr.contains("put back"), "{act:?} {}", told.stderr);
+            assert!(
+                told.stderr.contains(&entry(number)) && told.stderr.contains("put back"),
+                "{act:?} {}",
+                told.stderr
+            );
             assert_eq!(fs::read(&path).unwrap(), bytes, "{act:?}");
             world.open_ok(["--no-cache", "verify", "--read-data"]);
             assert!(!world.open(["backup", "data"]).expect(0).stderr.contains("put back"), "told once");

@@ -111,12 +111,7 @@ fn what_was_done_to_the_log_is_named() {
             &["missing"],
             &["missing", "rollback"],
         ),
-        (
-            "one in the middle is gone",
-            |store| store.delete(&log_object(2)).unwrap(),
-            &["missing"],
-            &["missing"],
-        ),
+        ("one in the middle is gone", |store| store.delete(&log_object(2)).unwrap(), &["missing"], &["missing"]),
         (
             "one has another byte",
             |store| {

@@ -43,7 +43,8 @@ pub fn tell_mended(packs: &MendedPacks, tell: &mut dyn FnMut(Problem)) -> u64 {
     let packs = std::mem::take(&mut *packs.lock().unwrap_or_else(PoisonError::into_inner));
     let count = u64::try_from(packs.len()).unwrap_or(u64::MAX);
     for (pack, damaged) in packs {
-        let what = format!("{damaged} of its pieces are damaged; its parity gave them back; `verify --read-data` tells more");
+        let what =
+            format!("{damaged} of its pieces are damaged; its parity gave them back; `verify --read-data` tells more");
         tell(Problem { subject: pack.object(), what, code: "mended" });
     }
     count

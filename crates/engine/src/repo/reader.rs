@@ -93,19 +93,26 @@ impl<'r> BlobReader<'r> {
         let first = self.read_at(id, &location, out);
         let Err(Error::Damaged(_) | Error::Store(_)) = &first else { return first };
         // Why: another writer may have stored the chunk too, or a collector may have moved it (rule R1). The same place is
-        // tried again, as it may have been the base that was moved. Or the local cache misled.
-        self.repository.renew()?;
-        let places = self.repository.index().readable(id);
-        let outcome = first_good(&places, |place| self.read_at(id, place, out));
-        if let Some(Ok(())) = outcome {
-            return Ok(());
-        }
-        for place in &places {
-            if self.read_mended(id, place, out, true)? {
+        // tried again, as it may have been the base that was moved. Or the local cache misled. Why again while the log goes
+        // on: what a collector moves after the first look is told there, and only there.
+        loop {
+            self.repository.renew()?;
+            let entries = self.repository.log_entries();
+            let places = self.repository.index().readable(id);
+            let outcome = first_good(&places, |place| self.read_at(id, place, out));
+            if let Some(Ok(())) = outcome {
                 return Ok(());
             }
+            for place in &places {
+                if self.read_mended(id, place, out, true)? {
+                    return Ok(());
+                }
+            }
+            self.repository.refresh()?;
+            if self.repository.log_entries() == entries {
+                return outcome.unwrap_or(first).map_err(explain);
+            }
         }
-        outcome.unwrap_or(first).map_err(explain)
     }
 
     fn read_at(&mut self, id: &ChunkId, location: &Location, out: &mut Vec<u8>) -> Result<()> {
