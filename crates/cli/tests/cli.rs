@@ -1,7 +1,7 @@
 //! The command line, driven as a user drives it: the real binary, real directories, exit codes and output.
 //!
 //! Each part of the contract has a file: `exits` (the table of exit codes), `keys` (every way to give a key), `json`
-//! (shapes that scripts rest on), `checkpoints` (and `watch`), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
+//! (shapes that scripts rest on), `checkpoints` (and `watch`), `outage` (`watch` while the store is in trouble), `forget`, `prune` (freeing space), `repair` (parity, and what is left to do about damage),
 //! `roles` (keys and what they may), `runs` (what to keep of training runs, and what that stores), `flow` (back up, look,
 //! restore), `tensors` (what files of AI hold), `drift` (checkpoints compared), `protect` (the main job), `kill` and `crash` (kill -9 and SIGSTOP at random
 //! instants), `full` (file systems without room), `pipes` (nobody reads the output), `restore` (what it must not take, where it must not go). Nothing here looks inside the program; what needs
@@ -31,6 +31,8 @@ mod json;
 mod keys;
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/outage.rs"]
+mod outage;
 #[path = "cli/pipes.rs"]
 mod pipes;
 #[path = "cli/protect.rs"]

@@ -1,13 +1,14 @@
 //! Which checkpoints could not be kept as they are, how often, and when each is tried again.
 //!
 //! A failure counts for a checkpoint as it was seen, inodes and times of change included: whatever changes about it, it is
-//! another one, and tried at once. Time comes in from outside.
+//! another one, and tried at once. What failed because of the store waits like everything else, and no longer than until
+//! something could be stored. Time comes in from outside.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use seawall_engine::stages::checkpoint::Checkpoint;
+use seawall_engine::stages::checkpoint::{Checkpoint, State};
 
 use crate::quantities::duration;
 
@@ -29,6 +30,8 @@ struct Failure {
     checkpoint: Checkpoint,
     times: u32,
     next: Instant,
+    /// The store failed, and not the checkpoint.
+    is_of_store: bool,
 }
 
 /// What is known after a failure.
@@ -79,28 +82,48 @@ impl Attempts {
         })
     }
 
-    /// Counts a failure.
+    /// Counts a failure of this checkpoint.
     pub fn failed(&mut self, checkpoint: &Checkpoint, now: Instant) -> Failed {
-        let times = self.of(checkpoint).map_or(0, |failure| failure.times).saturating_add(1);
+        self.count(checkpoint, now, false)
+    }
+
+    /// Counts a failure of the store.
+    pub fn store_failed(&mut self, checkpoint: &Checkpoint, now: Instant) -> Failed {
+        self.count(checkpoint, now, true)
+    }
+
+    fn count(&mut self, checkpoint: &Checkpoint, now: Instant, is_of_store: bool) -> Failed {
+        let before = self.of(checkpoint).filter(|failure| failure.is_of_store == is_of_store);
+        let times = before.map_or(0, |failure| failure.times).saturating_add(1);
         let pause = match self.interval {
             Some(interval) => Some(pause(interval, times)),
             None => (times < ATTEMPTS_MAX).then_some(Duration::ZERO),
         };
         let next = now + pause.unwrap_or_default();
-        self.failures.insert(checkpoint.path.clone(), Failure { checkpoint: checkpoint.clone(), times, next });
+        let failure = Failure { checkpoint: checkpoint.clone(), times, next, is_of_store };
+        self.failures.insert(checkpoint.path.clone(), failure);
         Failed { times, pause }
     }
 
-    /// Forgets the failures of one that was kept.
+    /// Forgets the failures of one that was kept, and those of the store: it works.
     pub fn succeeded(&mut self, checkpoint: &Checkpoint) {
         self.failures.remove(&checkpoint.path);
+        self.failures.retain(|_, failure| !failure.is_of_store);
     }
 
-    /// Forgets those that are not there any more.
+    /// Whether something waits because the store failed.
+    #[must_use]
+    pub fn wait_for_store(&self) -> bool {
+        self.failures.values().any(|failure| failure.is_of_store)
+    }
+
+    /// Forgets those that are not there any more, or not as they were: nobody would try these, and nobody may wait for them.
     pub fn keep_those_of(&mut self, checkpoints: &[Checkpoint]) {
         if !self.failures.is_empty() {
-            let paths: HashSet<&PathBuf> = checkpoints.iter().map(|checkpoint| &checkpoint.path).collect();
-            self.failures.retain(|path, _| paths.contains(path));
+            let is_tried = |it: &&Checkpoint| matches!(it.state, State::Complete | State::Settling);
+            let tried: HashMap<&PathBuf, &Checkpoint> =
+                checkpoints.iter().filter(is_tried).map(|checkpoint| (&checkpoint.path, checkpoint)).collect();
+            self.failures.retain(|path, failure| tried.get(path).is_some_and(|it| failure.checkpoint.looks_like(it)));
         }
     }
 
@@ -166,14 +189,42 @@ mod tests {
         assert_eq!(attempts.failed(&second, now).times, 1, "it is another one");
         attempts.keep_those_of(&[second]);
         assert!(attempts.next(now).is_some());
+        attempts.keep_those_of(&[first]);
+        assert_eq!(attempts.next(now), None, "nobody waits for what is not as it was");
+        attempts.failed(&seen(folder.path()), now);
         attempts.keep_those_of(&[]);
         assert_eq!(attempts.next(now), None);
     }
 
     #[test]
+    fn what_the_store_refused_waits_longer_each_time_until_something_is_stored() {
+        let [one, two] = ["one", "two"].map(|name| {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("step-1.safetensors"), name).unwrap();
+            seen(folder.path())
+        });
+        let (mut attempts, now) = (Attempts::for_ever(Duration::from_secs(2)), monotonic());
+        let mut pauses = Vec::new();
+        for times in 1..=5 {
+            let failed = attempts.store_failed(&one, now);
+            assert_eq!(failed.times, times);
+            pauses.push(failed.pause.unwrap().as_secs());
+        }
+        assert_eq!(pauses, [2, 4, 8, 16, 20]);
+        assert!(!attempts.may_try(&one, now) && attempts.may_try(&two, now) && attempts.wait_for_store());
+        attempts.succeeded(&two);
+        assert!(attempts.may_try(&one, now) && !attempts.wait_for_store() && attempts.next(now).is_none());
+        // What failed by itself waits on.
+        attempts.store_failed(&one, now);
+        assert_eq!(attempts.failed(&one, now).times, 1);
+        attempts.succeeded(&two);
+        assert!(!attempts.may_try(&one, now) && !attempts.wait_for_store());
+    }
+
+    #[test]
     fn who_ends_tries_a_few_times() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("step-1.bin"), b"one").unwrap();
+        fs::write(folder.path().join("step-1.safetensors"), b"one").unwrap();
         let (checkpoint, now) = (seen(folder.path()), monotonic());
         let mut attempts = Attempts::few();
         for times in 1..=ATTEMPTS_MAX {

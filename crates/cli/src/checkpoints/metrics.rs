@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::Path;
 
+use seawall_engine::crypto::random;
 use seawall_engine::error::{Error, Result};
 
 use super::status::RunStatus;
@@ -65,9 +67,10 @@ fn number(count: Option<u64>) -> Option<f64> {
     count.map(|count| count as f64)
 }
 
-/// The text of all metrics. `scanned` is when the directories were looked through last, in Unix seconds.
+/// The text of all metrics. `scanned` is when the directories were looked through last, in Unix seconds; `store_trouble` whether
+/// the store could not be read, or something waits because it could not be written.
 #[must_use]
-pub fn render(runs: &[RunStatus], counts: &BTreeMap<String, Counts>, scanned: f64) -> String {
+pub fn render(runs: &[RunStatus], counts: &BTreeMap<String, Counts>, scanned: f64, store_trouble: bool) -> String {
     let mut text = String::new();
     for (name, kind, help, value) in METRICS {
         let mut lines = String::new();
@@ -85,11 +88,17 @@ pub fn render(runs: &[RunStatus], counts: &BTreeMap<String, Counts>, scanned: f6
             );
         }
     }
-    let scan = "seawall_checkpoint_scan_timestamp_seconds";
-    let _ = write!(
-        text,
-        "# HELP {scan} When the directories were looked through last.\n# TYPE {scan} gauge\n{scan} {scanned}\n"
-    );
+    for (name, help, value) in [
+        (
+            "store_trouble",
+            "1 while the store can't be read, or checkpoints wait because it failed.",
+            f64::from(store_trouble),
+        ),
+        ("scan_timestamp_seconds", "When the directories were looked through last.", scanned),
+    ] {
+        let name = format!("seawall_checkpoint_{name}");
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    }
     text
 }
 
@@ -104,15 +113,22 @@ fn escaped(text: &str) -> String {
 /// When it can't be written or renamed; the old one is still there then.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    // Why the ending: the collector reads what ends in .prom.
-    name.push(format!(".{}.tmp", std::process::id()));
+    // Why random: watches in several containers may have the same number, and one directory. Why the ending: the collector
+    // reads what ends in .prom.
+    name.push(format!(".{:016x}.tmp", u64::from_le_bytes(random())));
     let temporary = path.with_file_name(name);
-    let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|error| {
+    replace(path, &temporary, text).map_err(|error| Error::file(path, "cannot write the metrics", error))
+}
+
+/// Writes the text under a name that nobody has, follows no link there, and renames it.
+fn replace(path: &Path, temporary: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(temporary)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(temporary, path));
+    if written.is_err() {
         // Why ignored: the error that matters is the first.
-        let _ = fs::remove_file(&temporary);
-        Error::file(path, "cannot write the metrics", error)
-    })
+        let _ = fs::remove_file(temporary);
+    }
+    written
 }
 
 #[cfg(test)]
@@ -130,7 +146,7 @@ mod tests {
         };
         let counts =
             BTreeMap::from([(run.run.clone(), Counts { durable: 3, discarded: 1, durable_seconds: Some(2.25) })]);
-        let text = render(&[run], &counts, 1000.5);
+        let text = render(&[run], &counts, 1000.5, true);
         let label = r#"{run="/runs/a \"b\"\\c\n"}"#;
         for line in [
             format!("seawall_checkpoint_age_seconds{label} 1.5"),
@@ -140,6 +156,7 @@ mod tests {
             format!("seawall_checkpoint_durable_total{label} 3"),
             "# TYPE seawall_checkpoint_discarded_total counter".to_owned(),
             "seawall_checkpoint_scan_timestamp_seconds 1000.5".to_owned(),
+            "seawall_checkpoint_store_trouble 1".to_owned(),
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }
@@ -157,6 +174,17 @@ mod tests {
         write(&path, "new\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // What another watch with this number, or somebody else, has put there stays, and is not followed.
+        let (theirs, target) = (folder.path().join("seawall.prom.tmp"), folder.path().join("target"));
+        fs::write(&target, "theirs").unwrap();
+        std::os::unix::fs::symlink(&target, &theirs).unwrap();
+        let same_number = folder.path().join(format!("seawall.prom.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&target, &same_number).unwrap();
+        write(&path, "newer\n").unwrap();
+        assert_eq!(replace(&path, &theirs, "x").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&target).unwrap(), "theirs");
+        assert!(theirs.is_symlink() && same_number.is_symlink());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "newer\n");
         assert!(write(&folder.path().join("none/x.prom"), "x").unwrap_err().to_string().contains("metrics"));
     }
 }

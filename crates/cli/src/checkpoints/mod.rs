@@ -86,7 +86,7 @@ pub struct CheckpointLine {
     layout: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     world_size: Option<u64>,
-    /// `durable`, `known`, `writing`, `incomplete`, `discarded`, `would-be-kept`.
+    /// `durable`, `known`, `writing`, `incomplete`, `discarded`, `delayed`, `would-be-kept`.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -140,6 +140,12 @@ impl CheckpointLine {
         }
     }
 
+    /// A checkpoint that waits because of the store.
+    #[must_use]
+    pub fn delayed(checkpoint: &Checkpoint, reason: &str, failed: &Failed) -> Self {
+        Self { state: "delayed", ..Self::discarded(checkpoint, reason, failed) }
+    }
+
     /// A checkpoint that is durable now.
     #[must_use]
     pub fn durable(checkpoint: &Checkpoint, durable: &Durable) -> Self {
@@ -191,8 +197,27 @@ impl<'r> Keeper<'r> {
     /// # Errors
     /// When the log can't be read.
     pub fn look(&mut self) -> Result<Look> {
+        self.look_at_log()?;
+        Ok(self.look_at_disk())
+    }
+
+    /// Takes in what is in the repository now.
+    ///
+    /// # Errors
+    /// When the log can't be read; then what was known before is known still.
+    pub fn look_at_log(&mut self) -> Result<()> {
         self.repository.refresh()?;
-        self.reread()?;
+        self.reread()
+    }
+
+    /// Whether it was ever seen what is in the repository.
+    #[must_use]
+    pub fn knows_log(&self) -> bool {
+        self.log_entries.is_some()
+    }
+
+    /// Looks at the directories, with what is known of the repository.
+    pub fn look_at_disk(&mut self) -> Look {
         let counts = |kept: &&Kept| kept.is_complete && !kept.is_damaged;
         let kept = &self.kept;
         let is_known = |checkpoint: &Checkpoint| kept.iter().filter(counts).any(|kept| kept.is_of(checkpoint));
@@ -200,7 +225,7 @@ impl<'r> Keeper<'r> {
         let gone = |checkpoint: &Checkpoint| kept.iter().find_map(|kept| kept.gone(checkpoint));
         let look = self.scanner.look_for_gone(monotonic(), Timestamp::now(), &is_known, &gone);
         self.attempts.keep_those_of(&look.checkpoints);
-        Ok(look)
+        look
     }
 
     /// Takes in what the log says now, as far as it was read.
@@ -234,6 +259,17 @@ impl<'r> Keeper<'r> {
     #[must_use]
     pub fn may_take(&self, checkpoint: &Checkpoint) -> bool {
         self.attempts.may_try(checkpoint, monotonic())
+    }
+
+    /// Notes that the store failed, so that this one waits a while.
+    pub fn delay(&mut self, checkpoint: &Checkpoint) -> Failed {
+        self.attempts.store_failed(checkpoint, monotonic())
+    }
+
+    /// Whether something waits because the store failed.
+    #[must_use]
+    pub fn waits_for_store(&self) -> bool {
+        self.attempts.wait_for_store()
     }
 
     /// How long until something that failed is tried again; none where nothing waits.

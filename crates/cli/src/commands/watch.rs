@@ -1,9 +1,10 @@
 //! `seawall watch`: finished checkpoints become durable as they appear, until somebody says stop.
 //!
 //! A scan of the directories is the truth; inotify only brings the next scan forward. Trouble with the store does not end
-//! the watch: it is told once and the next scan tries again. What can't get better by waiting does.
+//! the watch: it is told once, every scan goes on saying how old the newest durable checkpoint is, and what could not be
+//! stored is tried again after growing pauses. What can't get better by waiting ends it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,30 @@ struct Scan {
     checkpoints: usize,
     /// How long the look took, without what was made durable.
     seconds: f64,
+    /// The store can't be read, or something waits because it failed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    store_trouble: bool,
+}
+
+/// What one look came to.
+struct Scanned {
+    look: Look,
+    /// It must be looked at again soon.
+    again: bool,
+    /// The log could not be read, so nothing was taken.
+    is_unread: bool,
+}
+
+/// What is said once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Subject {
+    Checkpoint,
+    /// A checkpoint that is not kept, again and again.
+    Failures,
+    Link,
+    Directory,
+    Metrics,
+    Store,
 }
 
 struct Watch<'r> {
@@ -118,8 +143,9 @@ struct Watch<'r> {
     keeper: Keeper<'r>,
     summary: Summary,
     counts: BTreeMap<String, Counts>,
-    /// What was said of each path last, so that it is said once.
-    told: HashMap<PathBuf, String>,
+    /// What was said last, so that it is said once.
+    told: HashMap<(Subject, PathBuf), String>,
+    store_trouble: bool,
     told_rpo: Option<Instant>,
     /// How long the last look took, without what it found being kept.
     look_took: Duration,
@@ -160,6 +186,7 @@ impl<'r> Watch<'r> {
             summary: Summary::default(),
             counts: BTreeMap::new(),
             told: HashMap::new(),
+            store_trouble: false,
             told_rpo: None,
             look_took: Duration::ZERO,
         }
@@ -169,7 +196,7 @@ impl<'r> Watch<'r> {
         let mut hints = Hints::new(!self.arguments.no_inotify && !self.arguments.once);
         while !self.run.stop.requested() {
             let scanned = self.scan()?;
-            let Some((look, again)) = scanned else {
+            let Some(Scanned { look, again, is_unread }) = scanned else {
                 self.wait(&hints, self.arguments.interval);
                 continue;
             };
@@ -185,7 +212,9 @@ impl<'r> Watch<'r> {
                 true => self.settle(),
                 false => self.arguments.interval,
             };
-            let longest = self.keeper.next_attempt().map_or(longest, |next| next.max(SHORTEST).min(longest));
+            // Why not without the log: then nothing is tried, whatever is due.
+            let next = self.keeper.next_attempt().filter(|_| !is_unread);
+            let longest = next.map_or(longest, |next| next.max(SHORTEST).min(longest));
             // Why at least that: a look through many files must not be all that a network file system does.
             let shortest = (self.look_took * SCAN_SHARE).max(SHORTEST).min(longest);
             self.pause(shortest);
@@ -206,62 +235,105 @@ impl<'r> Watch<'r> {
         Hints::new(false).wait(time, &self.run.stop);
     }
 
-    /// One look, and everything complete taken; none after trouble that may pass. True if it must be looked at again soon.
-    fn scan(&mut self) -> Result<Option<(Look, bool)>> {
+    /// One look, and everything complete taken; none when it was interrupted.
+    fn scan(&mut self) -> Result<Option<Scanned>> {
         match self.look_and_take() {
             Ok(done) => Ok(Some(done)),
             Err(Error::Interrupted) => Ok(None),
-            Err(error) if may_pass(&error) && !self.arguments.once => {
-                self.trouble(self.location.to_path_buf(), "unreadable", &error.to_string());
-                self.flush();
-                Ok(None)
-            }
             Err(error) => Err(error),
         }
     }
 
-    fn look_and_take(&mut self) -> Result<(Look, bool)> {
+    /// Invariant: after trouble with the store that may pass, all is told and written that needs no store. An age that stood still
+    /// then would hide what it is there to show.
+    fn look_and_take(&mut self) -> Result<Scanned> {
         let begin = monotonic();
-        let look = self.keeper.look()?;
+        let mut trouble = self.keeper.look_at_log().err();
+        if let Some(error) = trouble.take_if(|error| !may_pass(error)) {
+            return Err(error);
+        }
+        let is_unread = trouble.is_some();
+        let look = self.keeper.look_at_disk();
         self.look_took = begin.elapsed();
         for (path, what) in &look.trouble {
-            self.trouble(path.clone(), "unreadable", what);
+            self.trouble(Subject::Directory, path, "unreadable", what);
         }
         for link in &look.links {
-            if self.is_news(link, "is a link") {
+            if self.is_news(Subject::Link, link, "is a link") {
                 passed_over(&self.run.output, link);
             }
         }
         let mut again = false;
         for checkpoint in &look.checkpoints {
-            again |= self.checkpoint(checkpoint)?;
+            // Why no other after a failure: each would be read whole, to meet the same store.
+            match self.checkpoint(checkpoint, trouble.is_none()) {
+                Ok(is_new) => again |= is_new,
+                Err(error) if may_pass(&error) => trouble = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        let paths: std::collections::HashSet<&PathBuf> =
-            look.checkpoints.iter().map(|checkpoint| &checkpoint.path).collect();
-        let is_there = |path: &PathBuf| {
-            paths.contains(path) || look.links.contains(path) || look.trouble.iter().any(|(other, _)| other == path)
-        };
-        self.told.retain(|path, _| is_there(path));
+        self.forget_told(&look);
+        self.store_trouble = trouble.is_some() || self.keeper.waits_for_store();
         self.tell_risk(&look, again);
-        let scan = Scan { checkpoints: look.checkpoints.len(), seconds: self.look_took.as_secs_f64() };
-        let _ = self.run.output.record("scan", scan);
+        let (checkpoints, seconds) = (look.checkpoints.len(), self.look_took.as_secs_f64());
+        let _ = self.run.output.record("scan", Scan { checkpoints, seconds, store_trouble: self.store_trouble });
+        let told = self.tell_store(trouble, is_unread);
         self.flush();
-        Ok((look, again))
+        told.map(|()| Scanned { look, again, is_unread })
     }
 
-    /// Takes it if it is complete; true if that changed what is known.
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<bool> {
+    /// What is not there any more is news when it comes again.
+    fn forget_told(&mut self, look: &Look) {
+        let checkpoints: HashSet<&PathBuf> = look.checkpoints.iter().map(|checkpoint| &checkpoint.path).collect();
+        self.told.retain(|(subject, path), _| match subject {
+            Subject::Checkpoint | Subject::Failures => checkpoints.contains(path),
+            Subject::Link => look.links.contains(path),
+            Subject::Directory => look.trouble.iter().any(|(other, _)| other == path),
+            Subject::Metrics | Subject::Store => true,
+        });
+    }
+
+    /// Says once that the store is in trouble, and that it is not any more. Its text names other objects each time, so the
+    /// kind of the error makes it news.
+    fn tell_store(&mut self, trouble: Option<Error>, is_unread: bool) -> Result<()> {
+        match trouble {
+            Some(error) if self.arguments.once => return Err(error),
+            Some(error) => {
+                if self.is_news(Subject::Store, self.location, error.code()) {
+                    let code = if is_unread { "unreadable" } else { "unwritable" };
+                    self.problem(self.location, code, &error.to_string());
+                }
+            }
+            None if self.store_trouble => {}
+            None => {
+                if self.told.remove(&(Subject::Store, self.location.to_path_buf())).is_some() {
+                    self.run.output.note("the trouble with the store is over");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it if it is complete and `may_store`; true if that changed what is known.
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, may_store: bool) -> Result<bool> {
         match &checkpoint.state {
-            State::Complete if self.keeper.may_take(checkpoint) => {
-                self.keeper.refuse_overlap(self.location, checkpoint)?;
-                match self.keeper.take(checkpoint, None)? {
-                    Taken::Durable(durable) => self.durable(checkpoint, &durable),
-                    Taken::Discarded { reason, failed } => self.discarded(checkpoint, &reason, &failed),
+            State::Complete if may_store && self.keeper.may_take(checkpoint) => {
+                let is_apart = self.keeper.refuse_overlap(self.location, checkpoint);
+                match is_apart.and_then(|()| self.keeper.take(checkpoint, None)) {
+                    Ok(Taken::Durable(durable)) => self.durable(checkpoint, &durable),
+                    Ok(Taken::Discarded { reason, failed }) => self.discarded(checkpoint, &reason, &failed),
+                    Err(error) => {
+                        if may_pass(&error) {
+                            let failed = self.keeper.delay(checkpoint);
+                            self.record(CheckpointLine::delayed(checkpoint, &error.to_string(), &failed));
+                        }
+                        return Err(error);
+                    }
                 }
                 Ok(true)
             }
             State::Incomplete(reason) => {
-                if self.is_news(&checkpoint.path, reason) {
+                if self.is_news(Subject::Checkpoint, &checkpoint.path, reason) {
                     self.record(CheckpointLine::new(checkpoint, "incomplete", Some(reason)));
                     let what = format!("is incomplete: {reason}");
                     self.run.output.problem(&Problem::path(&checkpoint.path, "incomplete", what));
@@ -269,7 +341,7 @@ impl<'r> Watch<'r> {
                 Ok(false)
             }
             State::Writing(reason) => {
-                if self.is_news(&checkpoint.path, reason) {
+                if self.is_news(Subject::Checkpoint, &checkpoint.path, reason) {
                     self.record(CheckpointLine::new(checkpoint, "writing", Some(reason)));
                     if self.run.output.verbose() {
                         self.run.output.note(&format!("being written: {}: {reason}", title(checkpoint)));
@@ -287,7 +359,7 @@ impl<'r> Watch<'r> {
         let counts = self.counts.entry(labels::run_of(checkpoint)).or_default();
         counts.durable += 1;
         counts.durable_seconds = Some(durable.seconds);
-        self.told.remove(&checkpoint.path);
+        self.told.retain(|(_, path), _| *path != checkpoint.path);
         self.record(CheckpointLine::durable(checkpoint, durable));
         // A line that can't be written must not end the watch.
         let _ = self.run.output.report(durable_line(checkpoint, durable));
@@ -300,21 +372,26 @@ impl<'r> Watch<'r> {
         self.record(CheckpointLine::discarded(checkpoint, reason, failed));
         self.run.output.note(&format!("discarded an attempt: {reason}; {}", failed.text()));
         if failed.times >= ATTEMPTS_MAX {
-            self.trouble(checkpoint.path.clone(), "changed", &format!("is not kept, again and again: {reason}"));
+            let what = format!("is not kept, again and again: {reason}");
+            self.trouble(Subject::Failures, &checkpoint.path, "changed", &what);
         }
         self.flush();
     }
 
     /// A problem, told once.
-    fn trouble(&mut self, path: PathBuf, code: &'static str, what: &str) {
-        if self.is_news(&path, what) {
-            self.summary.problems += 1;
-            self.run.output.problem(&Problem::path(&path, code, what));
+    fn trouble(&mut self, subject: Subject, path: &Path, code: &'static str, what: &str) {
+        if self.is_news(subject, path, what) {
+            self.problem(path, code, what);
         }
     }
 
-    fn is_news(&mut self, path: &Path, what: &str) -> bool {
-        self.told.insert(path.to_path_buf(), what.to_owned()).as_deref() != Some(what)
+    fn problem(&mut self, path: &Path, code: &'static str, what: &str) {
+        self.summary.problems += 1;
+        self.run.output.problem(&Problem::path(path, code, what));
+    }
+
+    fn is_news(&mut self, subject: Subject, path: &Path, what: &str) -> bool {
+        self.told.insert((subject, path.to_path_buf()), what.to_owned()).as_deref() != Some(what)
     }
 
     fn record(&self, line: CheckpointLine) {
@@ -327,7 +404,11 @@ impl<'r> Watch<'r> {
 
     /// Says how the runs stand, and writes the metrics.
     fn tell_risk(&mut self, look: &Look, is_new: bool) {
-        let status = runs(&self.keeper, look, self.arguments.gpus.map(f64::from));
+        // Why: before the log was read once, all would look as if nothing were durable.
+        let status = match self.keeper.knows_log() {
+            true => runs(&self.keeper, look, self.arguments.gpus.map(f64::from)),
+            false => Vec::new(),
+        };
         for run in &status {
             let _ = self.run.output.record("rpo", run);
         }
@@ -339,9 +420,10 @@ impl<'r> Watch<'r> {
             }
         }
         if let Some(path) = &self.arguments.metrics {
-            let text = metrics::render(&status, &self.counts, seconds(Timestamp::now()));
-            if let Err(error) = metrics::write(path, &text) {
-                self.trouble(path.clone(), "unwritable", &error.to_string());
+            let text = metrics::render(&status, &self.counts, seconds(Timestamp::now()), self.store_trouble);
+            match metrics::write(path, &text) {
+                Ok(()) => drop(self.told.remove(&(Subject::Metrics, path.clone()))),
+                Err(error) => self.trouble(Subject::Metrics, path, "unwritable", &error.to_string()),
             }
         }
         self.summary.incomplete = status.iter().map(|run| run.incomplete).sum();

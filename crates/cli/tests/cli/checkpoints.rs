@@ -25,7 +25,7 @@ pub fn repository() -> World {
 }
 
 /// The parts of a Trainer's checkpoint in the order in which they are written.
-fn parts(step: u64) -> Vec<(String, Vec<u8>)> {
+pub fn parts(step: u64) -> Vec<(String, Vec<u8>)> {
     let map = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
     let part = |name: &str, bytes: Vec<u8>| (format!("runs/a/checkpoint-{step}/{name}"), bytes);
     vec![
@@ -44,7 +44,7 @@ pub fn write_checkpoint(world: &World, step: u64) {
     parts(step).iter().for_each(|(name, bytes)| world.write(name, bytes));
 }
 
-fn snapshots(world: &World) -> Vec<Value> {
+pub fn snapshots(world: &World) -> Vec<Value> {
     let lines = world.open(["snapshots", "--json"]).expect(0).json();
     lines.into_iter().filter(|line| line["type"] == "snapshot").collect()
 }
@@ -59,7 +59,7 @@ fn of_state<'l>(lines: &'l [Value], state: &str) -> Vec<&'l Value> {
 }
 
 /// All files of a checkpoint come back as they are.
-fn assert_restores(world: &World, snapshot: &Value, step: u64) {
+pub fn assert_restores(world: &World, snapshot: &Value, step: u64) {
     let target = format!("back-{step}");
     let place =
         format!("{}:{}", snapshot["id"].as_str().unwrap(), world.path(format!("runs/a/checkpoint-{step}")).display());
@@ -221,13 +221,13 @@ fn arguments_that_do_not_fit_and_directories_without_checkpoints() {
 }
 
 /// A `watch` that runs beside the test.
-struct Watch {
+pub struct Watch {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Watch {
-    fn start(world: &World, more: &[&str]) -> Self {
+    pub fn start(world: &World, more: &[&str]) -> Self {
         let fixed = ["-r", "repo", "--key-file", "seawall.key", "--json", "watch", "runs", "--settle", "50ms"];
         Self::spawn(world.command(fixed.iter().chain(more)))
     }
@@ -239,7 +239,7 @@ impl Watch {
     }
 
     /// The next line that fits; none of the lines before it may say that something is durable, unless wanted.
-    fn wait_for(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_for(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         loop {
             let line = self.lines.next().unwrap_or_else(|| panic!("it ended before {what}")).unwrap();
             let line: Value = serde_json::from_str(&line).unwrap();
@@ -251,18 +251,18 @@ impl Watch {
     }
 
     /// So many further scans, in which nothing became durable.
-    fn scans(&mut self, count: usize) {
+    pub fn scans(&mut self, count: usize) {
         for _ in 0..count {
             self.wait_for("a scan", |line| line["type"] == "scan");
         }
     }
 
-    fn durable(&mut self, step: u64) -> Value {
+    pub fn durable(&mut self, step: u64) -> Value {
         self.wait_for("a durable step", |line| line["state"] == "durable" && line["step"] == step)
     }
 
     /// Ends it as an init system does; gives its summary.
-    fn terminate(self) -> Value {
+    pub fn terminate(self) -> Value {
         self.end(Signal::SIGTERM)
     }
 

@@ -31,11 +31,12 @@ pub struct Cache {
 }
 
 /// A session's mark in the cache. The lock is held while this lives; it only tells whether a session's process still
-/// runs, safety does not depend on it.
+/// runs, safety does not depend on it. Dropped, it goes, unless something was stored that a later session may adopt.
 #[derive(Debug)]
 pub struct SessionMark {
     path: PathBuf,
     _lock: File,
+    is_kept: bool,
 }
 
 impl Cache {
@@ -135,7 +136,7 @@ impl Cache {
         let path = self.directory.as_ref()?.join("sessions").join(session.to_string());
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).ok()?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-        Some(SessionMark { path, _lock: file })
+        Some(SessionMark { path, _lock: file, is_kept: false })
     }
 
     /// Sessions that were begun here, were not finished, and whose process is gone.
@@ -160,10 +161,23 @@ impl Cache {
 }
 
 impl SessionMark {
-    /// The session ended with its commit, or had nothing to leave behind.
-    pub fn finish(self) {
-        // Why: a mark that stays only makes a later run look at this session again.
-        let _ = fs::remove_file(&self.path);
+    /// The session stored something: unless it ends well, a later one is to find it.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// The session ended with its commit.
+    pub fn finish(mut self) {
+        self.is_kept = false;
+    }
+}
+
+impl Drop for SessionMark {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // Why ignored: a mark that stays only makes a later run look at this session again.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -226,15 +240,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_is_abandoned_only_once_its_mark_is_dropped() {
+    fn a_session_that_stored_something_is_abandoned_once_its_mark_is_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::new(Some(directory.path()), &RepositoryId([1; 16]));
         let session = SessionId([7; 16]);
-        let mark = cache.mark_session(&session).unwrap();
+        let mut mark = cache.mark_session(&session).unwrap();
+        mark.keep();
         assert_eq!(cache.abandoned_sessions(), []);
         drop(mark);
         assert_eq!(cache.abandoned_sessions(), [session]);
         cache.unmark_session(&session);
+        assert_eq!(cache.abandoned_sessions(), []);
+        drop(cache.mark_session(&session).unwrap());
+        assert_eq!(cache.abandoned_sessions(), [], "there is nothing to adopt");
+        let mut mark = cache.mark_session(&session).unwrap();
+        mark.keep();
+        mark.finish();
         assert_eq!(cache.abandoned_sessions(), []);
     }
 

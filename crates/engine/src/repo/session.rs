@@ -568,6 +568,7 @@ impl<'r> Session<'r> {
     fn write_pack(&self, pack: FullPack) -> Result<()> {
         let (bytes, records) = pack.writer.finish(&self.repository.keys().index_key);
         self.repository.store().put(&pack.name.object(), &bytes)?;
+        lock(&self.mark).iter_mut().for_each(SessionMark::keep);
         let length = u64::try_from(bytes.len()).unwrap_or(0);
         self.buffers.give_back(bytes);
         self.stored_bytes.fetch_add(length, Ordering::Relaxed);

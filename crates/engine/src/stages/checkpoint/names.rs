@@ -19,6 +19,8 @@ pub(super) struct Named {
 
 /// Words before the number of a step, the most telling first.
 const WORDS: [&str; 8] = ["step", "iteration", "iter", "updates", "update", "checkpoint", "ckpt", "epoch"];
+/// Those of them that do not say what their numbers are: `checkpoint_EPOCH_UPDATE`.
+const COUNTING_WORDS: [&str; 2] = ["checkpoint", "ckpt"];
 /// Endings of files that hold weights or states, and tell themselves whether they are whole; of `.distcp`, `.metadata` tells.
 const ENDINGS: [&str; 6] = [".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz"];
 /// What Orbax puts behind the name of a directory until it is finished, with or without a number.
@@ -72,7 +74,8 @@ fn named(stem: &str, temporary: bool) -> Option<Named> {
 }
 
 /// The number behind the last place of `word` that has one: `step-100`, `global_step100`, `epoch=1-step=200`. Of several
-/// numbers at the end, as in `checkpoint_3_1500`, the last.
+/// numbers at the end, as in `checkpoint_3_1500`, the last; where a word follows, as in `checkpoint_1_500-shard0`, only behind
+/// a word that says of none of them what it is.
 fn step_behind(name: &str, word: &str) -> Option<u64> {
     name.rmatch_indices(word).find_map(|(at, _)| {
         if name[..at].ends_with(|before: char| before.is_ascii_alphabetic()) {
@@ -87,9 +90,23 @@ fn step_behind(name: &str, word: &str) -> Option<u64> {
         match all_numbers {
             _ if !ends || is_part => None,
             true => number(behind.rsplit(['-', '_']).next().unwrap_or(first)).or_else(|| number(first)),
+            false if COUNTING_WORDS.contains(&word) => number(last_before_word(&rest[..digits], behind)),
             false => number(first),
         }
     })
+}
+
+/// The last of numbers joined by `_`, of which `behind` holds all but the first, where `-` or `.` and no number follow them; else
+/// the first.
+fn last_before_word<'n>(first: &'n str, behind: &'n str) -> &'n str {
+    let run = behind.len() - behind.trim_start_matches(|c: char| c.is_ascii_digit() || c == '_').len();
+    let (run, after) = behind.split_at(run);
+    let is_word = after.strip_prefix(['-', '.']).is_some_and(|word| word.starts_with(|c: char| !c.is_ascii_digit()));
+    let are_numbers = run.strip_prefix('_').is_some_and(|run| run.split('_').all(|digits| number(digits).is_some()));
+    match is_word && are_numbers {
+        true => run.rsplit('_').next().unwrap_or(first),
+        false => first,
+    }
 }
 
 fn number(digits: &str) -> Option<u64> {
@@ -287,6 +304,7 @@ mod tests {
             ("iter_0000250", Some((250, true, false))),
             ("epoch=3-step=1200", Some((1200, true, false))),
             ("checkpoint_3_1500", Some((1500, true, false))),
+            ("checkpoint_3_1500-best", Some((1500, true, false))),
             ("checkpoint-epoch_4", Some((4, true, false))),
             ("run-step2", Some((2, true, false))),
             ("100", Some((100, false, false))),
@@ -317,6 +335,14 @@ mod tests {
             ("checkpoint_100.pt", Some((100, false))),
             ("epoch=1-step=200.ckpt", Some((200, false))),
             ("model_step5-loss0.31.pth", Some((5, false))),
+            ("checkpoint_1_500.pt", Some((500, false))),
+            ("checkpoint_1_500-shard0.pt", Some((500, false))),
+            ("ckpt_1_2_500.best.pt", Some((500, false))),
+            ("checkpoint_7-shard0.pt", Some((7, false))),
+            ("checkpoint_1_500_best.pt", Some((1, false))),
+            ("checkpoint_7_0.31.pt", Some((7, false))),
+            ("checkpoint_7__-best.pt", Some((7, false))),
+            ("step_5_500-shard0.pt", Some((5, false))),
             ("step-8.safetensors.tmp", Some((8, true))),
             ("model-00001-of-00003.safetensors", None),
             ("rng_state_0.pth", None),

@@ -2,7 +2,7 @@
 //! the name `.metadata.tmp` and renamed.
 //!
 //! Whoever overwrites a checkpoint in place leaves the old `.metadata` over new parts for a while. Sizes may fit then. What
-//! gives it away: some parts are newer than `.metadata` and others older; or no piece lies where `.metadata` lists one,
+//! gives it away: some parts are much newer than `.metadata` and others are not; or no piece lies where `.metadata` lists one,
 //! which also tells a part whose bytes were lost. New parts with each piece where the old one was are the new checkpoint:
 //! all that `.metadata` says of it is true.
 //!
@@ -15,14 +15,16 @@ use std::path::{Component, Path};
 
 use super::super::listing::Seen;
 use super::super::names;
+use super::overwritten::is_of_another_save;
 use super::{Marked, Scene};
 use crate::readers::{
     DistcpMetadata, DistcpNames, ReadAt, Stored, distcp_goes_on, distcp_lack_by_itself, distcp_metadata,
 };
 
 const METADATA: &str = ".metadata";
-/// Clocks of several writers may differ by so many seconds.
-const SKEW_SECONDS: i64 = 2;
+/// Clocks of several writers may differ by so many seconds. Why more than elsewhere: many hosts write the parts, and all at
+/// once, so that the save as the times tell it may be shorter than their clocks differ; and pieces are looked at besides.
+const SKEW_SECONDS: i64 = 10;
 /// About so many pieces are looked at, of whatever number: each costs small reads at two places, and a file system far away
 /// takes a millisecond for one. Of each part two, however many parts there are.
 const LOOKS_MAX: usize = 4096;
@@ -103,10 +105,11 @@ fn below<'n>(name: &'n str, shown: &str) -> Result<&'n Path, String> {
     }
 }
 
-/// Whether some parts are newer than `.metadata`, and others not.
-fn written_in_part<'s>(metadata: &Seen, parts: impl Iterator<Item = &'s Seen>) -> Result<(), String> {
-    let latest = metadata.mtime.seconds.saturating_add(SKEW_SECONDS);
-    let (newer, older): (Vec<&Seen>, Vec<&Seen>) = parts.partition(|part| part.mtime.seconds > latest);
+/// Whether some parts came so long after `.metadata` that they are of another save, and others not.
+fn written_in_part<'s>(metadata: &Seen, parts: impl Iterator<Item = &'s Seen> + Clone) -> Result<(), String> {
+    let Some(oldest) = parts.clone().map(|part| part.mtime).min() else { return Ok(()) };
+    let is_newer = |part: &&Seen| is_of_another_save(part.mtime, oldest, metadata.mtime, SKEW_SECONDS);
+    let (newer, older): (Vec<&Seen>, Vec<&Seen>) = parts.partition(is_newer);
     match newer.first().filter(|_| !older.is_empty()) {
         None => Ok(()),
         Some(part) => Err(format!(

@@ -35,21 +35,23 @@ impl Written {
 
     /// Whether the last file came after a marker of that time, by more than clocks differ.
     pub fn is_after(&self, marker: Timestamp) -> bool {
-        nanos(self.newest) - nanos(marker) > skew()
+        nanos(self.newest) - nanos(marker) > i128::from(SKEW_SECONDS) * 1_000_000_000
     }
 
     /// Whether the last file came so long after the marker of this very save that it is of another save.
     pub fn is_of_another_save(&self, marker: Timestamp) -> bool {
-        let took = nanos(marker) - nanos(self.oldest);
-        nanos(self.newest) - nanos(marker) > took.max(skew())
+        is_of_another_save(self.newest, self.oldest, marker, SKEW_SECONDS)
     }
+}
+
+/// Whether a file came later after the marker than the save took before it, from its oldest file to the marker, and more than
+/// so many seconds later.
+pub(super) fn is_of_another_save(file: Timestamp, oldest: Timestamp, marker: Timestamp, skew_seconds: i64) -> bool {
+    let took = nanos(marker) - nanos(oldest);
+    nanos(file) - nanos(marker) > took.max(i128::from(skew_seconds) * 1_000_000_000)
 }
 
 /// Why i128: times of files may be anything.
 fn nanos(time: Timestamp) -> i128 {
     i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
-}
-
-fn skew() -> i128 {
-    i128::from(SKEW_SECONDS) * 1_000_000_000
 }

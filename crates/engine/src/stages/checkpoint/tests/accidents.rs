@@ -41,6 +41,13 @@ fn accelerate_saved(run: &Path) {
     touch(directory.join("random_states_0.pkl"), MARKER);
 }
 
+/// Parts of that time.
+fn dcp_saved(run: &Path, parts: u64) {
+    dcp(&run.join("step-100"));
+    written(run, parts);
+    touch(run.join("step-100/.metadata"), MARKER);
+}
+
 fn deepspeed_saved(run: &Path) {
     deepspeed(run);
     written(run, FILES);
@@ -104,6 +111,16 @@ fn what_was_overwritten_in_part_is_told() {
         )],
     );
     check(
+        Layout::Dcp,
+        Some(2),
+        |run| dcp_saved(run, MARKER - 60),
+        &[(
+            "one part, later than the save took",
+            |run| touch(run.join("step-100/__1_0.distcp"), MARKER + 61),
+            "__1_0.distcp is newer than .metadata, others are older: it was overwritten in part (of a mere copy, touch .metadata)",
+        )],
+    );
+    check(
         Layout::DeepSpeed,
         Some(2),
         deepspeed_saved,
@@ -133,7 +150,19 @@ type Save = (&'static str, fn(&Path));
 
 #[test]
 fn ordinary_saves_that_end_after_their_marker_are_complete() {
-    let saves: [Save; 6] = [
+    let saves: [Save; 9] = [
+        ("the clock of a host of DCP is ahead, and all parts were written at once", |run| {
+            dcp_saved(run, MARKER);
+            touch(run.join("step-100/__1_0.distcp"), MARKER + 9);
+        }),
+        ("a host of DCP is done later after the marker than clocks differ, and the save took as long", |run| {
+            dcp_saved(run, MARKER - 60);
+            touch(run.join("step-100/__1_0.distcp"), MARKER + 60);
+        }),
+        ("all parts of DCP are copied much later than the marker", |run| {
+            dcp_saved(run, LATER);
+            touch(run.join("step-100/__1_0.distcp"), LATER + 60);
+        }),
         ("states of random numbers long after the Trainer's marker", |run| {
             trainer_saved(run);
             touch(run.join("checkpoint-100/rng_state_1.pth"), LATER);

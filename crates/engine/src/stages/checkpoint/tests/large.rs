@@ -68,8 +68,8 @@ fn distributed_checkpoints_with_more_pieces_than_can_be_kept() {
                 "overwritten in part",
                 |run| {
                     touch(run.join("step-100/.metadata"), 1000);
-                    touch(run.join("step-100/__0_0.distcp"), 990);
-                    touch(run.join("step-100/__1_0.distcp"), 1010);
+                    touch(run.join("step-100/__0_0.distcp"), 985);
+                    touch(run.join("step-100/__1_0.distcp"), 1016);
                 },
                 "__1_0.distcp is newer than .metadata, others are older: it was overwritten in part (of a mere copy, touch .metadata)",
             ),
