@@ -58,12 +58,13 @@ pub enum View {
     /// The program has the dimensions in another order: a transposed tensor, a Fortran array.
     Turned,
     /// A view with holes, or one that shows numbers more than once: all numbers that it spans, in one row. Or one that shows
-    /// them conjugated or negated.
+    /// them conjugated or negated, or numbers of half a byte whose last byte is half empty: with what fills it, in one row.
     Span,
     /// It is the same, but some of its numbers are those of another tensor of the file, which has the place in
     /// [`Layout::tensors`]; this one never is there.
     Shared,
-    /// No tensor: a part of a storage that no tensor covers, under the storage's name.
+    /// No tensor: a part of a storage that no tensor covers, under the storage's name; a part of a sparse tensor; a column of
+    /// which some places are empty. Its numbers need not mean anything.
     Rest,
 }
 

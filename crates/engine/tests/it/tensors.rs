@@ -304,6 +304,44 @@ fn fixtures_come_back_or_are_refused_by_name() {
     assert_eq!(refused, wanted);
 }
 
+/// The files of `odd.py`: a tensor comes back as its program sees it, under its own shape, or not at all.
+#[test]
+fn odd_files_come_back_as_they_were_or_not_at_all() {
+    let scene = Scene::new();
+    let odd = fixtures().join("odd");
+    let expected: BTreeMap<String, Json> =
+        serde_json::from_slice(&fs::read(odd.join("expected.json")).unwrap()).unwrap();
+    for name in expected.keys() {
+        scene.write(&format!("{name}.d/{name}"), &fs::read(odd.join(name)).unwrap());
+    }
+    let root = scene.backup();
+    let (mut whole, mut refused) = (0, 0);
+    for (file, what) in &expected {
+        let rows = what["tensors"].as_array().unwrap();
+        for row in rows {
+            let (name, own) = (row["name"].as_str().unwrap(), &row["own"]);
+            match scene.extract(&root, &format!("{file}.d"), &[&exactly(name)]) {
+                Ok(_) => {
+                    let (dtype, shape, bytes) = parse(&fs::read(scene.target()).unwrap()).remove(name).unwrap();
+                    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let wanted = json!([row["dtype"], own["shape"], own["numbers"]]);
+                    assert_eq!(json!([dtype.to_lowercase(), shape, hex]), wanted, "{file}: {name}");
+                    whole += 1;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(own.is_null() && text.contains(name), "{file}: {text}");
+                    assert_eq!(text.contains("middle of a byte"), row["view"] == "Span", "{file}: {text}");
+                    refused += 1;
+                }
+            }
+        }
+        let (files, _) = scene.list(&root, &format!("{file}.d"), &[]);
+        assert_eq!(files[0].tensors.len(), rows.len(), "{file}: more is listed");
+    }
+    assert_eq!((whole, refused), (15, 10));
+}
+
 /// All tensors of a file that the format's own library wrote become that file again, but for its notes and for tensors
 /// without numbers.
 #[test]
