@@ -10,10 +10,13 @@ digits in the order of its own shape. A tensor without them is refused.
 
 import io
 import json
+import pickle
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import types
 from pathlib import Path
 
 import numpy
@@ -145,10 +148,64 @@ def make_nulls():
     expect("nulls.arrow", "Arrow", rows)
 
 
+def make_empty():
+    """A distributed checkpoint in which some ranks have pieces without elements: at the end, and at the place of another piece."""
+    names = {"metadata": ["Metadata", "MetadataIndex", "TensorStorageMetadata", "ChunkStorageMetadata"], "filesystem": ["_StorageInfo"]}
+    kinds = {}
+    for module, classes in names.items():
+        made = types.ModuleType(f"torch.distributed.checkpoint.{module}")
+        for name in classes:
+            kinds[name] = type(name, (), {"__module__": made.__name__})
+            setattr(made, name, kinds[name])
+        sys.modules[made.__name__] = made
+    torch = sys.modules["torch"] = types.ModuleType("torch")
+    size = torch.Size = type("Size", (tuple,), {"__module__": "torch", "__reduce__": lambda self: (torch.Size, (tuple(self),))})
+
+    def filled(kind, **fields):
+        made = kinds[kind]()
+        vars(made).update(fields)
+        return made
+
+    rows, alone, tail = array((4, 3)), array((5,)), array((4,))
+    # Of each tensor the pieces: rank, offset, content, whether it is stored under an own index.
+    wholes = {
+        "rows": (rows, [(0, (0, 0), rows[:2], True), (1, (2, 0), rows[2:2], True), (2, (2, 0), rows[2:], True), (1, (4, 0), rows[4:], True)]),
+        # What was written first under a place gives the index, and what was written last gives where it lies.
+        "alone": (alone, [(1, (0,), alone[:0], False), (0, (0,), alone, True)]),
+        "tail": (tail, [(0, (0,), tail, True), (1, (4,), tail[4:], False), (2, (4,), tail[4:], True)]),
+    }
+    (HERE / "empty").mkdir()
+    files = [b"", b"", b""]
+    tensors, stored = {}, {}
+    for name, (whole, pieces) in wholes.items():
+        chunks, first = [], {}
+        for number, (rank, offset, piece, is_own) in enumerate(pieces):
+            chunks.append(filled("ChunkStorageMetadata", offsets=size(offset), sizes=size(piece.shape)))
+            number = first.pop(offset, number)
+            # Each piece is a safetensors file of its own, one behind the other.
+            begin, content = len(files[rank]), safetensors.numpy.save({name: piece})
+            files[rank] += content
+            if not is_own:
+                first[offset] = number
+                continue
+            index = filled("MetadataIndex", fqn=name, offset=size(offset), index=number)
+            stored[index] = filled("_StorageInfo", relative_path=f"__{rank}_0.distcp", offset=begin, length=len(content))
+        tensors[name] = filled("TensorStorageMetadata", size=size(whole.shape), chunks=chunks)
+    for rank, content in enumerate(files):
+        (HERE / f"empty/__{rank}_0.distcp").write_bytes(content)
+    metadata = filled("Metadata", state_dict_metadata=tensors, planner_data={}, storage_data=stored)
+    (HERE / "empty/.metadata").write_bytes(pickle.dumps(metadata, 2))
+    (HERE / "empty/expected").write_bytes(safetensors.numpy.save({name: whole for name, (whole, _) in wholes.items()}))
+
+
+def array(shape):
+    return RANDOM.standard_normal(shape).astype("<f4")
+
+
 def main():
     shutil.rmtree(HERE, ignore_errors=True)
     HERE.mkdir()
-    for make in [make_members, make_sparse, make_onnx, make_nulls]:
+    for make in [make_members, make_sparse, make_onnx, make_nulls, make_empty]:
         make()
     (HERE / "expected.json").write_text(json.dumps(EXPECTED, indent=1, sort_keys=True) + "\n")
 

@@ -1,4 +1,4 @@
-//! ONNX: a protobuf message whose tensors hold their numbers as bytes, or name another file.
+//! ONNX: a protobuf message whose tensors hold their numbers as bytes, or name another file, which is not looked for.
 //!
 //! A walk over the wire format, with the few field numbers of onnx.proto that lead to tensors: initializers of graphs,
 //! attributes of nodes, graphs inside attributes, local functions. Lengths decide where messages end, so fields of newer
@@ -9,7 +9,7 @@
 
 use super::dtype::Dtype;
 use super::input::{Input, Stream};
-use super::layout::{Builder, DIMENSIONS_MAX, NAME_BYTES_MAX, View, elements};
+use super::layout::{Builder, DIMENSIONS_MAX, View, elements};
 
 /// Messages are nested so deep at most: graphs in branches of graphs count four each.
 const DEPTH_MAX: usize = 64;
@@ -123,7 +123,10 @@ impl Walk<'_> {
                 (8, Field::Bytes(length)) if length <= TEXT_BYTES_MAX => {
                     tensor.name = stream.text(length, TEXT_BYTES_MAX)?;
                 }
-                (13, Field::Bytes(length)) => tensor.external(stream, at + length)?,
+                (13, Field::Bytes(length)) => {
+                    tensor.is_elsewhere = true;
+                    stream.skip(length)?;
+                }
                 // `float_data`, `raw_data`, `double_data`.
                 (4 | 9 | 10, Field::Bytes(length)) => {
                     tensor.data = Some((at, length));
@@ -148,9 +151,8 @@ impl Walk<'_> {
             }
             _ => (&tensor.shape[..], view),
         };
-        if let Some(location) = &tensor.location {
-            self.builder.external(location, &tensor.name, dtype, shape, tensor.offset);
-        } else if let Some((data, length)) = tensor.data
+        if let Some((data, length)) = tensor.data
+            && !tensor.is_elsewhere
             && elements(shape).and_then(|count| dtype.bytes_of(count)) == Some(length)
         {
             self.builder.view(view, &tensor.name, dtype, shape, self.base + data);
@@ -166,8 +168,8 @@ struct TensorProto {
     shape: Vec<u64>,
     /// Where its bytes begin, and how many there are.
     data: Option<(u64, u64)>,
-    location: Option<String>,
-    offset: u64,
+    /// Its numbers lie in another file.
+    is_elsewhere: bool,
 }
 
 impl TensorProto {
@@ -176,25 +178,6 @@ impl TensorProto {
         if self.shape.len() <= DIMENSIONS_MAX {
             self.shape.push(length);
         }
-    }
-
-    /// A pair of texts, of which `location` and `offset` matter; the length follows from the shape.
-    fn external(&mut self, stream: &mut Stream, end: u64) -> Option<()> {
-        let (mut key, mut value) = (String::new(), String::new());
-        while stream.position() < end {
-            match field(stream, end)? {
-                (1, Field::Bytes(length)) => key = stream.text(length, TEXT_BYTES_MAX)?,
-                (2, Field::Bytes(length)) => value = stream.text(length, TEXT_BYTES_MAX)?,
-                (_, Field::Bytes(length)) => stream.skip(length)?,
-                _ => {}
-            }
-        }
-        match key.as_str() {
-            "location" if value.len() <= NAME_BYTES_MAX => self.location = Some(value),
-            "offset" => self.offset = value.parse().ok()?,
-            _ => {}
-        }
-        Some(())
     }
 }
 

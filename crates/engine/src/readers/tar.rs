@@ -133,6 +133,7 @@ fn nested(member: &Input, name: &str, builder: &mut Builder) {
         None
     };
     let inner = inner.finish();
+    builder.leave_out(inner.left_out);
     let full = |own: &str| if own.is_empty() { name.to_owned() } else { format!("{name}/{own}") };
     for tensor in inner.tensors {
         builder.view(tensor.view, &full(&tensor.name), tensor.dtype, &tensor.shape, tensor.range.start);

@@ -89,7 +89,7 @@ impl TableBuilder {
     pub fn new(layout: &Layout) -> Self {
         let tensors: Vec<Tensor> = layout.tensors.iter().take(TABLE_TENSORS_MAX).cloned().collect();
         let progress = tensors.iter().map(|_| Progress::default()).collect();
-        let left_out = (layout.tensors.len() - tensors.len()) as u64;
+        let left_out = layout.left_out.saturating_add((layout.tensors.len() - tensors.len()) as u64);
         Self { tensors, left_out, progress: Mutex::new(progress) }
     }
 

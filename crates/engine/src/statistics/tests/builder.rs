@@ -31,7 +31,7 @@ fn layout() -> Layout {
         strided: Vec::new(),
         checks: Vec::new(),
         boundaries: Vec::new(),
-        external: Vec::new(),
+        left_out: 0,
     }
 }
 
