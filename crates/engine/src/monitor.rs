@@ -50,7 +50,8 @@ pub struct Problem {
     /// What went wrong, in words.
     pub what: String,
     /// Stable code: `unreadable`, `unwritable`, `vanished`, `changed`, `metadata`, `damaged`, `missing`, `skipped`,
-    /// `rollback`, `mended` (damaged, and given back by parity), `put-back` (an entry of the log), `incomplete` (a checkpoint).
+    /// `rollback`, `mended` (damaged, and given back by parity), `put-back` (an entry of the log), `incomplete` (a checkpoint),
+    /// `too-many` (tensors).
     pub code: &'static str,
 }
 

@@ -46,7 +46,8 @@ const BASE_DIGITS: usize = 16;
 ///
 /// What the numbers were like is stored with each file of 64 KiB and more: a note tells of NaN, infinities and tensors that
 /// are all zero. `--statistics` shows all of it. `--compare` holds it against another checkpoint's, reads no file for that, and
-/// ends with 3 if a tensor broke: a NaN or an infinity where there was none, zeros, or numbers of other sizes.
+/// ends with 3 if a tensor broke: a NaN or an infinity where there was none, or many more of them, zeros, or numbers of other
+/// sizes.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Arguments {

@@ -201,8 +201,8 @@ mod tests {
             let name = format!("{range:?}");
             Check { range: range.clone(), kind: CheckKind::Crc32, expected: checksum.value(), name }
         });
-        let (tensors, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
-        Layout { format: Format::Zip, tensors, strided: Vec::new(), checks: checks.collect(), boundaries, external }
+        let (tensors, boundaries) = (Vec::new(), Vec::new());
+        Layout { format: Format::Zip, tensors, strided: Vec::new(), checks: checks.collect(), boundaries, left_out: 0 }
     }
 
     fn wrong(layout: &Layout, bytes: &[u8], pieces: &[std::ops::Range<usize>]) -> Vec<String> {
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn records_are_judged_one_by_one_however_they_are_cut() {
-        let (tensors, checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let layout = Layout { format: Format::TfRecord, tensors, strided: Vec::new(), checks, boundaries, external };
+        let (tensors, checks, boundaries) = (Vec::new(), Vec::new(), Vec::new());
+        let layout = Layout { format: Format::TfRecord, tensors, strided: Vec::new(), checks, boundaries, left_out: 0 };
         let records = [record(b"first"), record(b""), record(&[7; 1000]), record(b"last")];
         let starts = records.iter().scan(0, |end, record| Some(std::mem::replace(end, *end + record.len())));
         let starts: Vec<usize> = starts.collect();

@@ -369,14 +369,14 @@ mod tests {
                 range: *start..start + bytes,
             }
         });
-        let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
+        let (checks, boundaries) = (Vec::new(), Vec::new());
         let layout = Layout {
             format: Format::Safetensors,
             tensors: tensors.collect(),
             strided: Vec::new(),
             checks,
             boundaries,
-            external,
+            left_out: 0,
         };
         assert!(layout.holds(length));
         CutPlan::new(&layout, length, Parts::new())
@@ -478,9 +478,10 @@ mod tests {
             view: View::Own,
             range: start..start + 2_400_000,
         };
-        let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
+        let (checks, boundaries) = (Vec::new(), Vec::new());
         let tensors = vec![tensor("flat", 100)];
-        let layout = Layout { format: Format::Safetensors, tensors, checks, boundaries, external, strided: Vec::new() };
+        let layout =
+            Layout { format: Format::Safetensors, tensors, checks, boundaries, left_out: 0, strided: Vec::new() };
         let part = |from: u64, to: u64, before, elements| Part {
             range: 100 + 4 * from..100 + 4 * to,
             before,

@@ -2,12 +2,13 @@
 //!
 //! The footer names every batch and the schema. Batches are boundaries, and so are their buffers. Where columns are plain
 //! numbers (also inside lists and structures), buffers without compression are tensors `column/batch`. A column of a
-//! type whose buffers can't be counted ends the naming for that file: buffers stay boundaries. Big-endian files too.
+//! type whose buffers can't be counted ends the naming for that file: buffers stay boundaries. Big-endian files too. In a
+//! batch where a column, or one that it lies in, has empty places (nulls), its numbers are no tensor: anything lies there.
 
 use super::dtype::Dtype;
 use super::flatbuffer::{Table, Vector};
 use super::input::Input;
-use super::layout::{Builder, NAME_BYTES_MAX, TENSORS_MAX};
+use super::layout::{Builder, NAME_BYTES_MAX, TENSORS_MAX, View};
 use crate::units::MIB;
 
 pub(super) const MAGIC: [u8; 6] = *b"ARROW1";
@@ -21,8 +22,16 @@ const BUFFERS_MAX: usize = 3 * COLUMNS_MAX;
 /// Columns inside columns go so deep.
 const DEPTH_MAX: usize = 16;
 
-/// A buffer of a batch by the schema: a column's numbers, or something else.
-type Buffer = Option<(String, Dtype)>;
+/// A buffer of a batch by the schema: the numbers of a column, or something else.
+type Buffer = Option<Numbers>;
+
+/// What a buffer of numbers is.
+struct Numbers {
+    name: String,
+    dtype: Dtype,
+    /// The column's place in [`Columns::outer`].
+    column: usize,
+}
 
 pub(super) fn read(input: &Input, builder: &mut Builder) -> Option<()> {
     let tail_at = input.length().checked_sub(10)?;
@@ -34,10 +43,10 @@ pub(super) fn read(input: &Input, builder: &mut Builder) -> Option<()> {
     let footer = Table::root(&footer)?;
     builder.boundary(input.start() + footer_at);
     let schema = footer.table(1)?;
-    let buffers = buffers(schema);
+    let columns = columns(schema);
     for (field, named) in [(2, false), (3, true)] {
         let Some(blocks) = footer.vector(field) else { continue };
-        let columns = if named { buffers.as_deref().unwrap_or_default() } else { &[] };
+        let columns = columns.as_ref().filter(|_| named);
         for number in 0..blocks.len.min(TENSORS_MAX) {
             let block: [u8; 24] = blocks.fixed(number)?;
             // A batch that can't be read costs its own buffers.
@@ -47,7 +56,13 @@ pub(super) fn read(input: &Input, builder: &mut Builder) -> Option<()> {
     Some(())
 }
 
-fn batch(input: &Input, block: &[u8; 24], number: usize, columns: &[Buffer], builder: &mut Builder) -> Option<()> {
+fn batch(
+    input: &Input,
+    block: &[u8; 24],
+    number: usize,
+    columns: Option<&Columns>,
+    builder: &mut Builder,
+) -> Option<()> {
     let field = |at: usize| block[at..at + 8].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let (start, length) = (field(0), field(8) & u64::from(u32::MAX));
     let body = start.checked_add(length)?;
@@ -65,6 +80,9 @@ fn batch(input: &Input, block: &[u8; 24], number: usize, columns: &[Buffer], bui
         _ => return None,
     };
     let compressed = header.table(3).is_some();
+    let columns = columns.filter(|_| !compressed);
+    let nodes = header.vector(1);
+    let with_nulls = columns.zip(nodes).map_or_else(Vec::new, |(columns, nodes)| columns.with_nulls(nodes));
     let places: Vector = header.vector(2)?;
     for index in 0..places.len.min(BUFFERS_MAX) {
         let place: [u8; 16] = places.fixed(index)?;
@@ -72,41 +90,59 @@ fn batch(input: &Input, block: &[u8; 24], number: usize, columns: &[Buffer], bui
         let bytes = place.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let at = input.start().checked_add(body)?.checked_add(offset)?;
         builder.boundary(at);
-        if let (false, Some(Some((name, dtype)))) = (compressed, columns.get(index)) {
+        if let Some(Some(Numbers { name, dtype, column })) = columns.and_then(|columns| columns.buffers.get(index)) {
             let count = bytes / u64::from(dtype.width());
-            builder.tensor(&format!("{name}/{number}"), *dtype, &[count], at);
+            let view = if with_nulls.get(*column) == Some(&false) { View::Own } else { View::Rest };
+            builder.view(view, &format!("{name}/{number}"), *dtype, &[count], at);
         }
     }
     Some(())
 }
 
-/// The buffers of each batch; none where a type can't be counted.
-fn buffers(schema: Table) -> Option<Vec<Buffer>> {
+/// The columns of each batch; none where a type can't be counted.
+fn columns(schema: Table) -> Option<Columns> {
     let big_endian = schema.scalar::<2>(0).is_some_and(|order| order != [0, 0]);
     let fields = schema.vector(1)?;
-    let mut columns = Columns { buffers: Vec::new(), left: COLUMNS_MAX };
+    let mut columns = Columns { buffers: Vec::new(), outer: Vec::new(), left: COLUMNS_MAX };
     for index in 0..fields.len {
-        columns.add(fields.table(index)?, "", DEPTH_MAX)?;
+        columns.add(fields.table(index)?, "", None, DEPTH_MAX)?;
     }
-    (!big_endian).then_some(columns.buffers)
+    (!big_endian).then_some(columns)
 }
 
-/// Counts the buffers of columns.
+/// Counts columns and their buffers.
 struct Columns {
     buffers: Vec<Buffer>,
+    /// Of each column, in the order of a batch's nodes, the one that it lies in: always one before it.
+    outer: Vec<Option<usize>>,
     /// How many columns may still come: tables of a hostile schema may share their inner ones.
     left: usize,
 }
 
 impl Columns {
+    /// Which columns have empty places in a batch, or lie in one that has, by its nodes. Fewer than there are columns where
+    /// the batch has fewer nodes.
+    fn with_nulls(&self, nodes: Vector) -> Vec<bool> {
+        let mut with_nulls: Vec<bool> = Vec::new();
+        for (number, outer) in self.outer.iter().enumerate() {
+            // A node: how many values, how many of them are null.
+            let Some(node) = nodes.fixed::<16>(number) else { break };
+            let own = node[8..].iter().any(|&byte| byte != 0);
+            with_nulls.push(own || outer.is_some_and(|outer| with_nulls[outer]));
+        }
+        with_nulls
+    }
+
     /// Adds a column's buffers, then those of the columns in it.
-    fn add(&mut self, field: Table, path: &str, depth: usize) -> Option<()> {
+    fn add(&mut self, field: Table, path: &str, outer: Option<usize>, depth: usize) -> Option<()> {
         self.left = self.left.checked_sub(1)?;
         let name = field.text(0).unwrap_or_default();
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         if depth == 0 || path.len() > NAME_BYTES_MAX {
             return None;
         }
+        let column = self.outer.len();
+        self.outer.push(outer);
         if field.table(4).is_some() {
             // Only the places in the dictionary are in the batch.
             self.buffers.extend([None, None]);
@@ -118,7 +154,7 @@ impl Columns {
             1 => return Some(()),
             2 | 3 | 6..=11 | 15 | 18 => {
                 let dtype = field.table(3).and_then(|details| number(kind, details));
-                self.buffers.extend([None, dtype.map(|dtype| (path.clone(), dtype))]);
+                self.buffers.extend([None, dtype.map(|dtype| Numbers { name: path.clone(), dtype, column })]);
             }
             // Texts and byte strings: offsets and content.
             4 | 5 | 19 | 20 => self.buffers.extend([None, None, None]),
@@ -129,7 +165,7 @@ impl Columns {
             _ => return None,
         }
         let Some(children) = field.vector(5) else { return Some(()) };
-        (0..children.len).try_for_each(|index| self.add(children.table(index)?, &path, depth - 1))
+        (0..children.len).try_for_each(|index| self.add(children.table(index)?, &path, Some(column), depth - 1))
     }
 }
 
@@ -192,7 +228,7 @@ mod tests {
 
     #[test]
     fn columns_that_share_inner_ones_end() {
-        let count = |levels| buffers(Table::root(&schema(levels)).unwrap()).map(|buffers| buffers.len());
+        let count = |levels| columns(Table::root(&schema(levels)).unwrap()).map(|columns| columns.buffers.len());
         assert_eq!(count(1), Some(64));
         assert_eq!(count(2), Some(64 + 64 * 64));
         assert_eq!(count(12), None);

@@ -5,11 +5,11 @@
 //! before the next; safetensors from the start forwards. A gap ends the row: what was found until then counts.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::input::{Input, READ_BYTES_MAX, ReadAt};
-use super::layout::{Builder, Format};
+use super::layout::{Builder, DIMENSIONS_MAX, Format};
 use super::pickle::{Global, Node, Pickle, Refusal, Value, number};
 use super::safetensors;
 use super::zip::{self, Archive};
@@ -76,6 +76,8 @@ pub struct Stored {
     pub offset: Vec<u64>,
     /// True where it was written through an extension, such as compression: its bytes are of no format known here.
     pub is_transformed: bool,
+    /// True where it has no elements, as ranks have that a tensor is too small for.
+    pub is_empty: bool,
 }
 
 impl Stored {
@@ -198,15 +200,24 @@ fn names(file: &dyn ReadAt) -> Option<Names> {
 /// None for what is no such file, and within it none where the pieces are too many.
 fn pieces(pickle: &Pickle) -> Option<Option<Vec<Stored>>> {
     let Node::Object { class: Global::Metadata, state, .. } = *pickle.node(pickle.root)? else { return None };
+    let empty = Empty::of(pickle, state);
     let mut bytes_left = STORED_BYTES_MAX;
     let mut pieces = Vec::new();
+    // Pieces that are empty if they are not alone at their place.
+    let mut doubtful = Vec::new();
     for &(index, info) in pickle.map(pickle.get(state, "storage_data")?)? {
-        let piece = stored(pickle, index, info)?;
+        let mut piece = stored(pickle, index, info)?;
+        match empty.holds(pickle, index) {
+            Some(true) => piece.is_empty = true,
+            Some(false) => doubtful.push(pieces.len()),
+            None => {}
+        }
         let bytes = size_of::<Stored>() + piece.file.len() + piece.name.len() + 8 * piece.offset.len();
         let Some(left) = bytes_left.checked_sub(2 * bytes) else { return Some(None) };
         bytes_left = left;
         pieces.push(piece);
     }
+    settle(&mut pieces, &doubtful);
     pieces.sort_by(|left, right| (&left.file, left.range.start).cmp(&(&right.file, right.range.start)));
     Some(Some(pieces))
 }
@@ -228,7 +239,85 @@ fn stored(pickle: &Pickle, index: Value, info: Value) -> Option<Stored> {
         offset,
         // The writer leaves the field out where there is none.
         is_transformed: !matches!(pickle.get(info, TRANSFORMS), None | Some(Value::Nothing)),
+        is_empty: false,
     })
+}
+
+/// Pieces without elements, by `state_dict_metadata`.
+struct Empty<'p>(HashMap<&'p str, EmptyOf<'p>>);
+
+/// Those of one tensor.
+struct EmptyOf<'p> {
+    /// All its pieces.
+    chunks: &'p [Value],
+    /// Where empty ones begin, and whether a piece with elements begins there too.
+    places: HashMap<&'p [Value], bool>,
+}
+
+impl<'p> Empty<'p> {
+    fn of(pickle: &'p Pickle, metadata: Value) -> Self {
+        let mut found = Self(HashMap::new());
+        let tensors = pickle.get(metadata, "state_dict_metadata").and_then(|tensors| pickle.map(tensors));
+        // Why: a hostile file may name one list of pieces for each of many tensors. Of others each piece is a node.
+        let mut looks_left = pickle.nodes().len();
+        for &(name, tensor) in tensors.unwrap_or_default() {
+            let Some(Node::Object { state, .. }) = pickle.node(tensor) else { continue };
+            let chunks = pickle.get(*state, "chunks").and_then(|chunks| pickle.list(chunks));
+            let (Some(name), Some(chunks)) = (pickle.text(name), chunks) else { continue };
+            let Some(left) = looks_left.checked_sub(chunks.len()) else { break };
+            looks_left = left;
+            let all = || chunks.iter().filter_map(|&chunk| begin_of(pickle, chunk));
+            let empty = all().filter(|(_, is_empty)| *is_empty);
+            let mut places: HashMap<&[Value], bool> = empty.map(|(begin, _)| (begin, false)).collect();
+            if !places.is_empty() {
+                let full = all().filter(|(_, is_empty)| !is_empty);
+                for (begin, _) in full {
+                    places.entry(begin).and_modify(|is_shared| *is_shared = true);
+                }
+                found.0.insert(name, EmptyOf { chunks, places });
+            }
+        }
+        found
+    }
+
+    /// Some where the piece of that index is without elements: true for certain; false where one with elements begins at the same
+    /// place, so that it is so only if both are stored.
+    fn holds(&self, pickle: &Pickle, index: Value) -> Option<bool> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let index = state(pickle, index, Global::MetadataIndex)?;
+        let of = self.0.get(pickle.text(pickle.get(index, "fqn")?)?)?;
+        let begin = pickle.list(pickle.get(index, "offset")?)?;
+        if !*of.places.get(begin)? {
+            return Some(true);
+        }
+        let number = usize::try_from(number(pickle.get(index, "index")?)?).ok()?;
+        (begin_of(pickle, *of.chunks.get(number)?) == Some((begin, true))).then_some(false)
+    }
+}
+
+/// Where a piece begins, and whether it has no elements.
+fn begin_of(pickle: &Pickle, chunk: Value) -> Option<(&[Value], bool)> {
+    let Node::Object { class: Global::StoredChunk, arguments, state } = *pickle.node(chunk)? else { return None };
+    let (begin, sizes) = (pickle.list(state)?, pickle.list(arguments)?);
+    let few = begin.len() <= DIMENSIONS_MAX && sizes.len() <= DIMENSIONS_MAX;
+    few.then(|| (begin, sizes.contains(&Value::Int(0))))
+}
+
+/// Of pieces at the place of one with elements those are empty that are not alone there: of two pieces that were written under one
+/// place, torch keeps one.
+fn settle(pieces: &mut [Stored], doubtful: &[usize]) {
+    if doubtful.is_empty() {
+        return;
+    }
+    let mut counts: HashMap<(&str, &[u64]), usize> = HashMap::new();
+    for piece in pieces.iter() {
+        *counts.entry((&piece.name, &piece.offset)).or_default() += 1;
+    }
+    let is_one_of_several = |&&at: &&usize| counts.get(&(&pieces[at].name[..], &pieces[at].offset[..])) > Some(&1);
+    let empty: Vec<usize> = doubtful.iter().filter(is_one_of_several).copied().collect();
+    empty.into_iter().for_each(|at| pieces[at].is_empty = true);
 }
 
 /// The fields of an object of that class.

@@ -2,7 +2,7 @@
 //!
 //! [`Builder`] collects while a header is read and keeps the promises of [`Layout`]: everything lies inside the file,
 //! tensors are ascending and disjoint, and memory stays under [`LAYOUT_BYTES_MAX`] whatever the header says. What does
-//! not fit is left out, not refused: a part of a layout is still a good hint.
+//! not fit is left out and counted, not refused: a part of a layout is still a good hint.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -58,12 +58,13 @@ pub enum View {
     /// The program has the dimensions in another order: a transposed tensor, a Fortran array.
     Turned,
     /// A view with holes, or one that shows numbers more than once: all numbers that it spans, in one row. Or one that shows
-    /// them conjugated or negated.
+    /// them conjugated or negated, or numbers of half a byte whose last byte is half empty: with what fills it, in one row.
     Span,
     /// It is the same, but some of its numbers are those of another tensor of the file, which has the place in
     /// [`Layout::tensors`]; this one never is there.
     Shared,
-    /// No tensor: a part of a storage that no tensor covers, under the storage's name.
+    /// No tensor: a part of a storage that no tensor covers, under the storage's name; a part of a sparse tensor; a column of
+    /// which some places are empty. Its numbers need not mean anything.
     Rest,
 }
 
@@ -106,15 +107,6 @@ pub struct Check {
     pub name: String,
 }
 
-/// A tensor whose numbers lie in another file, beside this one (ONNX).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct External {
-    /// The other file, as this one names it: any text. Never open it without looking where it leads.
-    pub location: String,
-    /// The tensor; its range is one of that file, and is not checked against its length.
-    pub tensor: Tensor,
-}
-
 /// Where the numbers of a file lie. All of it is a hint: the bytes may be anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -129,8 +121,8 @@ pub struct Layout {
     pub checks: Vec<Check>,
     /// Other places where a cut is good (members, pages, record batches): ascending, distinct, inside the file, not 0.
     pub boundaries: Vec<u64>,
-    /// Tensors that lie in other files.
-    pub external: Vec<External>,
+    /// So many more tensors, or their own shapes, had no room here.
+    pub left_out: u64,
 }
 
 impl Layout {
@@ -172,7 +164,7 @@ impl Builder {
     /// For a file of `length` bytes.
     pub fn new(format: Format, length: u64) -> Self {
         let (tensors, strided, checks) = (Vec::new(), Vec::new(), Vec::new());
-        let layout = Layout { format, tensors, strided, checks, boundaries: Vec::new(), external: Vec::new() };
+        let layout = Layout { format, tensors, strided, checks, boundaries: Vec::new(), left_out: 0 };
         Self { layout, length, bytes_left: LAYOUT_BYTES_MAX }
     }
 
@@ -197,9 +189,12 @@ impl Builder {
     pub fn view(&mut self, view: View, name: &str, dtype: Dtype, shape: &[u64], start: u64) -> Option<u64> {
         let tensor = Tensor { view, ..tensor(name, dtype, shape, start)? };
         let end = tensor.range.end;
-        let fits = end <= self.length && start < end && self.layout.tensors.len() < TENSORS_MAX;
-        if fits && self.charge(tensor_bytes(&tensor)) {
-            self.layout.tensors.push(tensor);
+        if end <= self.length && start < end {
+            if self.layout.tensors.len() < TENSORS_MAX && self.charge(tensor_bytes(&tensor)) {
+                self.layout.tensors.push(tensor);
+            } else {
+                self.leave_out(1);
+            }
         }
         (end <= self.length).then_some(end)
     }
@@ -214,15 +209,14 @@ impl Builder {
         if fits && self.layout.strided.len() < TENSORS_MAX && self.charge(bytes) {
             let (name, shape, strides) = (name.to_owned(), shape.to_vec(), strides.to_vec());
             self.layout.strided.push(Strided { name, dtype, shape, strides, range: start..end });
+        } else if fits {
+            self.leave_out(1);
         }
     }
 
-    pub fn external(&mut self, location: &str, name: &str, dtype: Dtype, shape: &[u64], start: u64) {
-        let Some(tensor) = tensor(name, dtype, shape, start) else { return };
-        let location = cut_name(location).to_owned();
-        if self.charge(tensor_bytes(&tensor) + size_of::<External>() + location.len()) {
-            self.layout.external.push(External { location, tensor });
-        }
+    /// Counts tensors for which there was no room.
+    pub fn leave_out(&mut self, tensors: u64) {
+        self.layout.left_out = self.layout.left_out.saturating_add(tensors);
     }
 
     pub fn check(&mut self, name: &str, kind: CheckKind, range: Range<u64>, expected: u32) {
@@ -331,6 +325,7 @@ mod tests {
         let names: usize = layout.tensors.iter().map(tensor_bytes).sum();
         assert!(names + 8 * layout.boundaries.len() <= LAYOUT_BYTES_MAX / 2);
         assert!(layout.tensors.len() > 10_000);
+        assert_eq!(layout.left_out, 2 * TENSORS_MAX as u64 - layout.tensors.len() as u64);
     }
 
     #[test]

@@ -43,8 +43,8 @@ pub use distcp::{
 pub use dtype::{Dtype, GgmlType, ggml};
 pub use input::{READ_BYTES_MAX, ReadAt};
 pub use layout::{
-    Check, CheckKind, DIMENSIONS_MAX, External, Format, LAYOUT_BYTES_MAX, Layout, NAME_BYTES_MAX, TENSORS_MAX, Tensor,
-    View, elements,
+    Check, CheckKind, DIMENSIONS_MAX, Format, LAYOUT_BYTES_MAX, Layout, NAME_BYTES_MAX, TENSORS_MAX, Tensor, View,
+    elements,
 };
 pub use role::{Role, is_state_file, roles};
 pub use safetensors::{

@@ -68,7 +68,8 @@ pub(super) fn read_npz(input: &Input, entries: &[Entry], builder: &mut Builder) 
         let member = entry.content.clone().and_then(|content| input.part(content));
         if let Some(member) = member {
             // A member that is no array after all costs its own tensor.
-            let _ = read(&member, entry.name.trim_end_matches(EXTENSION), builder);
+            let name = entry.name.strip_suffix(EXTENSION).unwrap_or(&entry.name);
+            let _ = read(&member, name, builder);
         }
     }
 }

@@ -1,14 +1,15 @@
-//! ONNX: a protobuf message whose tensors hold their numbers as bytes, or name another file.
+//! ONNX: a protobuf message whose tensors hold their numbers as bytes, or name another file, which is not looked for.
 //!
 //! A walk over the wire format, with the few field numbers of onnx.proto that lead to tensors: initializers of graphs,
 //! attributes of nodes, graphs inside attributes, local functions. Lengths decide where messages end, so fields of newer
 //! versions are passed over. There is no magic: the file's name must say that it is one.
 //!
-//! Read are `raw_data` and the packed forms of 32- and 64-bit floats. Numbers packed as varints have no fixed width.
+//! Read are `raw_data` and the packed forms of 32- and 64-bit floats. Numbers packed as varints have no fixed width. The
+//! values of a sparse tensor and their places are no tensors by themselves.
 
 use super::dtype::Dtype;
 use super::input::{Input, Stream};
-use super::layout::{Builder, DIMENSIONS_MAX, NAME_BYTES_MAX, elements};
+use super::layout::{Builder, DIMENSIONS_MAX, View, elements};
 
 /// Messages are nested so deep at most: graphs in branches of graphs count four each.
 const DEPTH_MAX: usize = 64;
@@ -24,6 +25,8 @@ enum Message {
     Function,
     SparseTensor,
     Tensor,
+    /// The values of a sparse tensor, or their places.
+    SparsePart,
 }
 
 /// The message in a field; none where it has no tensors.
@@ -38,7 +41,7 @@ fn child(message: Message, field: u64) -> Option<Message> {
         (Message::Attribute, 5 | 10) => Message::Tensor,
         (Message::Attribute, 6 | 11) => Message::Graph,
         (Message::Attribute, 22 | 23) => Message::SparseTensor,
-        (Message::SparseTensor, 1 | 2) => Message::Tensor,
+        (Message::SparseTensor, 1 | 2) => Message::SparsePart,
         _ => return None,
     })
 }
@@ -88,8 +91,10 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn message(&mut self, stream: &mut Stream, end: u64, message: Message, depth: usize) -> Option<()> {
-        if message == Message::Tensor {
-            return self.tensor(stream, end);
+        match message {
+            Message::Tensor => return self.tensor(stream, end, View::Own),
+            Message::SparsePart => return self.tensor(stream, end, View::Rest),
+            _ => {}
         }
         while stream.position() < end {
             let (number, value) = field(stream, end)?;
@@ -102,7 +107,7 @@ impl Walk<'_> {
         Some(())
     }
 
-    fn tensor(&mut self, stream: &mut Stream, end: u64) -> Option<()> {
+    fn tensor(&mut self, stream: &mut Stream, end: u64, view: View) -> Option<()> {
         let mut tensor = TensorProto::default();
         while stream.position() < end {
             let (number, value) = field(stream, end)?;
@@ -118,7 +123,10 @@ impl Walk<'_> {
                 (8, Field::Bytes(length)) if length <= TEXT_BYTES_MAX => {
                     tensor.name = stream.text(length, TEXT_BYTES_MAX)?;
                 }
-                (13, Field::Bytes(length)) => tensor.external(stream, at + length)?,
+                (13, Field::Bytes(length)) => {
+                    tensor.is_elsewhere = true;
+                    stream.skip(length)?;
+                }
                 // `float_data`, `raw_data`, `double_data`.
                 (4 | 9 | 10, Field::Bytes(length)) => {
                     tensor.data = Some((at, length));
@@ -128,25 +136,26 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        self.add(&tensor);
+        self.add(&tensor, view);
         Some(())
     }
 
-    fn add(&mut self, tensor: &TensorProto) {
+    fn add(&mut self, tensor: &TensorProto, view: View) {
         let Some(dtype) = dtype(tensor.kind) else { return };
         // Why: elements of less than a byte are padded to whole bytes at the end, which the shape alone would refuse.
         let count = elements(&tensor.shape);
         let padded = count.map(|count| [count.next_multiple_of(dtype.block_elements().into())]);
-        let shape = match &padded {
-            Some(padded) if Some(padded[0]) != count => &padded[..],
-            _ => &tensor.shape[..],
+        let (shape, view) = match &padded {
+            Some(padded) if Some(padded[0]) != count => {
+                (&padded[..], if view == View::Own { View::Span } else { view })
+            }
+            _ => (&tensor.shape[..], view),
         };
-        if let Some(location) = &tensor.location {
-            self.builder.external(location, &tensor.name, dtype, shape, tensor.offset);
-        } else if let Some((data, length)) = tensor.data
+        if let Some((data, length)) = tensor.data
+            && !tensor.is_elsewhere
             && elements(shape).and_then(|count| dtype.bytes_of(count)) == Some(length)
         {
-            self.builder.tensor(&tensor.name, dtype, shape, self.base + data);
+            self.builder.view(view, &tensor.name, dtype, shape, self.base + data);
         }
     }
 }
@@ -159,8 +168,8 @@ struct TensorProto {
     shape: Vec<u64>,
     /// Where its bytes begin, and how many there are.
     data: Option<(u64, u64)>,
-    location: Option<String>,
-    offset: u64,
+    /// Its numbers lie in another file.
+    is_elsewhere: bool,
 }
 
 impl TensorProto {
@@ -169,25 +178,6 @@ impl TensorProto {
         if self.shape.len() <= DIMENSIONS_MAX {
             self.shape.push(length);
         }
-    }
-
-    /// A pair of texts, of which `location` and `offset` matter; the length follows from the shape.
-    fn external(&mut self, stream: &mut Stream, end: u64) -> Option<()> {
-        let (mut key, mut value) = (String::new(), String::new());
-        while stream.position() < end {
-            match field(stream, end)? {
-                (1, Field::Bytes(length)) => key = stream.text(length, TEXT_BYTES_MAX)?,
-                (2, Field::Bytes(length)) => value = stream.text(length, TEXT_BYTES_MAX)?,
-                (_, Field::Bytes(length)) => stream.skip(length)?,
-                _ => {}
-            }
-        }
-        match key.as_str() {
-            "location" if value.len() <= NAME_BYTES_MAX => self.location = Some(value),
-            "offset" => self.offset = value.parse().ok()?,
-            _ => {}
-        }
-        Some(())
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! ustar, pax and GNU headers. A member's own headers (long names, extended fields) belong to it: the boundary lies
 //! before them, and one more where its content begins. Members that begin like safetensors, numpy or GGUF files are read
-//! like files, through a view; their tensors are called `member/tensor`. Compressed archives are not looked into.
+//! like files, through a view; their tensors are called `member/tensor`. Compressed archives are not looked into. Of a
+//! sparse member (GNU's own kind, and pax in versions 0.0, 0.1 and 1.0) the holes are not there, so it is not looked into
+//! either.
 
 use super::input::Input;
 use super::layout::{Builder, Format, NAME_BYTES_MAX};
@@ -12,6 +14,13 @@ use crate::units::KIB;
 const BLOCK_BYTES: u64 = 512;
 /// Extended headers and long names are not longer, in bytes.
 const EXTENDED_BYTES_MAX: u64 = 64 * KIB as u64;
+/// The kind of a sparse member with its map in the header, and in blocks behind it.
+const SPARSE: u8 = b'S';
+/// How pax names what it says of sparse members.
+const PAX_SPARSE: &str = "GNU.sparse.";
+/// Where the header of a sparse member, and where each block of its map, says that one more follows.
+const MORE_IN_HEADER: usize = 482;
+const MORE_IN_MAP: usize = 504;
 /// At most so many headers are read.
 const HEADERS_MAX: usize = 1 << 20;
 
@@ -49,6 +58,8 @@ impl Header {
 struct Extended {
     name: Option<String>,
     size: Option<u64>,
+    /// What is stored is the member without its holes.
+    is_sparse: bool,
 }
 
 /// Reads an archive as far as its headers are whole.
@@ -69,7 +80,10 @@ fn member(input: &Input, start: u64, builder: &mut Builder) -> Option<u64> {
     loop {
         let block: Block = input.array(at)?;
         let header = Header::parse(&block)?;
-        let content = at.checked_add(BLOCK_BYTES)?;
+        let mut content = at.checked_add(BLOCK_BYTES)?;
+        if header.kind == SPARSE {
+            content = behind_map(input, content, block[MORE_IN_HEADER] != 0)?;
+        }
         let special = matches!(header.kind, b'x' | b'g' | b'L' | b'K');
         let bytes = if special { header.size } else { extended.size.unwrap_or(header.content_bytes()) };
         let end = content.checked_add(bytes)?;
@@ -78,8 +92,10 @@ fn member(input: &Input, start: u64, builder: &mut Builder) -> Option<u64> {
         if !special {
             builder.boundary(input.start() + start);
             builder.boundary(input.start() + content);
-            let name = extended.name.unwrap_or_else(|| name(&block));
-            nested(&input.part(content..end)?, &name, builder);
+            if header.kind != SPARSE && !extended.is_sparse {
+                let name = extended.name.unwrap_or_else(|| name(&block));
+                nested(&input.part(content..end)?, &name, builder);
+            }
             return Some(at);
         }
         let text =
@@ -90,6 +106,16 @@ fn member(input: &Input, start: u64, builder: &mut Builder) -> Option<u64> {
             _ => {}
         }
     }
+}
+
+/// Where the blocks of a sparse member's map end that begin at `at`. Its size does not count them.
+fn behind_map(input: &Input, mut at: u64, mut more: bool) -> Option<u64> {
+    while more {
+        let block: Block = input.array(at)?;
+        more = block[MORE_IN_MAP] != 0;
+        at = at.checked_add(BLOCK_BYTES)?;
+    }
+    Some(at)
 }
 
 /// Reads a member that is a model file.
@@ -106,9 +132,17 @@ fn nested(member: &Input, name: &str, builder: &mut Builder) {
     } else {
         None
     };
-    for tensor in inner.finish().tensors {
-        let name = if tensor.name.is_empty() { name.to_owned() } else { format!("{name}/{}", tensor.name) };
-        builder.tensor(&name, tensor.dtype, &tensor.shape, tensor.range.start);
+    let inner = inner.finish();
+    builder.leave_out(inner.left_out);
+    let full = |own: &str| if own.is_empty() { name.to_owned() } else { format!("{name}/{own}") };
+    for tensor in inner.tensors {
+        builder.view(tensor.view, &full(&tensor.name), tensor.dtype, &tensor.shape, tensor.range.start);
+    }
+    for own in inner.strided {
+        builder.strided(&full(&own.name), own.dtype, &own.shape, &own.strides, own.range.start);
+    }
+    for check in inner.checks {
+        builder.check(&full(&check.name), check.kind, check.range, check.expected);
     }
 }
 
@@ -125,6 +159,7 @@ fn pax(mut text: &[u8], extended: &mut Extended) {
         match record.trim_end_matches('\n').split_once('=') {
             Some(("path", path)) => extended.name = Some(path.to_owned()),
             Some(("size", size)) => extended.size = size.parse().ok(),
+            Some((key, _)) if key.starts_with(PAX_SPARSE) => extended.is_sparse = true,
             _ => {}
         }
     }

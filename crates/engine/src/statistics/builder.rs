@@ -72,18 +72,24 @@ enum Bytes<'a> {
     Zeros(u64),
 }
 
+/// Whether the tensor's numbers are counted. What is no tensor may hold anything: numbers that were never set, or that stand
+/// where a column is empty.
+fn is_counted(tensor: &Tensor) -> bool {
+    tensor.view != View::Rest && has_statistics(tensor.dtype)
+}
+
 /// The tensor as a table has it: how its numbers lie in its storage is not kept.
-fn as_stored(tensor: &Tensor) -> Tensor {
-    Tensor { view: View::Own, ..tensor.clone() }
+fn as_stored(tensor: Tensor) -> Tensor {
+    Tensor { view: View::Own, ..tensor }
 }
 
 impl TableBuilder {
     /// For a file with this layout.
     #[must_use]
     pub fn new(layout: &Layout) -> Self {
-        let tensors: Vec<Tensor> = layout.tensors.iter().take(TABLE_TENSORS_MAX).map(as_stored).collect();
+        let tensors: Vec<Tensor> = layout.tensors.iter().take(TABLE_TENSORS_MAX).cloned().collect();
         let progress = tensors.iter().map(|_| Progress::default()).collect();
-        let left_out = (layout.tensors.len() - tensors.len()) as u64;
+        let left_out = layout.left_out.saturating_add((layout.tensors.len() - tensors.len()) as u64);
         Self { tensors, left_out, progress: Mutex::new(progress) }
     }
 
@@ -107,7 +113,7 @@ impl TableBuilder {
         let end = offset.saturating_add(bytes.length());
         let first = self.tensors.partition_point(|tensor| tensor.range.end <= offset);
         let touched = self.tensors.iter().enumerate().skip(first).take_while(|(_, tensor)| tensor.range.start < end);
-        let with = touched.filter(|(_, tensor)| has_statistics(tensor.dtype) && offset < end);
+        let with = touched.filter(|(_, tensor)| is_counted(tensor) && offset < end);
         let parts = with.map(|(number, tensor)| {
             let (from, to) = (offset.max(tensor.range.start), end.min(tensor.range.end));
             let inside = bytes.part(from - offset, to - offset);
@@ -130,8 +136,8 @@ impl TableBuilder {
         let progress = self.progress.into_inner().unwrap_or_else(PoisonError::into_inner);
         let record = |(tensor, progress): (Tensor, Progress)| {
             let is_whole = progress.done == tensor.range.end - tensor.range.start && progress.waiting.is_empty();
-            let known = has_statistics(tensor.dtype) && is_whole && !progress.failed && progress.carried.length == 0;
-            TensorRecord { statistics: known.then_some(progress.sum), tensor }
+            let known = is_counted(&tensor) && is_whole && !progress.failed && progress.carried.length == 0;
+            TensorRecord { statistics: known.then_some(progress.sum), tensor: as_stored(tensor) }
         };
         let tensors = self.tensors.into_iter().zip(progress).map(record).collect();
         TensorTable { tensors, left_out: self.left_out }

@@ -24,16 +24,20 @@ pub const MAGNITUDE_FACTOR_MAX: f64 = 64.0;
 pub const ZEROS_SHARE_MAX: f64 = 1.0 / 256.0;
 /// But not one that had more zeros than this share before: an embedding's rows come and go with the words that are met.
 pub const ZEROS_BEFORE_MAX: f64 = 1.0 / 1024.0;
+/// NaN or infinities that were there are told where they became at least so many times as many,
+pub const LOST_FACTOR_MIN: u64 = 2;
+/// and those that came are at least one of so many elements.
+pub const LOST_SHARE_MIN: u64 = 100;
 /// Smaller tensors are scalars, counters and the like: of them only NaN and infinity are told.
 pub const ELEMENTS_MIN: u64 = 64;
 
 /// What is wrong with a tensor, or was done to it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Break {
-    /// So many elements are not a number; there was none.
-    Nan(u64),
-    /// So many elements are infinite; there was none.
-    Infinite(u64),
+    /// So many elements are not a number, and so many were.
+    Nan(u64, u64),
+    /// So many elements are infinite, and so many were.
+    Infinite(u64, u64),
     /// All elements are zero, and were not.
     AllZero,
     /// So many more elements are zero, of a tensor that had next to none.
@@ -63,8 +67,8 @@ impl Break {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Nan(_) => "nan",
-            Self::Infinite(_) => "infinite",
+            Self::Nan(..) => "nan",
+            Self::Infinite(..) => "infinite",
             Self::AllZero => "all-zero",
             Self::Zeros(_) => "zeros",
             Self::Norm(_) => "norm",
@@ -80,8 +84,10 @@ impl Break {
 impl fmt::Display for Break {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nan(count) => write!(f, "{count} elements are NaN; there was none"),
-            Self::Infinite(count) => write!(f, "{count} elements are infinite; there was none"),
+            Self::Nan(count, 0) => write!(f, "{count} elements are NaN; there was none"),
+            Self::Nan(count, before) => write!(f, "{count} elements are NaN; there were {before}"),
+            Self::Infinite(count, 0) => write!(f, "{count} elements are infinite; there was none"),
+            Self::Infinite(count, before) => write!(f, "{count} elements are infinite; there were {before}"),
             Self::AllZero => f.write_str("all elements are zero, and were not"),
             Self::Zeros(count) => write!(f, "{count} more elements are zero"),
             Self::Norm(factor) => write!(f, "the norm is {factor:.3e} times what it was"),
@@ -214,11 +220,11 @@ pub fn drift(old: &Statistics, new: &Statistics) -> Drift {
 #[must_use]
 pub fn breaks(dtype: Dtype, old: &Statistics, new: &Statistics) -> Vec<Break> {
     let mut breaks = Vec::new();
-    if new.nan > 0 && old.nan == 0 {
-        breaks.push(Break::Nan(new.nan));
+    if is_news(old.nan, new.nan, new.elements) {
+        breaks.push(Break::Nan(new.nan, old.nan));
     }
-    if new.infinite > 0 && old.infinite == 0 {
-        breaks.push(Break::Infinite(new.infinite));
+    if is_news(old.infinite, new.infinite, new.elements) {
+        breaks.push(Break::Infinite(new.infinite, old.infinite));
     }
     if new.elements < ELEMENTS_MIN {
         return breaks;
@@ -234,6 +240,15 @@ pub fn breaks(dtype: Dtype, old: &Statistics, new: &Statistics) -> Vec<Break> {
         breaks.extend(float_breaks(old, new));
     }
     breaks
+}
+
+/// Whether so many elements without a value are worth a word, where there were so many before.
+fn is_news(old: u64, new: u64, elements: u64) -> bool {
+    if old == 0 {
+        return new > 0;
+    }
+    let came = new.saturating_sub(old);
+    new / LOST_FACTOR_MIN >= old && came.saturating_mul(LOST_SHARE_MIN) >= elements
 }
 
 fn float_breaks(old: &Statistics, new: &Statistics) -> impl Iterator<Item = Break> {

@@ -136,12 +136,14 @@ struct Chosen<'n> {
     /// Files that were looked at and have a layout.
     known: u64,
     failures: Vec<(TreeKey, Error)>,
+    /// Files with more tensors than were looked at, and how many.
+    crowded: Vec<(TreeKey, u64)>,
 }
 
 impl<'n> Chosen<'n> {
     fn new(names: &'n Names) -> Self {
         let (found, fetched) = (ByName::new(), Fetched::default());
-        Self { names, files: Vec::new(), found, fetched, known: 0, failures: Vec::new() }
+        Self { names, files: Vec::new(), found, fetched, known: 0, failures: Vec::new(), crowded: Vec::new() }
     }
 
     fn take(&mut self, look: Look<'_>) -> Result<()> {
@@ -159,6 +161,9 @@ impl<'n> Chosen<'n> {
         if let Some(error) = file.failure {
             self.failures.push((file.key.clone(), error));
         }
+        if file.left_out > 0 {
+            self.crowded.push((file.key.clone(), file.left_out));
+        }
         let number = self.files.len();
         let wanted = file.found.into_iter().filter(|found| found.is_named() && self.names.is_match(&found.tensor.name));
         let mut is_wanted = false;
@@ -171,8 +176,8 @@ impl<'n> Chosen<'n> {
         }
     }
 
-    /// Whether all that was asked for is there. A header that can't be read may hide tensors: then only names without
-    /// wildcards tell that nothing is missing.
+    /// Whether all that was asked for is there. A header that can't be read, or has too many tensors, may hide some: then only
+    /// names without wildcards tell that nothing is missing.
     fn judge(&mut self, from: &TreeKey, problem: &mut dyn FnMut(Problem)) -> Result<()> {
         let unmet: Vec<String> = self
             .names
@@ -187,6 +192,13 @@ impl<'n> Chosen<'n> {
             }
             let what = format!("its header can't be read whole, all that was asked for is there: {error}");
             problem(Problem::path(&key.to_path(), "damaged", what));
+        }
+        for (key, left_out) in self.crowded.drain(..) {
+            let what = format!("{left_out} more of its tensors were not looked at: they are too many");
+            if !is_certain {
+                return Err(Error::Usage(format!("{}: {what}", key.to_path().display())));
+            }
+            problem(Problem::path(&key.to_path(), "too-many", format!("{what}; all that was asked for is there")));
         }
         let path = from.to_path();
         if self.known == 0 {

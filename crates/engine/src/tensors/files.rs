@@ -22,7 +22,7 @@ const METADATA_NAME: &[u8] = b".metadata";
 pub struct Place {
     /// Its first element in the whole tensor, one number a dimension.
     pub offset: Vec<u64>,
-    /// Of how many parts the whole consists.
+    /// Of how many parts the whole consists, those without elements left out.
     pub parts: usize,
 }
 
@@ -59,6 +59,8 @@ pub(super) struct TensorFile<'r> {
     pub(super) stored: StoredFile<'r>,
     pub(super) format: Format,
     pub(super) found: Vec<Found>,
+    /// So many more tensors had no room in the layout.
+    pub(super) left_out: u64,
     /// Why a part of its header could not be read, if so: there may be more tensors than were found.
     pub(super) failure: Option<Error>,
 }
@@ -127,7 +129,7 @@ fn look<'r>(
     let Some(layout) = layout else {
         return failure.map_or(Look::Unknown(key.clone()), |error| Look::Failed(key, error));
     };
-    let format = layout.format;
+    let (format, left_out) = (layout.format, layout.left_out);
     let mut found = all(layout);
     if is_part(&key)
         && let Err(error) = metadata.explain(&key, &mut found)
@@ -135,7 +137,7 @@ fn look<'r>(
         failure.get_or_insert(error);
     }
     found.iter_mut().filter(|found| found.tensor.name.is_empty()).for_each(|found| found.tensor.name = stem(&key));
-    Look::File(Box::new(TensorFile { key, mode, content, table, stored, format, found, failure }))
+    Look::File(Box::new(TensorFile { key, mode, content, table, stored, format, found, left_out, failure }))
 }
 
 /// The tensors of a layout, ascending by range: each with its own shape, and those that share numbers too.
@@ -188,7 +190,7 @@ pub(super) struct Metadata<'r> {
 
 struct Piece {
     stored: readers::Stored,
-    /// How many pieces have the same name.
+    /// How many pieces with elements have the same name.
     parts: usize,
 }
 
@@ -239,8 +241,11 @@ impl<'r> Metadata<'r> {
         }
         let DistcpMetadata::Pieces(stored) = stored else { return Ok(Vec::new()) };
         let mut counts = HashMap::new();
-        stored.iter().for_each(|piece| *counts.entry(piece.name.clone()).or_insert(0) += 1);
-        Ok(stored.into_iter().map(|stored| Piece { parts: counts[&stored.name], stored }).collect())
+        // Why not those without elements: no file has a tensor for them.
+        let full = stored.iter().filter(|piece| !piece.is_empty);
+        full.for_each(|piece| *counts.entry(piece.name.clone()).or_insert(0) += 1);
+        let parts = |name: &String| counts.get(name).copied().unwrap_or(0);
+        Ok(stored.into_iter().map(|stored| Piece { parts: parts(&stored.name), stored }).collect())
     }
 
     /// The piece of the file in which the tensor lies.
@@ -283,6 +288,7 @@ mod tests {
                 name: "layer.w".to_owned(),
                 offset: offset.to_vec(),
                 is_transformed: false,
+                is_empty: false,
             };
             let (dtype, view, shape) = (Dtype::U8, View::Own, shape.to_vec());
             let tensor = Tensor { name: own.to_owned(), dtype, shape, view, range: 10..20 };

@@ -116,6 +116,10 @@ pub fn list(
         if let Some(error) = &file.failure {
             problem(&file.key, code(error), format!("tensors may be missing, its header can't be read whole: {error}"));
         }
+        if file.left_out > 0 {
+            let left_out = file.left_out;
+            problem(&file.key, "too-many", format!("{left_out} more of its tensors are not listed: they are too many"));
+        }
         let (mut tensors, lost) = tensors(repository, &file, &names);
         if lost > 0 {
             problem(&file.key, "missing", format!("no index segment lists {lost} of its chunks"));

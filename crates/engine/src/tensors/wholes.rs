@@ -127,6 +127,9 @@ fn unfit(found: &Found) -> Option<String> {
                 "it is transposed: its numbers lie as {lies:?} and not in the order of its own shape"
             ));
         }
+        View::Span if tensor.dtype.block_elements() != 1 => {
+            return Some("its numbers end in the middle of a byte, which no safetensors file can say".to_owned());
+        }
         View::Span => {
             return Some("its program sees its numbers changed (conjugated or negated)".to_owned());
         }

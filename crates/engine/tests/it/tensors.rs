@@ -304,6 +304,44 @@ fn fixtures_come_back_or_are_refused_by_name() {
     assert_eq!(refused, wanted);
 }
 
+/// The files of `odd.py`: a tensor comes back as its program sees it, under its own shape, or not at all.
+#[test]
+fn odd_files_come_back_as_they_were_or_not_at_all() {
+    let scene = Scene::new();
+    let odd = fixtures().join("odd");
+    let expected: BTreeMap<String, Json> =
+        serde_json::from_slice(&fs::read(odd.join("expected.json")).unwrap()).unwrap();
+    for name in expected.keys() {
+        scene.write(&format!("{name}.d/{name}"), &fs::read(odd.join(name)).unwrap());
+    }
+    let root = scene.backup();
+    let (mut whole, mut refused) = (0, 0);
+    for (file, what) in &expected {
+        let rows = what["tensors"].as_array().unwrap();
+        for row in rows {
+            let (name, own) = (row["name"].as_str().unwrap(), &row["own"]);
+            match scene.extract(&root, &format!("{file}.d"), &[&exactly(name)]) {
+                Ok(_) => {
+                    let (dtype, shape, bytes) = parse(&fs::read(scene.target()).unwrap()).remove(name).unwrap();
+                    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                    let wanted = json!([row["dtype"], own["shape"], own["numbers"]]);
+                    assert_eq!(json!([dtype.to_lowercase(), shape, hex]), wanted, "{file}: {name}");
+                    whole += 1;
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(own.is_null() && text.contains(name), "{file}: {text}");
+                    assert_eq!(text.contains("middle of a byte"), row["view"] == "Span", "{file}: {text}");
+                    refused += 1;
+                }
+            }
+        }
+        let (files, _) = scene.list(&root, &format!("{file}.d"), &[]);
+        assert_eq!(files[0].tensors.len(), rows.len(), "{file}: more is listed");
+    }
+    assert_eq!((whole, refused), (15, 10));
+}
+
 /// All tensors of a file that the format's own library wrote become that file again, but for its notes and for tensors
 /// without numbers.
 #[test]
@@ -344,6 +382,22 @@ fn pieces_are_put_together_by_metadata() {
 }
 
 /// Halves of different steps make no whole, though their numbers fit; of two whole steps one has to be named.
+#[test]
+fn pieces_without_elements_are_no_parts() {
+    let scene = Scene::new();
+    let place = fixtures().join("odd/empty");
+    let files = [".metadata", "__0_0.distcp", "__1_0.distcp", "__2_0.distcp"];
+    files.iter().for_each(|name| scene.write(&format!("step/{name}"), &fs::read(place.join(name)).unwrap()));
+    let root = scene.backup();
+    scene.extract(&root, "step", &["*"]).unwrap();
+    let made = parse(&fs::read(scene.target()).unwrap());
+    assert_eq!(made, parse(&fs::read(place.join("expected")).unwrap()));
+    // A part that has elements and is not there is missing as before.
+    let refused = scene.extract(&root, "step/__0_0.distcp", &["rows"]).unwrap_err().to_string();
+    assert!(refused.contains("2 parts, of which 1 are here"), "{refused}");
+}
+
+/// Parts of two checkpoints that are of one name.
 #[test]
 fn pieces_of_several_checkpoints_are_not_put_together() {
     let scene = Scene::new();
@@ -581,6 +635,42 @@ fn damaged_headers_hide_nothing_silently() {
     assert!(problems[0].subject.ends_with("b.safetensors"), "{problems:?}");
     let (files, report) = scene.list(&root, "", &[]);
     assert_eq!((files.len(), report.tensors, report.problems), (1, 1, 1));
+}
+
+/// A header of more tensors than fit: the listing says that there are more, patterns are refused, and names that are there
+/// come with a warning.
+#[test]
+fn tensors_that_are_too_many_are_not_passed_over_in_silence() {
+    let scene = Scene::new();
+    let padding = "n".repeat(1000);
+    let name = |number: usize| format!("{number:05}.{padding}");
+    let tensors: Vec<Given> = (0..32_000).map(|number| given(&name(number), "U8", &[1], vec![number as u8])).collect();
+    scene.write("many.safetensors", &safetensors(&tensors));
+    scene.write("few.safetensors", &safetensors(&[given("few", "U8", &[5], noise(1, 5))]));
+    let root = scene.backup();
+    let heard = Heard::default();
+    let mut listed = 0;
+    let all = ListOptions { from: scene.key(""), names: Vec::new() };
+    let report = list(&scene.repository, &root, &all, &heard, &mut |file| {
+        listed += file.tensors.len();
+        Ok(())
+    });
+    assert_eq!(report.unwrap().problems, 1);
+    assert!(listed > 20_000 && listed < 32_000, "{listed}");
+    let problems = heard.0.into_inner().unwrap();
+    assert_eq!((problems.len(), problems[0].code), (1, "too-many"));
+    let left_out = format!("{} more", 32_001 - listed);
+    // One of those that are listed is of the other file.
+    assert!(problems[0].subject.ends_with("many.safetensors") && problems[0].what.contains(&left_out));
+    for pattern in ["00*", &name(31_999)] {
+        let error = scene.extract(&root, "", &[pattern]).unwrap_err();
+        assert!(matches!(&error, Error::Usage(text) if text.contains(&left_out)), "{error}");
+        assert!(!scene.target().exists());
+    }
+    let heard = Heard::default();
+    let report = extract(&scene.repository, &root, &scene.options("", &["few", &name(7)]), &heard).unwrap();
+    assert_eq!((report.problems, report.tensors.len()), (1, 2));
+    assert_eq!(heard.0.into_inner().unwrap()[0].code, "too-many");
 }
 
 #[test]

@@ -49,8 +49,9 @@ fn a_file_of_few_fp32_numbers_is_one_of_casts() {
         };
         let sizes = [(Dtype::F32, fp32, 0), (Dtype::Bf16, bf16, 4 * fp32), (Dtype::F64, 7, 4 * fp32 + 2 * bf16)];
         let tensors = sizes.into_iter().filter(|(_, count, _)| *count > 0).map(tensor).collect();
-        let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
-        let layout = Layout { format: Format::Safetensors, tensors, checks, boundaries, external, strided: Vec::new() };
+        let (checks, boundaries) = (Vec::new(), Vec::new());
+        let layout =
+            Layout { format: Format::Safetensors, tensors, checks, boundaries, left_out: 0, strided: Vec::new() };
         assert_eq!(Kind::of(&layout), kind, "{fp32} and {bf16}");
     }
 }

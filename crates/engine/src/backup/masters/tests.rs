@@ -21,8 +21,8 @@ fn layout(tensors: &[(&str, Dtype, Vec<u64>)]) -> Layout {
         Tensor { name: (*name).into(), dtype: *dtype, shape: shape.clone(), view: View::Own, range: start..end }
     });
     let tensors = tensors.collect();
-    let (checks, boundaries, external) = (Vec::new(), Vec::new(), Vec::new());
-    Layout { format: Format::Safetensors, tensors, checks, boundaries, external, strided: Vec::new() }
+    let (checks, boundaries) = (Vec::new(), Vec::new());
+    Layout { format: Format::Safetensors, tensors, checks, boundaries, left_out: 0, strided: Vec::new() }
 }
 
 struct Scene {

@@ -5,7 +5,7 @@
 use super::super::dtype::Dtype;
 
 /// What a name of a pickle stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Global {
     /// Not in the list.
     Other,
@@ -31,7 +31,7 @@ pub(crate) enum Global {
     MetadataIndex,
     /// The same: where it lies.
     StorageInfo,
-    /// The same: a part of a tensor, which is said of the stored parts too.
+    /// The same: a part of a tensor. Its state is where it begins, its arguments its shape.
     StoredChunk,
 }
 

@@ -354,11 +354,30 @@ impl Machine<'_> {
         let new_state = self.pop()?;
         let Value::Node(number) = self.top()? else { return Some(()) };
         match self.nodes.get_mut(number as usize) {
-            Some(Node::Object { class: Global::StoredChunk, .. }) => self.forget(new_state),
+            Some(Node::Object { class: Global::StoredChunk, .. }) => self.build_chunk(number, new_state),
             Some(Node::Object { state, .. }) => *state = new_state,
             _ => {}
         }
         Some(())
+    }
+
+    /// Keeps where a part begins as its state, and its shape as its arguments. The map of its fields goes: there are many.
+    fn build_chunk(&mut self, chunk: u32, fields: Value) {
+        let field = |wanted: &str| match fields {
+            Value::Node(number) => match self.nodes.get(number as usize) {
+                Some(Node::Map(map)) => {
+                    map.iter().rev().find(|entry| self.text_of(entry.0) == Some(wanted)).map(|entry| entry.1)
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let (offsets, sizes) = (field("offsets"), field("sizes"));
+        if let Some(Node::Object { arguments, state, .. }) = self.nodes.get_mut(chunk as usize) {
+            *state = offsets.unwrap_or(Value::Nothing);
+            *arguments = sizes.unwrap_or(Value::Nothing);
+        }
+        self.forget(fields);
     }
 
     /// Lets go of what a list or map holds: nobody asks for it. Who mentions it again finds nothing there.

@@ -24,7 +24,7 @@ const VALUE_BYTES_MAX: usize = 128 * MIB;
 const TEXT_BYTES_MAX: u64 = 4096;
 
 /// A value; larger ones stand in the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Value {
     /// Python's None.
     Nothing,

@@ -31,7 +31,7 @@ fn layout() -> Layout {
         strided: Vec::new(),
         checks: Vec::new(),
         boundaries: Vec::new(),
-        external: Vec::new(),
+        left_out: 0,
     }
 }
 
@@ -69,6 +69,17 @@ fn one_piece_gives_each_tensor_its_statistics() {
         assert_eq!(record.tensor, tensor);
     }
     assert!(table.tensors.iter().filter(|record| record.statistics.is_some()).count() == 5);
+}
+
+/// What is no tensor may hold anything: it has no figures, and the tensors beside it have theirs.
+#[test]
+fn what_is_no_tensor_is_not_counted() {
+    let mut layout = layout();
+    layout.tensors[1].view = View::Rest;
+    let builder = TableBuilder::new(&layout);
+    builder.add(0, &bytes());
+    let known: Vec<bool> = builder.finish().tensors.iter().map(|record| record.statistics.is_some()).collect();
+    assert_eq!(known, [true, false, false, true, true, true]);
 }
 
 proptest! {

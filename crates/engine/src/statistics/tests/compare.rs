@@ -68,6 +68,19 @@ fn each_break_is_told() {
     let broken = with(&|new| new[77] = f32::NAN);
     assert_eq!(codes(&broken, &broken), "", "a NaN that was there is no news");
     assert_eq!(codes(&broken, &old), "", "nor is one that is gone");
+    let lost = |count: usize, value: f32| with(&|new| new[100..100 + count].fill(value));
+    for (value, code, word) in [(f32::NAN, "nan", "NaN"), (f32::INFINITY, "infinite", "infinite")] {
+        // Of 4096 elements a hundredth is 41.
+        for (before, now, expected) in
+            [(1, 41, ""), (1, 42, code), (1, 3900, code), (60, 119, ""), (60, 120, code), (60, 60, ""), (120, 60, "")]
+        {
+            assert_eq!(codes(&lost(before, value), &lost(now, value)), expected, "{before} to {now}");
+        }
+        let told =
+            |before: &[f32]| compare(&table(vec![record("t", before)]), &table(vec![record("t", &lost(50, value))]));
+        assert_eq!(told(&lost(7, value))[0].what.to_string(), format!("50 elements are {word}; there were 7"));
+        assert_eq!(told(&old)[0].what.to_string(), format!("50 elements are {word}; there was none"));
+    }
     assert_eq!(codes(&vec![0.0; 4096], &old), "", "an optimizer's first step");
     assert_eq!(codes(&[1.0], &[0.0]), "", "a scalar may be anything");
     assert_eq!(codes(&[1.0], &[f32::NAN]), "nan", "but a number");
