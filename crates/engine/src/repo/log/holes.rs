@@ -44,7 +44,8 @@ impl Log {
     /// Puts back what is before the end, not in this listing, and not there either.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the cache does not have it; when the store fails.
+    /// [`Error::Damaged`] where the cache does not have it; [`Error::Rollback`] where somebody took the hole for the end
+    /// meanwhile; when the store fails.
     pub(super) fn put_back_lost(&mut self, store: &dyn Store, ring: &KeyRing, mut listed: Vec<u64>) -> Result<()> {
         listed.sort_unstable();
         let mut lost = Vec::new();
@@ -61,9 +62,18 @@ impl Log {
             let Some(entry) = usize::try_from(number).ok().and_then(|at| seen.get(at)) else {
                 return Err(Damaged::new(log_object(number), 0, "it is missing, but later entries exist").into());
             };
-            store.create(&log_object(number), entry)?;
-            self.note_put_back(number);
+            self.put_one_back(store, number, entry)?;
         }
+        Ok(())
+    }
+
+    /// Puts an entry where none is. Where another one is by now, somebody took the hole for the end.
+    fn put_one_back(&mut self, store: &dyn Store, number: u64, entry: &[u8]) -> Result<()> {
+        if !self.create(store, number, entry)? {
+            self.rollback = Some(format!("{} is not the entry that was seen before", log_object(number)));
+            return self.refuse_after_rollback();
+        }
+        self.put_back.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
         Ok(())
     }
 
@@ -83,15 +93,10 @@ impl Log {
                 Ok(_) | Err(Error::Damaged(_)) => store.delete(&object)?,
                 Err(error) => return Err(error),
             }
-            store.create(&object, &entry)?;
-            self.note_put_back(number);
+            self.put_one_back(store, number, &entry)?;
             count += 1;
         }
         Ok(count)
-    }
-
-    fn note_put_back(&self, number: u64) {
-        self.put_back.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
     }
 
     /// The stored bytes of the entries from 0 on, as far as the cache saw them and the head vouches for them.
