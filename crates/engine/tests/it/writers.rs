@@ -198,7 +198,7 @@ fn backups_in_turn_see_each_other_after_their_own_commit() {
 
 #[test]
 fn one_dies_at_any_write_and_the_other_is_not_hurt() {
-    let mut died = 0;
+    let (mut died, mut adopted) = (0, 0);
     for writes in 0..9 {
         let store = Arc::new(MemoryStore::new());
         let scene = Scene::new(store.clone());
@@ -214,10 +214,13 @@ fn one_dies_at_any_write_and_the_other_is_not_hurt() {
         let before = 1 + usize::from(left.is_ok());
         scene.restores(&scene.check(store.clone(), before), &right, "right");
         let again = run(&scene.open(store.clone(), "left cache"), "left").unwrap();
-        assert_eq!(again.adopted.len(), usize::from(left.is_err()), "after {writes} writes");
+        // A run that died before its first pack has left nothing to adopt.
+        assert!(again.adopted.len() <= usize::from(left.is_err()), "after {writes} writes");
+        adopted += again.adopted.len();
         scene.restores(&scene.check(store, before + 1), &again, "left");
     }
     assert!(died >= 4, "only {died} of the runs died");
+    assert!(adopted >= 3, "only {adopted} of {died} were adopted");
 }
 
 #[test]
