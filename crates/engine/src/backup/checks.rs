@@ -1,11 +1,13 @@
 //! Checksums that a file holds for parts of itself, compared while the file is read: what was torn or rotted before the
 //! backup is found by it, and named.
 //!
-//! Pieces may come in any order; a checksum whose range does not come in one row is not looked at. Records of a TFRecord
-//! file are followed from the first. Invariant: however many ranges overlap, each byte goes through at most [`OPEN_MAX`]
+//! Pieces may come in any order; a checksum whose range does not come in one row is not looked at. A hole is zeros: what was
+//! lost before the backup often is one. Records of a TFRecord file are followed from the first. Invariant: however many ranges overlap, each byte goes through at most [`OPEN_MAX`]
 //! checksums.
 
 mod nodes;
+
+use std::ops::Range;
 
 use nodes::Nodes;
 
@@ -13,9 +15,14 @@ use crate::entry::TreeKey;
 use crate::readers::crc::Checksum;
 use crate::readers::ocdbt;
 use crate::readers::{Check, CheckKind, Format, Layout};
+use crate::units::{KIB, MIB};
 
 /// So many checksums go on at the same time at most.
 const OPEN_MAX: usize = 4;
+/// No longer hole is followed, in bytes: a lying header could ask for the checksum of exabytes. What goes on behind it is not looked at.
+const HOLE_BYTES_MAX: u64 = (65_536 * MIB) as u64;
+/// A hole goes through the checksums in pieces of this length, in bytes.
+const ZEROS_BYTES: usize = 64 * KIB;
 /// So many wrong ones are named.
 const NAMED_MAX: usize = 20;
 
@@ -52,6 +59,28 @@ impl<'l> Checker<'l> {
             Self::Parts(parts) => parts.update(offset, bytes),
             Self::Records(records) => records.update(offset, bytes),
             Self::Nodes(nodes) => nodes.update(offset, bytes),
+        }
+    }
+
+    /// A hole of `length` bytes lies at `offset`.
+    pub(crate) fn hole(&mut self, offset: u64, length: u64) {
+        if length > HOLE_BYTES_MAX || !self.asks_for(offset..offset + length) {
+            return;
+        }
+        let (zeros, mut at) = ([0; ZEROS_BYTES], offset);
+        while at < offset + length {
+            let part = usize::try_from(offset + length - at).unwrap_or(usize::MAX).min(zeros.len());
+            self.update(at, &zeros[..part]);
+            at += part as u64;
+        }
+    }
+
+    /// Whether the bytes of this range, which come next, are in any checksum.
+    fn asks_for(&self, range: Range<u64>) -> bool {
+        match self {
+            Self::Parts(parts) => parts.asks_for(range),
+            Self::Records(records) => !records.is_lost,
+            Self::Nodes(nodes) => !nodes.is_lost(),
         }
     }
 
@@ -153,6 +182,12 @@ pub(crate) struct Parts<'l> {
 }
 
 impl Parts<'_> {
+    fn asks_for(&self, range: Range<u64>) -> bool {
+        let first = self.checks.partition_point(|check| check.range.start < range.start);
+        let begins = self.checks.get(first).is_some_and(|check| check.range.start < range.end);
+        begins || self.open.iter().any(|(_, next, _)| *next == range.start)
+    }
+
     fn update(&mut self, offset: u64, bytes: &[u8]) {
         let end = offset + bytes.len() as u64;
         self.open.retain(|(_, next, _)| *next == offset);
@@ -240,6 +275,59 @@ mod tests {
         bytes[50] ^= 1;
         assert_eq!(wrong(&layout, &bytes, &[0..40, 60..100, 40..60]), [""; 0]);
         assert_eq!(wrong(&layout, &bytes, &[0..100]), ["10..90"]);
+    }
+
+    /// Feeds `bytes` with the range `hole`, which is zeros in them, as a hole.
+    fn wrong_around(layout: &Layout, bytes: &[u8], hole: std::ops::Range<usize>) -> Vec<String> {
+        let mut checker = Checker::new(layout).unwrap();
+        checker.update(0, &bytes[..hole.start]);
+        checker.hole(hole.start as u64, hole.len() as u64);
+        checker.update(hole.end as u64, &bytes[hole.end..]);
+        checker.wrong()
+    }
+
+    #[test]
+    fn a_hole_counts_as_the_zeros_that_it_reads_as() {
+        let mut bytes = vec![7; 300_000];
+        bytes[10_000..200_000].fill(0);
+        let hole = 10_000..200_000;
+        let layout = layout(&[0..9_000, 5_000..100_000, 20_000..190_000, 150_000..250_000, 250_000..300_000], &bytes);
+        assert_eq!(wrong_around(&layout, &bytes, hole.clone()), [""; 0]);
+        // What was lost: these bytes were no zeros when the checksums were made.
+        let mut made_of = bytes.clone();
+        made_of[120_000] = 1;
+        let lost = self::layout(&[5_000..100_000, 20_000..190_000, 110_000..250_000], &made_of);
+        assert_eq!(wrong_around(&lost, &bytes, hole.clone()), ["20000..190000", "110000..250000"]);
+        // What is wrong behind the hole, in a part that began before it.
+        let whole = self::layout(&[5_000..300_000], &bytes);
+        bytes[299_000] ^= 1;
+        assert_eq!(wrong_around(&whole, &bytes, hole), ["5000..300000"]);
+    }
+
+    #[test]
+    fn records_go_on_behind_a_hole() {
+        let (tensors, checks, boundaries) = (Vec::new(), Vec::new(), Vec::new());
+        let layout = Layout { format: Format::TfRecord, tensors, strided: Vec::new(), checks, boundaries, left_out: 0 };
+        let mut bytes = [record(b"first"), record(&[0; 100_000]), record(b"last")].concat();
+        let hole = 4_096..98_304;
+        assert_eq!(wrong_around(&layout, &bytes, hole.clone()), [""; 0]);
+        let last = bytes.len() - 6;
+        bytes[last] ^= 1;
+        assert_eq!(wrong_around(&layout, &bytes, hole.clone()), ["record 2"]);
+        let mut lost = [record(b"first"), record(&[5; 100_000]), record(b"last")].concat();
+        lost[hole.clone()].fill(0);
+        assert_eq!(wrong_around(&layout, &lost, hole), ["record 1"]);
+    }
+
+    #[test]
+    fn a_hole_of_exabytes_is_passed_over() {
+        let bytes = [1; 64];
+        let mut layout = layout(&[0..64], &bytes);
+        layout.checks[0].range.end = u64::MAX / 2;
+        let mut checker = Checker::new(&layout).unwrap();
+        checker.update(0, &bytes);
+        checker.hole(64, u64::MAX / 2 - 64);
+        assert_eq!(checker.wrong(), [""; 0]);
     }
 
     #[test]

@@ -155,6 +155,9 @@ impl<'w, 'a, 'r, 'p> ChunkStream<'w, 'a, 'r, 'p> {
             if let Some(tensors) = &self.tensors {
                 tensors.table.add_hole(self.offset..self.offset + length);
             }
+            if let Some(checker) = &mut self.checker {
+                checker.hole(self.offset, length);
+            }
             if let Some(sum) = &mut self.sum {
                 sum.hole(self.offset, length);
             }

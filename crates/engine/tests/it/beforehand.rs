@@ -126,3 +126,32 @@ fn sha256sum(path: &Path) -> String {
     let output = std::process::Command::new("sha256sum").arg(path).output().unwrap();
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
 }
+
+/// What a crash or a damaged file system leaves is often a hole in place of what was written.
+#[test]
+fn a_part_that_became_a_hole_is_named() {
+    use seawall_engine::readers::CheckKind;
+    use seawall_engine::readers::crc::Checksum;
+    let sum = |bytes: &[u8]| {
+        let mut checksum = Checksum::new(CheckKind::MaskedCrc32c);
+        checksum.update(bytes);
+        checksum.value().to_le_bytes()
+    };
+    let record = |data: &[u8]| {
+        let length = (data.len() as u64).to_le_bytes();
+        [&length[..], &sum(&length), data, &sum(data)].concat()
+    };
+    let mut zeros = noise(3, 400_000);
+    zeros[100_000..300_000].fill(0);
+    let sound = [record(&noise(1, 1000)), record(&zeros), record(&noise(2, 1000))].concat();
+    let mut lost = [record(&noise(1, 1000)), record(&noise(3, 400_000)), record(&noise(2, 1000))].concat();
+    lost[150_000..250_000].fill(0);
+    let (place, _) = Place::new();
+    write_sparse(&place.source().join("sound.tfrecord"), &sound);
+    assert_eq!(problems(&place), []);
+    write_sparse(&place.source().join("lost.tfrecord"), &lost);
+    let problems = problems(&place);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].code, "corrupt");
+    assert!(problems[0].what.contains("record 1") && problems[0].subject.contains("lost"), "{problems:?}");
+}

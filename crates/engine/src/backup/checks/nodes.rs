@@ -39,6 +39,11 @@ impl Nodes {
         Self { file, next: 0, is_lost: false, found: 0, tail, open: None, wrong, wrong_count: 0 }
     }
 
+    /// True once the comparison has ended, as bytes came out of order.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
     pub(crate) fn update(&mut self, offset: u64, mut bytes: &[u8]) {
         self.is_lost |= offset != self.next;
         self.next = offset + bytes.len() as u64;
