@@ -65,7 +65,7 @@ struct Memory {
 
 /// A candidate of this look.
 pub(super) struct Sighted {
-    candidate: Candidate,
+    pub candidate: Candidate,
     pub run: PathBuf,
     pub layout: Layout,
     pub listing: Arc<Listing>,
@@ -305,6 +305,8 @@ fn asked_trackers(sight: &Sighted, siblings: &Siblings, is_marked: bool) -> (Opt
             is_there: &|name| sight.run.join(name).exists(),
             is_later_tag: &|name| siblings.is_later_tag(name, own.written.as_ref()),
             is_untracked: tracker.name == tracker::DEEPSPEED && siblings.is_untracked(),
+            is_last: own.written.as_ref().is_some_and(|own| siblings.is_last_written(&sight.candidate.path, own)),
+            usual_save: siblings.usual_save(&sight.candidate.path),
         };
         lack = lack.or_else(|| tracker.lack(&own, &beside));
         committed = committed.max(tracker.committed(&own));

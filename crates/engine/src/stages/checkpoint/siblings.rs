@@ -24,6 +24,8 @@ pub(super) struct Siblings {
     has_optim_states: bool,
     /// Whole checkpoints of DeepSpeed without a step, and when they were written.
     tags: BTreeMap<String, Written>,
+    /// When the steps were written.
+    written: BTreeMap<PathBuf, Written>,
 }
 
 /// Of each run what its checkpoints tell.
@@ -32,6 +34,9 @@ pub(super) fn siblings<'s>(sighted: impl Iterator<Item = &'s Sighted>) -> HashMa
     for sight in sighted {
         let run = runs.entry(sight.run.clone()).or_insert_with(|| Siblings::new(&sight.run));
         run.newest = run.newest.max(Some(sight.step().unwrap_or(0)));
+        if let Some(written) = sight.written().filter(|_| sight.step().is_some()) {
+            run.written.insert(sight.candidate.path.clone(), written);
+        }
         if sight.layout == Layout::DeepSpeed {
             run.add(sight);
         }
@@ -64,6 +69,22 @@ impl Siblings {
     pub fn is_later_tag(&self, name: &str, own: Option<&Written>) -> bool {
         let tag = self.tags.get(name);
         tag.zip(own).is_some_and(|(tag, own)| tag.newest >= own.newest)
+    }
+
+    /// Whether `own`, the step at `path`, was written after every other step of the run: by its time the newest, whatever its number.
+    pub fn is_last_written(&self, path: &Path, own: &Written) -> bool {
+        self.others(path).all(|other| other.newest < own.newest)
+    }
+
+    /// How long the other steps of the run took to write, in nanoseconds: the median; none where there is no other.
+    pub fn usual_save(&self, path: &Path) -> Option<i128> {
+        let mut took: Vec<i128> = self.others(path).map(Written::took).collect();
+        took.sort_unstable();
+        took.get(took.len().saturating_sub(1) / 2).copied()
+    }
+
+    fn others(&self, path: &Path) -> impl Iterator<Item = &Written> {
+        self.written.iter().filter(move |(other, _)| other.as_path() != path).map(|(_, written)| written)
     }
 
     /// What a checkpoint of DeepSpeed lacks that others of its run have. `is_committed` if the tracker names it.

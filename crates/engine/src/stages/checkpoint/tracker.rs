@@ -18,6 +18,12 @@ pub(super) const DLROVER: &str = "dlrover_latest.txt";
 /// Longer files are no trackers, in bytes.
 const BYTES_MAX: u64 = 4096;
 
+/// A step of which no file was written for so many times as long as other steps took in all has files of two saves;
+const SAVES_APART: i128 = 4;
+/// and not below so many seconds. Why so many: a slow disk or network may keep one rank for a while.
+const APART_SECONDS_MIN: i64 = 60;
+const NANOS: i128 = 1_000_000_000;
+
 /// What a tracker says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Says {
@@ -52,10 +58,16 @@ impl Tracker {
     /// Why a checkpoint is not committed as far as this tells; none where it is.
     ///
     /// Why a tracker that says nothing counts against the newest step only: the ones before it were finished before that
-    /// was begun. A tracker vouches for nothing that was written after it: of a run that went back to an earlier step it is old.
+    /// was begun. Of a run that went back to an earlier step, and left later ones behind, that is the one written last. A tracker
+    /// vouches for nothing that was written after it, nor for what a later save wrote over in part before it.
     pub fn lack(&self, own: &Own, beside: &Beside) -> Option<String> {
+        let told = self.lack_told(own, beside);
+        told.or_else(|| if self.committed(own).is_none() { self.mixed(own, beside) } else { None })
+    }
+
+    fn lack_told(&self, own: &Own, beside: &Beside) -> Option<String> {
         let name = self.name;
-        let is_newest = own.step.is_none() || own.step >= beside.newest;
+        let is_newest = own.step.is_none() || own.step >= beside.newest || beside.is_last;
         let for_newest = |why: String| is_newest.then_some(why);
         let (step, shown, lies_there) = match &self.says {
             Says::Missing if beside.is_untracked => return None,
@@ -94,6 +106,19 @@ impl Tracker {
         written.map(|written| self.older_than(written))
     }
 
+    /// Told of what has files of two saves, by the time that lies between them.
+    fn mixed(&self, own: &Own, beside: &Beside) -> Option<String> {
+        let (written, usual) = own.written.as_ref().filter(|_| own.step.is_some()).zip(beside.usual_save)?;
+        let limit = (SAVES_APART * usual).max(i128::from(APART_SECONDS_MIN) * NANOS);
+        let (last, name, gap) = (&written.last, self.name, written.gap / NANOS);
+        (written.gap > limit).then(|| {
+            format!(
+                "{gap} s lie between the writing of {last} and of others, and other steps took {} s: it was overwritten in part (if it was not, touch its files, then {name})",
+                usual / NANOS
+            )
+        })
+    }
+
     fn older_than(&self, written: &Written) -> String {
         let (last, name) = (&written.last, self.name);
         format!("{last} is newer than {name}: it was written anew and is not committed (of a mere copy, touch {name})")
@@ -119,6 +144,7 @@ pub(super) struct Own<'c> {
 }
 
 /// What lies beside it in its run.
+#[derive(Clone, Copy)]
 pub(super) struct Beside<'b> {
     /// The newest step of the run on disk.
     pub newest: Option<u64>,
@@ -128,6 +154,10 @@ pub(super) struct Beside<'b> {
     pub is_later_tag: &'b dyn Fn(&str) -> bool,
     /// True where several steps lie in the run and nobody writes a tracker.
     pub is_untracked: bool,
+    /// True if it was written after every other step of the run.
+    pub is_last: bool,
+    /// How long other steps of the run took to write, in nanoseconds.
+    pub usual_save: Option<i128>,
 }
 
 fn mtime(path: &Path) -> Option<Timestamp> {
@@ -172,7 +202,14 @@ mod tests {
         let there = |name: &str| matches!(name, "global_step100" | "global_step200" | "best" | "behind");
         let later = |name: &str| name == "behind";
         let newest = Some(200);
-        let beside = Beside { newest, is_there: &there, is_later_tag: &later, is_untracked: false };
+        let beside = Beside {
+            newest,
+            is_there: &there,
+            is_later_tag: &later,
+            is_untracked: false,
+            is_last: false,
+            usual_save: None,
+        };
         // The file's bytes, and what it says against steps 100 and 200, of which 200 is the newest.
         for (bytes, against_100, against_200) in [
             (Some("global_step200"), None, None),
@@ -199,6 +236,10 @@ mod tests {
             for (step, against) in [(100, against_100), (200, against_200)] {
                 assert_eq!(tracker.lack(&own(step), &beside).as_deref(), against, "{bytes:?} of {step}");
             }
+            // Step 100 was written last: what says nothing counts against it too.
+            let last = Beside { is_last: true, ..beside };
+            let says_nothing = against_200.is_some_and(|why| !why.contains("not committed"));
+            assert_eq!(tracker.lack(&own(100), &last).is_some(), says_nothing, "{bytes:?}");
             let names_200 = bytes.is_some_and(|bytes| bytes.contains("200"));
             assert_eq!(tracker.committed(&own(200)).is_some(), names_200, "{bytes:?}");
         }

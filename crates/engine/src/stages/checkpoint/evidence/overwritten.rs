@@ -21,16 +21,24 @@ pub(in super::super) struct Written {
     pub newest: Timestamp,
     /// Which one that is.
     pub last: String,
+    /// The longest time between one and the next, in nanoseconds.
+    pub gap: i128,
 }
 
 impl Written {
     /// Of these files; none where there are none.
-    pub fn of<'s>(mut files: impl Iterator<Item = &'s Seen>) -> Option<Self> {
-        let first = files.next()?;
-        let (oldest, last) = files.fold((first.mtime, first), |(oldest, last), file| {
-            (oldest.min(file.mtime), if file.mtime > last.mtime { file } else { last })
-        });
-        Some(Self { oldest, newest: last.mtime, last: last.text().to_owned() })
+    pub fn of<'s>(files: impl Iterator<Item = &'s Seen>) -> Option<Self> {
+        let mut files: Vec<&Seen> = files.collect();
+        files.sort_by_key(|file| file.mtime);
+        let (oldest, newest) = (files.first()?.mtime, files.last()?.mtime);
+        let gap = files.windows(2).map(|pair| nanos(pair[1].mtime) - nanos(pair[0].mtime)).max().unwrap_or(0);
+        let last = files.iter().find(|file| file.mtime == newest)?.text().to_owned();
+        Some(Self { oldest, newest, last, gap })
+    }
+
+    /// How long writing them took, in nanoseconds.
+    pub fn took(&self) -> i128 {
+        nanos(self.newest) - nanos(self.oldest)
     }
 
     /// Whether the last file came after a marker of that time, by more than clocks differ.

@@ -372,3 +372,53 @@ fn hostile_metadata_leads_nowhere() {
         );
     }
 }
+
+/// A run went on from 100, had left a part of 300 behind, wrote over 200, and was killed in it. Whatever the tracker says then
+/// but 200, that is not whole.
+#[test]
+fn a_step_that_was_written_over_in_part_is_not_taken_under_a_torn_or_a_later_tracker() {
+    const MODEL: &str = "mp_rank_00_model_states.pt";
+    let rank = |rank: u32| format!("bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt");
+    for (said, later) in [
+        ("", None),
+        ("global_", None),
+        ("global_step250", None),
+        ("global_step100", None),
+        ("global_step400", Some(400)),
+        ("global_step200", None),
+    ] {
+        let mut bench = Bench::new(|_| {});
+        let run = bench.run();
+        let save = |step: u64, ranks: &[u32], at: u64| {
+            let directory = run.join(format!("global_step{step}"));
+            for name in [MODEL.to_owned()].into_iter().chain(ranks.iter().map(|&number| rank(number))) {
+                write(directory.join(&name), fixture("model.pt"));
+                touch(directory.join(&name), at);
+            }
+        };
+        save(100, &[0, 1, 2], 1000);
+        save(200, &[0, 1, 2], 2000);
+        save(300, &[0], 3000);
+        save(200, &[0], 9000);
+        later.into_iter().for_each(|step| save(step, &[0, 1, 2], 10_000));
+        write(run.join("latest"), said);
+        touch(run.join("latest"), if said == "global_step200" { 2000 } else { 10_001 });
+        let states = named_states(&mut bench, 0);
+        assert_eq!(states["global_step100"], State::Complete, "{said:?}");
+        assert!(matches!(states["global_step200"], State::Incomplete(_)), "{said:?}: {states:?}");
+        // Told to be whole, by times as a copy has them.
+        for name in [MODEL.to_owned(), rank(0), rank(1), rank(2)] {
+            touch(run.join("global_step200").join(name), 9000);
+        }
+        write(run.join("latest"), if later.is_some() { said } else { "global_step200" });
+        touch(run.join("latest"), 10_001);
+        assert_eq!(named_states(&mut bench, 200)["global_step200"], State::Complete, "{said:?}");
+    }
+}
+
+/// The states of checkpoints by name, long after they were first seen so.
+fn named_states(bench: &mut Bench, from: u64) -> std::collections::BTreeMap<String, State> {
+    bench.look(from);
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    bench.look(from + 100).into_iter().map(|checkpoint| (name(&checkpoint.path), checkpoint.state)).collect()
+}
