@@ -200,6 +200,8 @@ fn only_a_warning_ends_in_3() {
     let last = "0 warnings; 1 of 4 tensors in 1 file compared, 1 new, 1 gone, 1 of another kind or shape";
     assert_eq!(calm.stdout.lines().last().unwrap(), last);
     compared(&["dead"]).expect(3);
+    let none = compared(&["daed", "hrut*"]).expect(1).stderr;
+    assert!(none.contains("no tensor, old or new, has a name as asked for"), "{none}");
     compared(&["hurt"]).expect(3);
     // With itself: a NaN that was there is no news, but is said.
     let itself = world.open(["tensors", &new, "--compare", "latest"]).expect(0).stdout;
@@ -215,9 +217,9 @@ fn the_other_path_is_found() {
     let summary = world.open(["tensors", &new, "--compare", &first, "--json"]).expect(3).summary();
     assert_eq!(summary["old_path"]["path"], world.path("data/step-100").to_str().unwrap());
     let whole = place(&world, "latest", "");
-    let apart = world.open(["tensors", &whole, "--compare", &first]).expect(0).stdout;
+    let apart = world.open(["tensors", &whole, "--compare", &first]).expect(3).stdout;
     assert!(apart.contains(": the file is gone") && apart.contains(": a new file"), "{apart}");
-    assert!(apart.ends_with("0 warnings; 0 of 10 tensors in 2 files compared, 5 new, 5 gone\n"), "{apart}");
+    assert!(apart.ends_with("1 warning; 0 of 10 tensors in 2 files compared, 5 new, 5 gone\n"), "{apart}");
 
     let good = weights();
     for step in ["7", "3000"] {

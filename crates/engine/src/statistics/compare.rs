@@ -189,7 +189,10 @@ impl<'a> Row<'a> {
         let mut row = Self { name, old, new, drift: None, findings: Vec::new() };
         match (old, new) {
             (Some(before), Some(now)) => row.judge(before, now),
-            (None, Some(_)) if is_known => row.findings.push(Break::Appeared),
+            (None, Some(now)) if is_known => {
+                row.findings.push(Break::Appeared);
+                row.findings.extend(nan(now));
+            }
             (Some(_), None) if is_known => row.findings.push(Break::Vanished),
             _ => {}
         }
@@ -199,6 +202,8 @@ impl<'a> Row<'a> {
     fn judge(&mut self, old: &TensorRecord, new: &TensorRecord) {
         if (old.tensor.dtype, &old.tensor.shape) != (new.tensor.dtype, &new.tensor.shape) {
             self.findings.push(Break::Reshaped);
+            let had_none = old.statistics.as_ref().is_some_and(|statistics| statistics.nan == 0);
+            self.findings.extend(nan(new).filter(|_| had_none));
             return;
         }
         if let (Some(before), Some(now)) = (&old.statistics, &new.statistics) {
@@ -206,6 +211,12 @@ impl<'a> Row<'a> {
             self.findings = breaks(new.tensor.dtype, before, now);
         }
     }
+}
+
+/// NaN in a tensor that can't be held against its older numbers. Why not infinities: masks are made of them.
+fn nan(new: &TensorRecord) -> Option<Break> {
+    let nan = new.statistics.as_ref().map_or(0, |statistics| statistics.nan);
+    (nan > 0).then_some(Break::Nan(nan, 0))
 }
 
 /// How far numbers moved.

@@ -67,7 +67,7 @@ pub struct DriftReport {
 ///
 /// # Errors
 /// [`Error::NotFound`] where a side is not there, where no file has statistics on either side, and of single files also
-/// where one of them has none; [`Error::Usage`] for a file against a directory and for what is no pattern; damage of a
+/// where one of them has none, and where no tensor of either has a name as asked for; [`Error::Usage`] for a file against a directory and for what is no pattern; damage of a
 /// tree; what `each` fails with. A table that can't be read is a problem, as is a file that had one and has none now.
 pub fn compare(
     repository: &Repository,
@@ -111,6 +111,10 @@ pub fn compare(
     if !drifts.is_seen {
         let why = "no file there was stored with statistics of its tensors, in either snapshot";
         return Err(Error::NotFound(format!("{}: {why}", shown(&new.from))));
+    }
+    // Why: a check that was to look at tensors, and has looked at none, must not look like one that found nothing.
+    if drifts.report.tensors == 0 && drifts.report.problems == 0 && drifts.names.is_choosy() {
+        return Err(Error::NotFound(format!("{}: no tensor, old or new, has a name as asked for", shown(&new.from))));
     }
     Ok(drifts.report)
 }

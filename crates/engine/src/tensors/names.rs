@@ -30,6 +30,11 @@ impl Names {
         self.patterns.is_empty() || self.set.is_match(name)
     }
 
+    /// True if there is a pattern.
+    pub(super) fn is_choosy(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
     /// The patterns that match none of these names.
     pub(super) fn unmet<'n>(&self, names: impl Iterator<Item = &'n str>) -> Vec<&str> {
         let mut met = vec![false; self.patterns.len()];

@@ -131,3 +131,19 @@ fn drift_says_how_far() {
     let still = rows(Some(&old), &old)[0].drift.unwrap();
     assert_eq!((still.norm, still.distance), (Some(0.0), Some(0.0)));
 }
+
+/// What can't be held against older numbers may not be full of NaN unnoticed; masks have infinities from the first.
+#[test]
+fn nan_in_a_new_tensor_is_told() {
+    let values = weights(256);
+    let with = |value: f32| [&[value], &values[1..]].concat();
+    let found = |old: Vec<TensorRecord>, values: &[f32]| {
+        let findings = compare(&table(old), &table(vec![record("t", values)]));
+        findings.iter().map(|finding| finding.what.code()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(found(vec![], &values), "appeared");
+    assert_eq!(found(vec![], &with(f32::INFINITY)), "appeared");
+    assert_eq!(found(vec![], &with(f32::NAN)), "appeared nan");
+    assert_eq!(found(vec![record("t", &values[1..])], &with(f32::NAN)), "reshaped nan");
+    assert_eq!(found(vec![record("t", &with(f32::NAN)[..200])], &with(f32::NAN)), "reshaped");
+}
