@@ -173,7 +173,7 @@ fn faults(old: &Checkpoint, new: &Checkpoint) {
             }
             let Some(broken) = Statistics::of(tensor.dtype, &bytes) else { continue };
             let told = told.entry((number, class)).or_default();
-            let breaks = breaks(tensor.dtype, before, &broken);
+            let breaks = breaks(&tensor.name, tensor.dtype, before, &broken);
             told.found += u32::from(!breaks.is_empty());
             told.tried += 1;
             breaks.iter().for_each(|what| *told.kinds.entry(what.code()).or_default() += 1);

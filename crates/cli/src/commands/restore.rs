@@ -49,7 +49,7 @@ Examples:
 /// What can't be restored (owners without root, attributes that a file system lacks) is listed; the exit code is 3.
 ///
 /// With `--tensor` the tensors of those names become one new safetensors file: from safetensors, torch (.pt, .pth, .bin,
-/// .distcp with its .metadata), npy, npz and GGUF files. Only what they touch is fetched. `seawall tensors` shows the names.
+/// .distcp with its .metadata), npy, npz, GGUF, ONNX and uncompressed Arrow files, also inside a tar. Only what they touch is fetched. `seawall tensors` shows the names.
 /// Each is written in its own shape, transposed ones and views too, and under each of its names, so tensors that share
 /// their numbers are there twice; those without numbers are not there. A tensor whose dtype safetensors does not have is
 /// refused by name, and so is a name that two files have.

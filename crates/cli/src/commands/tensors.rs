@@ -58,7 +58,7 @@ pub struct Arguments {
     /// Only tensors of this name; may be given several times
     ///
     /// `*` and `?` match any characters, dots and slashes among them; [0-9], [!a] and {a,b} work too. The whole name must
-    /// match.
+    /// match. One that no name matches is an error, told after the others were listed.
     #[arg(long, value_name = "GLOB")]
     pub tensor: Vec<String>,
 

@@ -59,6 +59,13 @@ fn tensors_are_listed() {
     let unknown = world.open(["tensors", &format!("{place}/optimizer.pt")]).expect(1);
     assert!(unknown.stderr.contains("optimizer.pt"), "{}", unknown.stderr);
     world.open(["tensors", &place, "--tensor", "[a"]).expect(2);
+    for more in [&[][..], &["--statistics"], &["--json"]] {
+        let wanted = ["tensors", &place, "--tensor", "*.w", "--tensor", "layer.0.typo"];
+        let ended = world.open(wanted.into_iter().chain(more.iter().copied())).expect(1);
+        // Errors are on standard output with --json.
+        let told = ended.stdout.clone() + &ended.stderr;
+        assert!(ended.stdout.contains("layer.0.w") && told.contains("no tensor is named layer.0.typo"), "{ended:?}");
+    }
 }
 
 fn fixture(name: &str) -> Vec<u8> {

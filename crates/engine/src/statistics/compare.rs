@@ -24,6 +24,14 @@ pub const MAGNITUDE_FACTOR_MAX: f64 = 64.0;
 pub const ZEROS_SHARE_MAX: f64 = 1.0 / 256.0;
 /// But not one that had more zeros than this share before: an embedding's rows come and go with the words that are met.
 pub const ZEROS_BEFORE_MAX: f64 = 1.0 / 1024.0;
+/// A tensor of which this share of all elements were zero and are not any more is filling: its norm and distribution are those of
+/// other elements. Seen in training: the optimizer's state of an embedding whose rows are met one by one.
+pub const FILLING_SHARE_MIN: f64 = 1.0 / 64.0;
+/// Numbers of second moments are squares, so they move so many times as far, by exponent.
+pub const SECOND_MOMENT: f64 = 2.0;
+/// Where the name of a tensor of second moments ends: of torch and DeepSpeed, with Adafactor's and RMSprop's; of Optax.
+pub const SECOND_MOMENTS: [&str; 6] =
+    ["exp_avg_sq", "exp_avg_sqs", "exp_avg_sq_row", "exp_avg_sq_col", "square_avg", "nu"];
 /// NaN or infinities that were there are told where they became at least so many times as many,
 pub const LOST_FACTOR_MIN: u64 = 2;
 /// and those that came are at least one of so many elements.
@@ -40,6 +48,8 @@ pub enum Break {
     Infinite(u64, u64),
     /// All elements are zero, and were not.
     AllZero,
+    /// All elements are this number, and were not all the same.
+    Constant(f64),
     /// So many more elements are zero, of a tensor that had next to none.
     Zeros(u64),
     /// The L2 norm is so many times what it was.
@@ -70,6 +80,7 @@ impl Break {
             Self::Nan(..) => "nan",
             Self::Infinite(..) => "infinite",
             Self::AllZero => "all-zero",
+            Self::Constant(_) => "constant",
             Self::Zeros(_) => "zeros",
             Self::Norm(_) => "norm",
             Self::Magnitude(_) => "magnitude",
@@ -89,6 +100,7 @@ impl fmt::Display for Break {
             Self::Infinite(count, 0) => write!(f, "{count} elements are infinite; there was none"),
             Self::Infinite(count, before) => write!(f, "{count} elements are infinite; there were {before}"),
             Self::AllZero => f.write_str("all elements are zero, and were not"),
+            Self::Constant(number) => write!(f, "all elements are {number:.3e}, and were not all the same"),
             Self::Zeros(count) => write!(f, "{count} more elements are zero"),
             Self::Norm(factor) => write!(f, "the norm is {factor:.3e} times what it was"),
             Self::Magnitude(factor) => write!(f, "the largest magnitude is {factor:.3e} times what it was"),
@@ -208,7 +220,7 @@ impl<'a> Row<'a> {
         }
         if let (Some(before), Some(now)) = (&old.statistics, &new.statistics) {
             self.drift = Some(drift(before, now));
-            self.findings = breaks(new.tensor.dtype, before, now);
+            self.findings = breaks(&new.tensor.name, new.tensor.dtype, before, now);
         }
     }
 }
@@ -226,10 +238,10 @@ pub fn drift(old: &Statistics, new: &Statistics) -> Drift {
     Drift { norm: norm.filter(|change| !change.is_nan()), distance: old.exponents.distance(&new.exponents) }
 }
 
-/// What broke between two states of a tensor. Of integers only that all of them are zero: token numbers, generators'
+/// What broke between two states of the tensor of this name. Of integers only that all of them are zero: token numbers, generators'
 /// states and counters are free to jump.
 #[must_use]
-pub fn breaks(dtype: Dtype, old: &Statistics, new: &Statistics) -> Vec<Break> {
+pub fn breaks(name: &str, dtype: Dtype, old: &Statistics, new: &Statistics) -> Vec<Break> {
     let mut breaks = Vec::new();
     if is_news(old.nan, new.nan, new.elements) {
         breaks.push(Break::Nan(new.nan, old.nan));
@@ -248,7 +260,7 @@ pub fn breaks(dtype: Dtype, old: &Statistics, new: &Statistics) -> Vec<Break> {
     }
     // Why not from all zero: an optimizer's first steps.
     if dtype.is_float() && !old.is_all_zero() {
-        breaks.extend(float_breaks(old, new));
+        breaks.extend(float_breaks(is_second_moment(name), old, new));
     }
     breaks
 }
@@ -262,25 +274,44 @@ fn is_news(old: u64, new: u64, elements: u64) -> bool {
     new / LOST_FACTOR_MIN >= old && came.saturating_mul(LOST_SHARE_MIN) >= elements
 }
 
-fn float_breaks(old: &Statistics, new: &Statistics) -> impl Iterator<Item = Break> {
-    let zeros = new.zeros.saturating_sub(old.zeros);
+/// True for names of second moments, of a tensor or of a part of it (`optimizer.state.3.exp_avg_sq`, `0/nu/dense/kernel`,
+/// `max_exp_avg_sq`).
+fn is_second_moment(name: &str) -> bool {
+    let known = |part: &str| SECOND_MOMENTS.contains(&part.strip_prefix("max_").unwrap_or(part));
+    name.split(['.', '/']).any(known)
+}
+
+/// The one number that all elements are; none where they differ.
+fn constant(statistics: &Statistics) -> Option<f64> {
+    let is_whole = statistics.nan == 0 && statistics.infinite == 0;
+    statistics.range.filter(|(low, high)| is_whole && low == high).map(|(low, _)| low)
+}
+
+fn float_breaks(is_second_moment: bool, old: &Statistics, new: &Statistics) -> Vec<Break> {
+    if let (Some(number), None) = (constant(new), constant(old)) {
+        return vec![Break::Constant(number)];
+    }
     // Precision: shares and factors need no more than the 53 bits of a float.
     let share = |count: u64| count as f64 / new.elements as f64;
+    let times = if is_second_moment { SECOND_MOMENT } else { 1.0 };
+    let zeros = new.zeros.saturating_sub(old.zeros);
     let is_hole = share(zeros) > ZEROS_SHARE_MAX && share(old.zeros) <= ZEROS_BEFORE_MAX;
+    let is_filling = share(old.zeros.saturating_sub(new.zeros)) > FILLING_SHARE_MIN;
     let norm = new.norm() / old.norm();
     // Both ways; false where neither norm is finite.
-    let is_other = norm.log2().abs() > NORM_FACTOR_MAX.log2();
+    let is_other = !is_filling && norm.log2().abs() > times * NORM_FACTOR_MAX.log2();
     let magnitude = match (old.magnitude(), new.magnitude()) {
         (Some(old), Some(new)) if old > 0.0 => new / old,
         _ => 1.0,
     };
-    let distance = old.exponents.distance(&new.exponents);
+    let distance = old.exponents.distance(&new.exponents).filter(|_| !is_filling);
     [
         is_hole.then_some(Break::Zeros(zeros)),
         is_other.then_some(Break::Norm(norm)),
-        (magnitude > MAGNITUDE_FACTOR_MAX).then_some(Break::Magnitude(magnitude)),
-        distance.filter(|distance| *distance > DISTANCE_MAX).map(Break::Distribution),
+        (magnitude.log2() > times * MAGNITUDE_FACTOR_MAX.log2()).then_some(Break::Magnitude(magnitude)),
+        distance.filter(|distance| *distance > times * DISTANCE_MAX).map(Break::Distribution),
     ]
     .into_iter()
     .flatten()
+    .collect()
 }

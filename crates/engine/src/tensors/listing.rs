@@ -81,7 +81,8 @@ pub struct ListReport {
 /// Gives `each` the tensors of the files at a path of the tree `root`, file by file.
 ///
 /// # Errors
-/// [`Error::NotFound`] where nothing is at the path, or a file without a layout; [`Error::Usage`] for what is no pattern;
+/// [`Error::NotFound`] where nothing is at the path, or a file without a layout, and, after all others were given, for a
+/// pattern that no tensor's name matches; [`Error::Usage`] for what is no pattern;
 /// damage of the tree; what `each` fails with. A file that can't be looked into is a problem.
 pub fn list(
     repository: &Repository,
@@ -92,6 +93,7 @@ pub fn list(
 ) -> Result<ListReport> {
     let names = Names::new(&options.names)?;
     let mut report = ListReport::default();
+    let mut unmet = options.names.clone();
     monitor.phase(Phase::Opening);
     each_file(repository, root, &options.from, monitor, &mut |look| {
         let mut problem = |key: &TreeKey, code, what: String| {
@@ -120,6 +122,10 @@ pub fn list(
             let left_out = file.left_out;
             problem(&file.key, "too-many", format!("{left_out} more of its tensors are not listed: they are too many"));
         }
+        if !unmet.is_empty() {
+            let missed = names.unmet(file.found.iter().map(|found| &*found.tensor.name));
+            unmet.retain(|pattern| missed.contains(&pattern.as_str()));
+        }
         let (mut tensors, lost) = tensors(repository, &file, &names);
         if lost > 0 {
             problem(&file.key, "missing", format!("no index segment lists {lost} of its chunks"));
@@ -139,6 +145,11 @@ pub fn list(
         report.stored_bytes += tensors.iter().map(|stored| stored.stored_bytes).sum::<u64>();
         each(&FileTensors { key: file.key, format: file.format, tensors })
     })?;
+    // Why not where something could not be read: it may lie there, and that was told.
+    if !unmet.is_empty() && report.problems == 0 {
+        let shown = options.from.to_path().display().to_string();
+        return Err(Error::NotFound(format!("{shown}: no tensor is named {}", unmet.join(", "))));
+    }
     Ok(report)
 }
 

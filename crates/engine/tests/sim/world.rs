@@ -4,7 +4,7 @@
 //! whole, LIST may be behind. A write that was not acknowledged may have taken place, take place later, or never. Its
 //! clock is what stands in the times of objects, and it jumps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -86,6 +86,8 @@ struct Inside {
     past: Vec<(ObjectInfo, u64, u64)>,
     /// What an accident changed or took, as it was; until it is deleted.
     before: BTreeMap<String, Arc<[u8]>>,
+    /// What an accident took.
+    lost: BTreeSet<String>,
     /// Counts changes.
     change: u64,
     clock: Timestamp,
@@ -134,6 +136,7 @@ impl World {
         inside.remember(name);
         let before = inside.before.remove(name);
         inside.delete(name).unwrap();
+        inside.lost.insert(name.to_owned());
         inside.before.extend(before.map(|bytes| (name.to_owned(), bytes)));
     }
 
@@ -161,6 +164,11 @@ impl World {
 
     pub fn has_below(&self, prefix: &str) -> bool {
         self.lock().objects.range(prefix.to_owned()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    /// True if an accident took the object: a second request that arrives late does not bring it back.
+    pub fn has_lost(&self, name: &str) -> bool {
+        self.lock().lost.contains(name)
     }
 
     /// Takes place; true where something changed. A listing shows what was there at the change `as_of`.

@@ -52,6 +52,7 @@ fn each_break_is_told() {
         ("a NaN", with(&|new| new[77] = f32::NAN), "nan"),
         ("an infinity", with(&|new| new[77] = f32::NEG_INFINITY), "infinite"),
         ("all zero", vec![0.0; 4096], "all-zero"),
+        ("all one number", vec![0.5; 4096], "constant"),
         ("a block of zeros", with(&|new| new[512..1024].fill(0.0)), "zeros"),
         ("a 204th of zeros", with(&|new| new[512..532].fill(0.0)), "zeros"),
         ("few zeros", with(&|new| new[512..522].fill(0.0)), ""),
@@ -63,6 +64,8 @@ fn each_break_is_told() {
     ] {
         assert_eq!(codes(&old, &new), expected, "{case}");
     }
+    assert_eq!(codes(&[0.5; 4096], &[0.25; 4096]), "", "one number was another");
+    assert_eq!(codes(&[0.5; 4096], &old), "distribution", "and numbers came");
     let sparse = with(&|new| new[..1024].fill(0.0));
     assert_eq!(codes(&sparse, &with(&|new| new[..2048].fill(0.0))), "", "rows of an embedding");
     let broken = with(&|new| new[77] = f32::NAN);
@@ -84,6 +87,34 @@ fn each_break_is_told() {
     assert_eq!(codes(&vec![0.0; 4096], &old), "", "an optimizer's first step");
     assert_eq!(codes(&[1.0], &[0.0]), "", "a scalar may be anything");
     assert_eq!(codes(&[1.0], &[f32::NAN]), "nan", "but a number");
+}
+
+/// Squares move twice as far by exponent; an embedding's moments come row by row, and fade.
+#[test]
+fn an_optimizer_may_begin() {
+    let told = |name: &str, old: &[f32], new: &[f32]| {
+        let findings = compare(&table(vec![record(name, old)]), &table(vec![record(name, new)]));
+        findings.iter().map(|finding| finding.what.code()).collect::<Vec<_>>().join(" ")
+    };
+    let old: Vec<f32> = weights(4096).iter().map(|value| value * value).collect();
+    let scaled = |factor: f32| old.iter().map(|value| value * factor).collect::<Vec<f32>>();
+    let (grown, broken) = (scaled(200.0), scaled(8192.0));
+    for name in ["optimizer.state.3.exp_avg_sq", "w.max_exp_avg_sq", "state/0/nu/dense/kernel", "square_avg"] {
+        assert_eq!(told(name, &old, &grown), "", "{name}");
+        assert_eq!(told(name, &old, &broken), "norm magnitude distribution", "{name}");
+    }
+    for name in ["optimizer.state.3.exp_avg", "menu", "state.mu.dense", "exp_avg_square"] {
+        assert_eq!(told(name, &old, &grown), "norm magnitude distribution", "{name}");
+    }
+    let rows = |from: usize, factor: f32| {
+        let mut rows = weights(4096);
+        rows[..from].iter_mut().for_each(|value| *value *= factor);
+        rows
+    };
+    let begun = [&rows(0, 0.0)[..64], &vec![0.0; 4032]].concat();
+    let faded: Vec<f32> = rows(4096, 1e-4);
+    assert_eq!(told("emb.exp_avg", &begun, &faded), "", "other rows");
+    assert_eq!(told("emb.exp_avg", &begun, &begun.iter().map(|it| it * 1e-4).collect::<Vec<_>>()), "norm distribution");
 }
 
 #[test]
