@@ -19,7 +19,8 @@ use super::{Checkpoint, Layout, State, names};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
-/// A checkpoint of several files without a marker has to be at rest so many times longer: between two of its files.
+/// A checkpoint of several files without a marker has to be at rest so many times longer, between two of its files; and a
+/// file whose header tells its length, between that and its numbers.
 const WITHOUT_MARKER: u32 = 10;
 
 /// How patient a scanner is.
@@ -219,7 +220,8 @@ impl Scanner {
     /// How long a finished checkpoint must be seen at rest.
     fn settle(&self, memory: &Memory, sight: &Sighted, is_marked: bool, wall: Timestamp) -> Duration {
         let longer = self.pace.settle * WITHOUT_MARKER;
-        let is_safe = is_marked || sight.candidate.is_file || is_older(memory, wall, longer);
+        let has_end = sight.candidate.is_file && !names::is_headed(sight.name());
+        let is_safe = is_marked || has_end || is_older(memory, wall, longer);
         if is_safe { self.pace.settle } else { longer }
     }
 

@@ -30,6 +30,12 @@ const TEMPORARY_BEGINNINGS: [&str; 5] = ["tmp-", "tmp_", ".tmp-", ".tmp_", ".tmp
 /// Longer numbers are no steps: 10^18 fits 64 bits.
 const DIGITS_MAX: usize = 18;
 
+/// Of those what has its end in its front, by a header: it is as long as it should be before it is all written, where the
+/// length is set first.
+const HEADED: [&str; 1] = [".safetensors"];
+/// How many letters and digits `tempfile` puts behind `.tmp`, for safetensors among others.
+const TEMPORARY_LETTERS: usize = 6;
+
 /// What the name of a directory says.
 pub(super) fn directory(name: &str) -> Option<Named> {
     let (stem, temporary) = without_temporary(name);
@@ -48,6 +54,11 @@ pub(super) fn holds_numbers(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
+/// Whether a file of this name may have its full length before its numbers.
+pub(super) fn is_headed(name: &str) -> bool {
+    HEADED.iter().any(|ending| name.ends_with(ending))
+}
+
 /// Whether a name below a checkpoint is one of something unfinished.
 pub(super) fn is_temporary(path: &str) -> bool {
     path.split('/').any(|name| without_temporary(name).1)
@@ -58,6 +69,11 @@ fn without_temporary(name: &str) -> (&str, bool) {
     let ends = |at: &usize| *at > 0 && !name[at + 4..].starts_with(|c: char| c.is_ascii_alphabetic());
     if let Some(at) = name.find(ORBAX_TEMPORARY).or_else(|| name.find(".tmp").filter(ends)) {
         return (&name[..at], true);
+    }
+    let is_random =
+        |rest: &&str| rest.len() == TEMPORARY_LETTERS && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if name.strip_prefix(".tmp").filter(is_random).is_some() {
+        return ("", true);
     }
     let ending = TEMPORARY_ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
     let beginning = TEMPORARY_BEGINNINGS.iter().find_map(|beginning| name.strip_prefix(beginning));
@@ -325,6 +341,24 @@ mod tests {
         ] {
             let found = directory(name).map(|named| (named.step, named.sure, named.temporary));
             assert_eq!(found, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_what_is_unfinished() {
+        for (name, expected) in [
+            ("model.safetensors", false),
+            (".tmpAb3dE9", true),
+            ("shards/.tmp0x1y2Z", true),
+            (".tmpAb3dE", false),
+            (".tmpAb3dE97", false),
+            (".tmp-17", true),
+            ("tmpAb3dE9", false),
+            (".tmpAb3d_9", false),
+            ("model.safetensors.tmpAb3dE9", false),
+            ("model.safetensors.tmp", true),
+        ] {
+            assert_eq!(is_temporary(name), expected, "{name}");
         }
     }
 

@@ -10,6 +10,9 @@ use super::listing::{Listing, Seen};
 use super::looks::Sighted;
 use super::{Layout, names, tracker};
 
+/// Where names of the Trainer's optimizer state begin: `optimizer.pt`, `optimizer.bin`, `optimizer_0/`.
+const OPTIMIZER: &str = "optimizer";
+
 /// The checkpoints of a run, together.
 #[derive(Debug, Default)]
 pub(super) struct Siblings {
@@ -24,6 +27,8 @@ pub(super) struct Siblings {
     has_optim_states: bool,
     /// Whole checkpoints of DeepSpeed without a step, and when they were written.
     tags: BTreeMap<String, Written>,
+    /// Steps of the Trainer, and whether an optimizer's state is in them.
+    optimizers: BTreeMap<u64, bool>,
     /// When the steps were written.
     written: BTreeMap<PathBuf, Written>,
 }
@@ -36,6 +41,9 @@ pub(super) fn siblings<'s>(sighted: impl Iterator<Item = &'s Sighted>) -> HashMa
         run.newest = run.newest.max(Some(sight.step().unwrap_or(0)));
         if let Some(written) = sight.written().filter(|_| sight.step().is_some()) {
             run.written.insert(sight.candidate.path.clone(), written);
+        }
+        if let Some(step) = trainers_step(sight) {
+            run.optimizers.insert(step, has_optimizer(&sight.listing));
         }
         if sight.layout == Layout::DeepSpeed {
             run.add(sight);
@@ -83,12 +91,23 @@ impl Siblings {
         took.get(took.len().saturating_sub(1) / 2).copied()
     }
 
+    /// An optimizer's state that the steps before and after have. Why both: a run may begin, or cease, to keep it.
+    fn optimizer_lack(&self, step: u64, own: &Listing) -> Option<String> {
+        let has = |other: Option<(&u64, &bool)>| other.is_some_and(|(_, has)| *has);
+        let (before, after) = (self.optimizers.range(..step).next_back(), self.optimizers.range(step + 1..).next());
+        let is_lost = !has_optimizer(own) && has(before) && has(after);
+        is_lost.then(|| format!("no {OPTIMIZER}* is there, and the steps before and after have one"))
+    }
+
     fn others(&self, path: &Path) -> impl Iterator<Item = &Written> {
         self.written.iter().filter(move |(other, _)| other.as_path() != path).map(|(_, written)| written)
     }
 
-    /// What a checkpoint of DeepSpeed lacks that others of its run have. `is_committed` if the tracker names it.
+    /// What a checkpoint of DeepSpeed or the Trainer lacks that others of its run have. `is_committed` if the tracker names it.
     pub fn lack(&self, sight: &Sighted, is_committed: bool) -> Option<String> {
+        if let Some(step) = trainers_step(sight) {
+            return self.optimizer_lack(step, &sight.listing);
+        }
         if sight.layout != Layout::DeepSpeed || is_committed {
             return None;
         }
@@ -98,6 +117,17 @@ impl Siblings {
         let own = if self.is_untracked() && sight.step().is_some() { ranks(&sight.listing) } else { self.ranks };
         (own < self.ranks).then(|| format!("{own} ranks wrote it, and {} another step; no latest tells", self.ranks))
     }
+}
+
+/// The step, if the Trainer wrote it.
+fn trainers_step(sight: &Sighted) -> Option<u64> {
+    let is_it = |step: &u64| sight.layout == Layout::HuggingFace && sight.name() == format!("checkpoint-{step}");
+    sight.step().filter(is_it)
+}
+
+/// Of a Trainer's state in the directory itself, and of one in parts.
+fn has_optimizer(listing: &Listing) -> bool {
+    has_optim_states(listing) || listing.entries().iter().any(|entry| entry.name().starts_with(OPTIMIZER))
 }
 
 fn has_optim_states(listing: &Listing) -> bool {

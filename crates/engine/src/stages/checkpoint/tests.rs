@@ -649,16 +649,17 @@ fn a_model_is_a_checkpoint_without_a_step() {
 
 #[test]
 fn what_has_no_marker_must_rest_longer() {
-    // A directory of plain files, a single file, a Trainer's checkpoint: at rest for 2 and for 10 seconds.
+    // A directory of plain files, a file with a header, one with an end, a Trainer's checkpoint: at rest for 2 and for 10 seconds.
     let mut bench = Bench::new(|run| {
         write(run.join("step-1/weights.safetensors"), fixture("model.safetensors"));
         write(run.join("step-2.safetensors"), fixture("model.safetensors"));
+        write(run.join("step-3.pt"), fixture("model.pt"));
         trainer(&run.join("checkpoint-100"));
     });
     bench.look(0);
-    assert_eq!(bench.states(0), [State::Settling, State::Settling, State::Settling], "no time has passed");
-    assert_eq!(bench.states(2), [State::Settling, State::Complete, State::Complete]);
-    assert_eq!(bench.states(10), [State::Complete, State::Complete, State::Complete]);
+    assert_eq!(bench.states(0), vec![State::Settling; 4], "no time has passed");
+    assert_eq!(bench.states(2), [State::Settling, State::Settling, State::Complete, State::Complete]);
+    assert_eq!(bench.states(10), vec![State::Complete; 4]);
 }
 
 #[test]

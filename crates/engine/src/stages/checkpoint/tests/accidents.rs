@@ -422,3 +422,28 @@ fn named_states(bench: &mut Bench, from: u64) -> std::collections::BTreeMap<Stri
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
     bench.look(from + 100).into_iter().map(|checkpoint| (name(&checkpoint.path), checkpoint.state)).collect()
 }
+
+/// What a killed rotation, or a person, took from a step in the midst of a run; not of a run that begins or ceases to keep it.
+#[test]
+fn a_trainers_step_without_the_optimizer_that_its_neighbours_have_is_not_complete() {
+    let reason = || State::Incomplete("no optimizer* is there, and the steps before and after have one".to_owned());
+    for (without, refused) in [(vec![], None), (vec![1], Some(1)), (vec![0], None), (vec![2], None), (vec![0, 1], None)]
+    {
+        let mut bench = Bench::new(|run| {
+            for step in [100, 200, 1000] {
+                let directory = run.join(format!("checkpoint-{step}"));
+                trainer(&directory);
+                write(directory.join("trainer_state.json"), format!(r#"{{"global_step": {step}}}"#));
+            }
+            for at in &without {
+                fs::remove_file(run.join(format!("checkpoint-{}/optimizer.pt", [100, 200, 1000][*at]))).unwrap();
+            }
+        });
+        bench.look(0);
+        let mut expected = vec![State::Complete; 3];
+        if let Some(at) = refused {
+            expected[at] = reason();
+        }
+        assert_eq!(bench.states(31), expected, "{without:?}");
+    }
+}
