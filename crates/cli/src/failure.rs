@@ -140,7 +140,7 @@ fn hint(code: &str) -> Option<&'static str> {
             "`seawall hold --list` shows the holds; an owner lifts one with `seawall hold --release SNAPSHOT --label NAME`"
         }
         "not-allowed" => "use a key whose role allows it; `seawall key list` shows the roles",
-        "refused" => "wait until the other operation has ended, then run this again",
+        "refused" => "where another operation was in the way, wait until it has ended, then run this again",
         "damaged" | "missing" => {
             "`seawall verify --read-data` lists every damaged object and the paths that it hits; \
              everything else still restores"

@@ -262,7 +262,11 @@ pub fn remove(repository: &Repository, key: &Key) -> Result<Option<u64>> {
 fn refuse_last(keys: &[Key], removed: &Key) -> Result<()> {
     let is_way_in = removed.role() == Some(Role::Owner) && (removed.is_usable() || removed.is_own);
     if is_way_in && removed.revoked().is_none() && !is_owner_left(keys, removed) {
-        return Err(Error::Refused("it is the last owner's key: nobody could change anything any more".into()));
+        return Err(Error::Refused(
+            "it is the last owner's key: nobody could change anything any more. \
+             Make another with `seawall key add --role owner` first"
+                .into(),
+        ));
     }
     Ok(())
 }

@@ -22,7 +22,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::crypto::blob::BLOB_HEADER_BYTES;
-use crate::crypto::object_hash;
 use crate::error::{Error, Result};
 use crate::format::log::{Act, SegmentRecord};
 use crate::format::names::{PACKS, PackName, SegmentName};
@@ -33,6 +32,7 @@ use crate::ids::{ChunkId, ObjectHash, SessionId};
 use crate::monitor::{Monitor, Phase, Problem};
 use crate::repo::index::{Index, Segment};
 use crate::repo::marks::Marks;
+use crate::repo::object::read_segment;
 use crate::repo::pack_list::{PackList, read_list, recover_list};
 use crate::repo::{Repository, Session};
 use crate::rules::State;
@@ -160,16 +160,16 @@ fn find_lost(
         if monitor.stopped() {
             return Err(Error::Interrupted);
         }
-        match repository.store().get(&record.name.object(), None) {
-            Ok(sealed) if object_hash(&sealed) == record.hash && opens(repository, record, &sealed) => {
+        match read_segment(repository.store(), record) {
+            Ok(sealed) if opens(repository, record, &sealed) => {
                 // Why: the store may not have given it when the index was read.
                 if !index.segments().iter().any(|open| open.record().hash == record.hash) {
                     let (store, key) = (repository.store(), &repository.keys().index_key);
                     index.push(Arc::new(Segment::fetch(store, key, repository.cache(), record)?));
                 }
             }
-            Ok(_) | Err(StoreError::Missing(_)) => lost.push(record.clone()),
-            Err(error) => return Err(error.into()),
+            Ok(_) | Err(Error::Damaged(_) | Error::Store(StoreError::Missing(_))) => lost.push(record.clone()),
+            Err(error) => return Err(error),
         }
     }
     Ok(lost)

@@ -14,8 +14,10 @@ use crate::format::names::{PackName, SegmentName};
 use crate::format::pack::{BlobKind, BlobRecord};
 use crate::ids::{ChunkId, SessionId};
 use crate::repo::index::{Index, Segment};
+use crate::repo::object::read_object;
 use crate::repo::pack_list::read_list;
 use crate::repo::repository::Repository;
+use crate::units::SEGMENT_BYTES_MAX;
 
 /// What there is to adopt.
 #[derive(Default)]
@@ -104,7 +106,7 @@ fn adopt_session(repository: &Repository, session: SessionId, adopted: &mut Adop
 }
 
 fn open_segment(repository: &Repository, name: SegmentName) -> Option<Segment> {
-    let sealed = repository.store().get(&name.object(), None).ok()?;
+    let sealed = read_object(repository.store(), &name.object(), SEGMENT_BYTES_MAX).ok()?;
     let key = &repository.keys().index_key;
     let plain = crate::crypto::envelope::open(key, &name.object(), &sealed).ok()?;
     let records = u64::try_from(crate::format::segment::SegmentView::parse(&plain).ok()?.len()).ok()?;

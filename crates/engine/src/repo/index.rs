@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::crypto::{Secret32, envelope, object_hash};
+use crate::crypto::{Secret32, envelope};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::SegmentRecord;
 use crate::format::names::PackName;
@@ -23,6 +23,7 @@ use crate::ids::{ChunkId, ObjectHash};
 use crate::repo::cache::Cache;
 use crate::repo::directory::Directory;
 use crate::repo::kept::{self, Kept};
+use crate::repo::object::read_segment;
 use crate::rules::{self, Standing, State};
 use crate::store::Store;
 use crate::units::MIB;
@@ -58,10 +59,7 @@ impl Segment {
     /// Opens a stored segment from the store, whatever the cache has, and puts it there.
     pub(crate) fn fetch(store: &dyn Store, key: &Secret32, cache: &Cache, record: &SegmentRecord) -> Result<Self> {
         let object = record.name.object();
-        let sealed = store.get(&object, None)?;
-        if object_hash(&sealed) != record.hash {
-            return Err(Damaged::new(object, 0, "the segment is not the one that the log names").into());
-        }
+        let sealed = read_segment(store, record)?;
         if let Some(path) = cache.segment_path(&record.hash) {
             let written = Self::write_cached(&path, record, |write| {
                 envelope::open_stream(key, &object, &sealed, &mut |block| {

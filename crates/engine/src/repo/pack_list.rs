@@ -14,6 +14,7 @@ use crate::format::pack::{
     BlobKind, BlobRecord, HEADER_BYTES, TRAILER_BYTES, blob_at, decode_footer, decode_header, decode_trailer, open_blob,
 };
 use crate::ids::ChunkId;
+use crate::repo::object::read_object;
 use crate::repo::repository::Repository;
 use crate::units::PACK_BYTES_MAX;
 
@@ -73,16 +74,16 @@ fn mended_list(repository: &Repository, name: &PackName) -> Result<Option<PackLi
 
 /// Opens blob after blob, as far as their headers lead.
 fn blob_by_blob(repository: &Repository, name: &PackName) -> Result<Option<PackList>> {
-    let bytes = repository.store().get(&name.object(), None)?;
+    let bytes = match read_object(repository.store(), &name.object(), PACK_BYTES_MAX) {
+        Err(Error::Damaged(_)) => return Ok(None),
+        read => read?,
+    };
     let length = bytes.len() as u64;
     let keys = match repository.session_key(&name.session) {
         Ok(key) => std::iter::once(key).chain(repository.other_session_keys(&name.session)),
         Err(error @ Error::Store(_)) if !error.is_damage() => return Err(error),
         Err(_) => return Ok(None),
     };
-    if length > PACK_BYTES_MAX {
-        return Ok(None);
-    }
     let ciphers: Vec<PackCipher> = keys.map(|key| PackCipher::new(&key, name)).collect();
     let (mut place, mut records, mut kind, mut unopened) = (HEADER_BYTES, Vec::new(), None, 0);
     for number in 0.. {

@@ -10,13 +10,15 @@
 use std::collections::BTreeSet;
 
 use super::{Check, Damage};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::names::PackName;
 use crate::format::pack::{check_pack, decode_footer};
 use crate::format::parity::Mended;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
+use crate::repo::object::read_object;
 use crate::repo::{BlobReader, tell_mended};
+use crate::units::PACK_BYTES_MAX;
 
 /// The damaged packs of which nothing is lost.
 pub(super) fn gather(check: &Check<'_>) -> Result<BTreeSet<PackName>> {
@@ -57,9 +59,10 @@ pub(super) fn tell(check: &Check<'_>, mended: &[Damage]) {
 /// True if bytes of it are not what was written.
 fn is_damaged(check: &Check<'_>, pack: &PackName, given: &Mended) -> bool {
     given.damaged_shards() > 0
-        || match check.repository.store().get(&pack.object(), None) {
+        || match read_object(check.repository.store(), &pack.object(), PACK_BYTES_MAX) {
             Ok(bytes) => check_pack(pack, &bytes).is_err(),
-            Err(error) => error.is_bad_medium(),
+            Err(Error::Store(error)) => error.is_bad_medium(),
+            Err(error) => matches!(error, Error::Damaged(_)),
         }
 }
 

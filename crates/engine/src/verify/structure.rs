@@ -12,19 +12,21 @@ use super::{Check, Read, count, spread};
 use crate::crypto::{envelope, object_hash, random};
 use crate::error::{Damaged, Error, Result};
 use crate::format::log::{MemberRecord, SegmentRecord};
+use crate::format::marker::MARKER_BYTES_MAX;
 use crate::format::names::{
     LOG, MARKER, PACKS, PackName, SEGMENTS, SLOTS, SegmentName, log_object, parse_log, parse_session, parse_slot,
     session_object, slot_object,
 };
 use crate::format::pack::{BlobKind, TRAILER_BYTES, decode_trailer};
 use crate::format::segment::{Location, SegmentView};
-use crate::format::slot;
+use crate::format::slot::{self, SLOT_BYTES_MAX};
 use crate::ids::{ChunkId, SessionId, SlotId};
 use crate::monitor::Problem;
 use crate::repo::cache::Cache;
 use crate::repo::data_keys::{has_session_key, read_session_key};
 use crate::repo::index::Index;
 use crate::repo::log::Log;
+use crate::repo::object::{read_object, read_segment};
 use crate::repo::reader::BLOB_HEADER_BYTES;
 use crate::repo::{Leanings, Snapshot};
 use crate::rules::{Standing, State};
@@ -88,10 +90,10 @@ pub(super) fn check_log(check: &Check<'_>) -> Result<(Vec<Snapshot>, Vec<SlotId>
         Ok(log) => check_log_end(check, log.state().next)?,
         Err(error) => vital(check, &log_object(0), error)?,
     }
-    match repository.store().get(MARKER, None) {
+    match read_object(repository.store(), MARKER, MARKER_BYTES_MAX) {
         Ok(marker) if repository.log().state().marker == Some(object_hash(&marker)) => {}
         Ok(_) => check.findings.vital(MARKER, "it was changed after init"),
-        Err(error) => vital(check, MARKER, error.into())?,
+        Err(error) => vital(check, MARKER, error)?,
     }
     let missing = check_slots(check)?;
     Ok((repository.snapshots(), missing))
@@ -124,7 +126,7 @@ fn check_slots(check: &Check<'_>) -> Result<Vec<SlotId>> {
     store.list(SLOTS, &mut |info| slots.extend(parse_slot(&info.name)))?;
     for id in slots {
         let (object, member) = (slot_object(&id), named.get(&id));
-        match store.get(&object, None) {
+        match read_object(store, &object, SLOT_BYTES_MAX) {
             Ok(bytes) => {
                 if let Err(damaged) = slot::describe(&bytes, &id) {
                     check.findings.object(&object, format!("this key opens nothing any more: {}", damaged.why));
@@ -137,8 +139,11 @@ fn check_slots(check: &Check<'_>) -> Result<Vec<SlotId>> {
                 }
             }
             // Where the log does not name it, somebody deleted this way in meanwhile.
-            Err(StoreError::Missing(_)) => missing.extend(member.map(|_| id)),
-            Err(error) => check.undecided(&object, &error.into()),
+            Err(Error::Store(StoreError::Missing(_))) => missing.extend(member.map(|_| id)),
+            Err(Error::Damaged(damaged)) => {
+                check.findings.object(&object, format!("this key opens nothing any more: {}", damaged.why));
+            }
+            Err(error) => check.undecided(&object, &error),
         }
     }
     Ok(missing)
@@ -247,10 +252,7 @@ impl Structure {
     fn check_segment(&mut self, check: &Check<'_>, record: &SegmentRecord) -> Result<()> {
         let object = record.name.object();
         let damaged = |why: &str| Error::from(Damaged::new(object.as_str(), 0, why));
-        let sealed = check.repository.store().get(&object, None)?;
-        if object_hash(&sealed) != record.hash {
-            return Err(damaged("it is not the segment that the log names"));
-        }
+        let sealed = read_segment(check.repository.store(), record)?;
         let plain = envelope::open(&check.repository.keys().index_key, &object, &sealed)?;
         drop(sealed);
         let view = SegmentView::parse(&plain)?;

@@ -23,6 +23,7 @@ mod hand;
 mod healing;
 mod hostile;
 mod leftovers;
+mod lengths;
 mod masters;
 mod members;
 mod misled;
