@@ -2,8 +2,9 @@
 //! backup is found by it, and named.
 //!
 //! Pieces may come in any order; a checksum whose range does not come in one row is not looked at. A hole is zeros: what was
-//! lost before the backup often is one. Records of a TFRecord file are followed from the first. Invariant: however many ranges overlap, each byte goes through at most [`OPEN_MAX`]
-//! checksums.
+//! lost before the backup often is one. Records of a TFRecord file are followed from the first, and the file must end with one;
+//! a log of a run need not, as it may be written still. Invariant: however many ranges overlap, each byte goes through at
+//! most [`OPEN_MAX`] checksums.
 
 mod nodes;
 
@@ -13,8 +14,7 @@ use nodes::Nodes;
 
 use crate::entry::TreeKey;
 use crate::readers::crc::Checksum;
-use crate::readers::ocdbt;
-use crate::readers::{Check, CheckKind, Format, Layout};
+use crate::readers::{Check, CheckKind, Format, Layout, ocdbt, tfrecord};
 use crate::units::{KIB, MIB};
 
 /// So many checksums go on at the same time at most.
@@ -50,6 +50,10 @@ impl<'l> Checker<'l> {
     pub(crate) fn by_name(key: &TreeKey) -> Option<Self> {
         let mut names = key.0.rsplit(|&byte| byte == 0);
         let (name, folder) = (names.next()?, names.next().unwrap_or_default());
+        if let Some(named) = tfrecord::Named::by(name) {
+            let is_log = named == tfrecord::Named::Log;
+            return Some(Self::Records(Records { is_log, ..Records::default() }));
+        }
         ocdbt::store_file(folder, name).map(|file| Self::Nodes(Nodes::new(file)))
     }
 
@@ -65,6 +69,9 @@ impl<'l> Checker<'l> {
     /// A hole of `length` bytes lies at `offset`.
     pub(crate) fn hole(&mut self, offset: u64, length: u64) {
         if length > HOLE_BYTES_MAX || !self.asks_for(offset..offset + length) {
+            if let Self::Records(records) = self {
+                records.is_lost = true;
+            }
             return;
         }
         let (zeros, mut at) = ([0; ZEROS_BYTES], offset);
@@ -91,7 +98,7 @@ impl<'l> Checker<'l> {
                 let named = parts.wrong.iter().take(NAMED_MAX).map(|&at| parts.checks[at].name.clone());
                 (named.collect(), parts.wrong.len())
             }
-            Self::Records(records) => (records.wrong.clone(), records.wrong_count),
+            Self::Records(records) => records.wrong(),
             Self::Nodes(nodes) => nodes.wrong(),
         };
         if count > names.len() {
@@ -112,11 +119,26 @@ pub(crate) struct Records {
     /// Bytes of data that are still to come, with their checksum so far; none within a head.
     data: Option<(u64, Checksum)>,
     is_lost: bool,
+    /// It may end anywhere.
+    is_log: bool,
     wrong: Vec<String>,
     wrong_count: usize,
 }
 
 impl Records {
+    /// What is wrong, when all bytes were there: names of some, and the number of all.
+    fn wrong(&self) -> (Vec<String>, usize) {
+        let (mut names, mut count) = (self.wrong.clone(), self.wrong_count);
+        let is_whole = self.field.is_empty() && self.data.is_none();
+        if !self.is_lost && !self.is_log && !is_whole {
+            count += 1;
+            if names.len() < NAMED_MAX {
+                names.push(format!("record {}, inside which the file ends", self.number));
+            }
+        }
+        (names, count)
+    }
+
     fn update(&mut self, offset: u64, mut bytes: &[u8]) {
         self.is_lost |= offset != self.next;
         self.next = offset + bytes.len() as u64;
@@ -154,7 +176,10 @@ impl Records {
                     self.data = Some((length, Checksum::new(CheckKind::MaskedCrc32c)));
                 } else {
                     self.is_lost = true;
-                    self.is_wrong("the length of record");
+                    // Why not where only the name told of records: files of them may be compressed as a whole.
+                    if self.number > 0 || !tfrecord::is_compressed(&field) {
+                        self.is_wrong("the length of record");
+                    }
                 }
             }
             Some((_, checksum)) => {
@@ -375,6 +400,43 @@ mod tests {
                 assert_eq!(checker.wrong(), expected, "{flipped:?} in pieces of {length}");
             }
         }
+    }
+
+    fn by_name(name: &str, bytes: &[u8]) -> Vec<String> {
+        let mut checker = Checker::by_name(&TreeKey(name.as_bytes().to_vec())).unwrap();
+        bytes.chunks(50).enumerate().for_each(|(number, piece)| checker.update(number as u64 * 50, piece));
+        checker.wrong()
+    }
+
+    #[test]
+    fn a_file_of_records_ends_with_one() {
+        let whole = [record(b"first"), record(&[7; 100])].concat();
+        let ends = whole.len();
+        for (length, expected) in [
+            (ends, vec![]),
+            (21, vec![]),
+            (0, vec![]),
+            (ends - 1, vec!["record 1, inside which the file ends"]),
+            (ends - 4, vec!["record 1, inside which the file ends"]),
+            (40, vec!["record 1, inside which the file ends"]),
+            (22, vec!["record 1, inside which the file ends"]),
+            (7, vec!["record 0, inside which the file ends"]),
+        ] {
+            assert_eq!(by_name("a/b.tfrecord", &whole[..length]), expected, "{length}");
+            assert_eq!(by_name("events.out.tfevents.17.host", &whole[..length]), [""; 0], "{length}");
+        }
+        let mut first = whole.clone();
+        first[3] ^= 1;
+        for name in ["b.tfrecord-00001-of-00002", "events.out.tfevents.17.host"] {
+            assert_eq!(by_name(name, &first), ["the length of record 0"]);
+            assert_eq!(by_name(name, &[0; 100]), ["the length of record 0"]);
+        }
+        assert_eq!(by_name("b.tfrecord", &[&[0x1f, 0x8b, 8][..], &[9; 100]].concat()), [""; 0]);
+        // A hole that nothing follows.
+        let mut checker = Checker::by_name(&TreeKey(b"b.tfrecord".to_vec())).unwrap();
+        checker.update(0, &whole[..40]);
+        checker.hole(40, HOLE_BYTES_MAX + 1);
+        assert_eq!(checker.wrong(), [""; 0]);
     }
 
     #[test]

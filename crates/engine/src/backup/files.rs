@@ -30,7 +30,7 @@ use crate::format::pack::BlobKind;
 use crate::format::tensor_table;
 use crate::ids::ChunkId;
 use crate::monitor::Problem;
-use crate::readers::{self, Layout, ReadAt};
+use crate::readers::{self, Layout, ReadAt, tfrecord};
 use crate::stages::metadata;
 use crate::stages::read::{OpenFile, data_ranges, read_at};
 use crate::stages::walk::{Found, Stat};
@@ -48,6 +48,8 @@ const TURN_WAIT: Duration = Duration::from_micros(500);
 const ATTEMPTS: usize = 3;
 /// How a zip begins that has a member.
 const ZIP_HEAD: &[u8; 4] = b"PK\x03\x04";
+/// So much of a short file tells whether it has checksums: the head of a TFRecord.
+const HEAD_BYTES: usize = 12;
 
 /// A regular file to read.
 #[derive(Clone)]
@@ -302,7 +304,7 @@ impl<'a, 'r> Worker<'a, 'r> {
             let length = read_at(file, 0, &mut bytes)?;
             bytes.truncate(length);
             self.run.read_bytes(length);
-            let layout = short_zip(&bytes, &bytes.as_slice(), job.found.key.name());
+            let layout = short_checked(&bytes, &bytes.as_slice(), job.found.key.name());
             let mut checker = Checker::by_name(&job.found.key).or_else(|| layout.as_ref().and_then(Checker::new));
             checker.iter_mut().for_each(|checker| checker.update(0, &bytes));
             sum.iter_mut().for_each(|sum| sum.update(0, &bytes));
@@ -424,17 +426,17 @@ fn cut_file(mut stream: ChunkStream<'_, '_, '_, '_>, file: &File, stat: &Stat) -
     Ok(stream.finish()?)
 }
 
-/// The layout of a short file that begins as a zip, for its checksums: the states of schedulers and random numbers are such
-/// files. Its numbers are too few to be cut or encoded as tensors.
-fn short_zip(head: &[u8], file: &dyn ReadAt, name: &[u8]) -> Option<Layout> {
-    head.starts_with(ZIP_HEAD).then(|| readers::read(file, name)).flatten()
+/// The layout of a short file that begins as a zip or with a record, for its checksums: the states of schedulers and random
+/// numbers are such files. Its numbers are too few to be cut or encoded as tensors.
+fn short_checked(head: &[u8], file: &dyn ReadAt, name: &[u8]) -> Option<Layout> {
+    (head.starts_with(ZIP_HEAD) || tfrecord::begins(head)).then(|| readers::read(file, name)).flatten()
 }
 
 /// As [`layout`], of a file that is too short for that.
 fn short_layout(key: &TreeKey, file: &File, stat: &Stat) -> Option<Layout> {
-    let mut head = [0; ZIP_HEAD.len()];
+    let mut head = [0; HEAD_BYTES];
     let length = read_at(file, 0, &mut head).unwrap_or(0);
-    short_zip(&head[..length], &OpenFile { file, length: stat.size }, key.name())
+    short_checked(&head[..length], &OpenFile { file, length: stat.size }, key.name())
 }
 
 /// The problem that a file is which is not what the list beside it says.

@@ -1,7 +1,8 @@
 //! TFRecord: records of a length, its checksum, the data, their checksum.
 //!
 //! Records are too many for a layout, so [`Records`] gives them one by one, with both checksums. A file is one of these if
-//! the checksum of its first length is right: four bytes that chance does not get right.
+//! the checksum of its first length is right: four bytes that chance does not get right. Where that is wrong, its name may
+//! still say so ([`Named::by`]).
 
 use std::ops::Range;
 
@@ -80,6 +81,43 @@ pub(super) fn recognises(file: &dyn ReadAt) -> bool {
     Records::new(file).next().is_some()
 }
 
+/// Whether these bytes, which a file begins with, are the head of a record.
+pub(crate) fn begins(head: &[u8]) -> bool {
+    head.first_chunk().and_then(length).is_some()
+}
+
+/// Whether these bytes begin as gzip and zlib do, with which TensorFlow may compress a whole file of records.
+pub(crate) fn is_compressed(head: &[u8]) -> bool {
+    head.starts_with(&[0x1f, 0x8b, 8])
+        || matches!(head, [0x78, flags, ..] if (u16::from(b'x') << 8 | u16::from(*flags)).is_multiple_of(31))
+}
+
+/// What a file of records is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Records that are written once: `train.tfrecord`, `train.tfrecord-00000-of-00008`.
+    Data,
+    /// The log of a run, to which is written until the run ends: `events.out.tfevents.` and more.
+    Log,
+}
+
+impl Named {
+    /// By a file's own name; none where it says nothing of records.
+    pub(crate) fn by(name: &[u8]) -> Option<Self> {
+        if name.starts_with(b"events.out.tfevents.") {
+            return Some(Self::Log);
+        }
+        let name = std::str::from_utf8(name).ok()?;
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let stem = match name.rsplit_once("-of-").and_then(|(before, of)| Some((before.rsplit_once('-')?, of))) {
+            Some(((stem, number), of)) if is_number(number) && is_number(of) => stem,
+            _ => name,
+        };
+        let ending = stem.rsplit_once('.')?.1;
+        matches!(ending, "tfrecord" | "tfrecords" | "tfrec").then_some(Self::Data)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +142,32 @@ mod tests {
             assert_eq!(Records::new(&&bytes[..]).count(), records, "byte {at} is wrong");
         }
         assert_eq!(Records::new(&&whole[..55]).count(), 2, "cut inside the last");
+    }
+
+    #[test]
+    fn names_of_records() {
+        for (name, named) in [
+            ("a.tfrecord", Some(Named::Data)),
+            ("a.b.tfrecords", Some(Named::Data)),
+            ("a-train.tfrecord-00003-of-00010", Some(Named::Data)),
+            ("a-1-of-2.tfrec", Some(Named::Data)),
+            ("events.out.tfevents.1700000000.host.7.0.v2", Some(Named::Log)),
+            ("tfrecord", None),
+            ("a.tfrecord.gz", None),
+            ("a.tfrecord-3-of-x", None),
+            ("a.tfrecord-index", None),
+            ("model-00001-of-00002.bin", None),
+        ] {
+            assert_eq!(Named::by(name.as_bytes()), named, "{name}");
+        }
+        assert_eq!(Named::by(b"\xff.tfrecord"), None);
+    }
+
+    #[test]
+    fn heads_of_records_and_of_compressed_ones() {
+        assert!(begins(&record(b"one")) && !begins(&record(b"one")[..11]) && !begins(&[0; 12]));
+        assert!(is_compressed(&[0x1f, 0x8b, 8, 0]) && is_compressed(&[0x78, 0x9c, 1]) && is_compressed(&[0x78, 1]));
+        assert!(!is_compressed(&[0x78, 0, 0]) && !is_compressed(&[]) && !is_compressed(&record(b"one")));
     }
 
     #[test]

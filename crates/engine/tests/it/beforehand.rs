@@ -127,9 +127,8 @@ fn sha256sum(path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
 }
 
-/// What a crash or a damaged file system leaves is often a hole in place of what was written.
-#[test]
-fn a_part_that_became_a_hole_is_named() {
+/// One record of a TFRecord file.
+fn record(data: &[u8]) -> Vec<u8> {
     use seawall_engine::readers::CheckKind;
     use seawall_engine::readers::crc::Checksum;
     let sum = |bytes: &[u8]| {
@@ -137,10 +136,45 @@ fn a_part_that_became_a_hole_is_named() {
         checksum.update(bytes);
         checksum.value().to_le_bytes()
     };
-    let record = |data: &[u8]| {
-        let length = (data.len() as u64).to_le_bytes();
-        [&length[..], &sum(&length), data, &sum(data)].concat()
-    };
+    let length = (data.len() as u64).to_le_bytes();
+    [&length[..], &sum(&length), data, &sum(data)].concat()
+}
+
+/// Of every length, and under names that say nothing of records.
+#[test]
+fn records_that_are_cut_off_or_begin_wrong_are_named() {
+    for bytes in [100, 5_000, 300_000] {
+        let whole = [record(&noise(1, bytes)), record(&noise(2, bytes))].concat();
+        let cut = &whole[..whole.len() - 20];
+        let (mut first, mut second) = (whole.clone(), whole.clone());
+        first[2] ^= 1;
+        second[whole.len() - 30] ^= 1;
+        let mut packed = vec![0x1f, 0x8b, 8];
+        packed.extend(noise(3, bytes));
+        let (place, _) = Place::new();
+        let files: [(&str, &[u8], &str); 8] = [
+            ("train.tfrecord-00000-of-00002", &whole, ""),
+            ("train-00000-of-00002", &whole, ""),
+            ("packed.tfrecord", &packed, ""),
+            ("events.out.tfevents.1700000000.host", cut, ""),
+            ("cut.tfrecord", cut, "record 1, inside which the file ends"),
+            ("cut-00000-of-00001", cut, "record 1, inside which the file ends"),
+            ("first.tfrecord", &first, "the length of record 0"),
+            ("second-00000-of-00001", &second, "\"record 1\""),
+        ];
+        files.iter().for_each(|(name, bytes, _)| fs::write(place.source().join(name), bytes).unwrap());
+        let problems = problems(&place);
+        for (name, _, expected) in files {
+            let found: Vec<&Problem> = problems.iter().filter(|problem| problem.subject.ends_with(name)).collect();
+            assert_eq!(found.len(), usize::from(!expected.is_empty()), "{name}, {bytes}: {found:?}");
+            assert!(found.iter().all(|found| found.code == "corrupt" && found.what.contains(expected)), "{found:?}");
+        }
+    }
+}
+
+/// What a crash or a damaged file system leaves is often a hole in place of what was written.
+#[test]
+fn a_part_that_became_a_hole_is_named() {
     let mut zeros = noise(3, 400_000);
     zeros[100_000..300_000].fill(0);
     let sound = [record(&noise(1, 1000)), record(&zeros), record(&noise(2, 1000))].concat();

@@ -18,7 +18,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom, seek};
 
 pub(super) use deepspeed::{OPTIM_STATES, is_part as is_deepspeed_part, is_whole as is_whole_deepspeed};
 pub(super) use megatron::is_rank_file as is_megatron_part;
@@ -48,6 +48,8 @@ pub(super) struct Evidence {
     pub marked: Option<Timestamp>,
     /// What is lacking; none where it is finished and whole.
     pub lack: Option<String>,
+    /// A file of numbers that has a hole, where nothing else is lacking and no marker was found: perhaps not all is written.
+    pub hole: Option<String>,
 }
 
 /// What a layout's marker says: when it was written, or why it does not say that the checkpoint is finished.
@@ -105,7 +107,9 @@ pub(super) fn gather(scene: &Scene, layout: Layout) -> Evidence {
         .or_else(|| torn_file(scene))
         .or_else(|| links(scene));
     let world_size = ranks.count.or_else(|| distcp::ranks(scene)).or_else(|| orbax::processes(scene));
-    Evidence { world_size, marked: marked.ok().flatten(), lack }
+    let marked = marked.ok().flatten();
+    let hole = if lack.is_none() && marked.is_none() { hole(scene) } else { None };
+    Evidence { world_size, marked, lack, hole }
 }
 
 /// What says that it is being written.
@@ -131,6 +135,19 @@ fn torn_file(scene: &Scene) -> Option<String> {
                 Whole::Unknown | Whole::Yes => None,
             },
         }
+    })
+}
+
+/// The first file that holds numbers and has a hole: writers that begin with the file's full length leave one until they have
+/// written all.
+fn hole(scene: &Scene) -> Option<String> {
+    scene.listing.files().filter(|file| names::holds_numbers(scene.shown(file))).find_map(|file| {
+        let open = scene.open(file).ok()?;
+        let at = seek(&open.file, SeekFrom::Hole(0)).ok().filter(|&at| at < open.length)?;
+        Some(format!(
+            "{} has a hole at byte {at}: perhaps not all of it is written; it counts once it has rested for long",
+            scene.shown(file)
+        ))
     })
 }
 

@@ -22,6 +22,8 @@ use crate::error::{Error, Result};
 /// A checkpoint of several files without a marker has to be at rest so many times longer, between two of its files; and a
 /// file whose header tells its length, between that and its numbers.
 const WITHOUT_MARKER: u32 = 10;
+/// A hole in what has no marker counts as not yet written for so many times the patience.
+const WITH_HOLE: u32 = 20;
 
 /// How patient a scanner is.
 #[derive(Debug, Clone, Copy)]
@@ -208,6 +210,9 @@ impl Scanner {
         checkpoint.state = match lack {
             Some(reason) if self.is_moving(&memory, rest, wall) => State::Writing(reason),
             Some(reason) => State::Incomplete(reason),
+            None if let Some(reason) = self.hole(&memory, &sight, marked.is_some(), rest, wall) => {
+                State::Writing(reason)
+            }
             None if rest >= self.settle(&memory, &sight, marked.is_some(), wall) && rest > Duration::ZERO => {
                 State::Complete
             }
@@ -220,15 +225,33 @@ impl Scanner {
     /// How long a finished checkpoint must be seen at rest.
     fn settle(&self, memory: &Memory, sight: &Sighted, is_marked: bool, wall: Timestamp) -> Duration {
         let longer = self.pace.settle * WITHOUT_MARKER;
-        let has_end = sight.candidate.is_file && !names::is_headed(sight.name());
-        let is_safe = is_marked || has_end || is_older(memory, wall, longer);
+        let is_safe = is_marked || has_end(sight) || is_older(memory, wall, longer);
         if is_safe { self.pace.settle } else { longer }
+    }
+
+    /// A hole in what may still be written. Why not for ever: copies may have holes in place of zeros.
+    fn hole(
+        &self,
+        memory: &Memory,
+        sight: &Sighted,
+        is_marked: bool,
+        rest: Duration,
+        wall: Timestamp,
+    ) -> Option<String> {
+        let long = self.pace.patience * WITH_HOLE;
+        let is_young = rest < long && !is_older(memory, wall, long);
+        memory.evidence.hole.clone().filter(|_| !is_marked && !has_end(sight) && is_young)
     }
 
     /// Whether something changed lately.
     fn is_moving(&self, memory: &Memory, rest: Duration, wall: Timestamp) -> bool {
         rest < self.pace.patience && !is_older(memory, wall, self.pace.patience)
     }
+}
+
+/// Whether it is a single file whose format has something at its end.
+fn has_end(sight: &Sighted) -> bool {
+    sight.candidate.is_file && !names::is_headed(sight.name())
 }
 
 /// Whether the file system's times say that the last change lies so far back. They are asked only of what was not seen to

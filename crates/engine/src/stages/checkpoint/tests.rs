@@ -1,6 +1,7 @@
 //! Real directory trees of every layout: whole, being written, and torn in each way, with the reason that has to be told.
 
 mod accidents;
+mod holes;
 mod large;
 
 use std::fs;
