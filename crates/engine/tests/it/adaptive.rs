@@ -15,7 +15,7 @@ use seawall_engine::format::slot::Unlock;
 use seawall_engine::monitor::Monitor;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
-use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
+use seawall_engine::store::{Store, StoreError};
 use seawall_engine::tensors::{ListOptions, list};
 use seawall_engine::units::MIB;
 
@@ -38,9 +38,8 @@ impl Gate {
 }
 
 impl Store for Gate {
-    fn location(&self) -> String {
-        self.store.location()
-    }
+    pass_on!(location, create, head, list, delete, capabilities);
+
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
         self.store.get(name, range)
     }
@@ -51,21 +50,6 @@ impl Store for Gate {
             assert!(!waited.1.timed_out(), "nobody opened the gate");
         }
         self.store.put(name, bytes)
-    }
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
-        self.store.create(name, bytes)
-    }
-    fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
-        self.store.head(name)
-    }
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
-        self.store.list(prefix, each)
-    }
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.store.delete(name)
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
     }
 }
 

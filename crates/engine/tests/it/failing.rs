@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
+use seawall_engine::store::{Store, StoreError};
 
 /// See the page.
 pub struct Failing {
@@ -33,9 +33,7 @@ impl Failing {
 }
 
 impl Store for Failing {
-    fn location(&self) -> String {
-        self.store.location()
-    }
+    pass_on!(location, put, create, head, list, delete, capabilities);
 
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
         let take = |left: &AtomicU64| {
@@ -46,29 +44,5 @@ impl Store for Failing {
             return Err(StoreError::from_io(format!("cannot read {name}"), source));
         }
         self.store.get(name, range)
-    }
-
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.store.put(name, bytes)
-    }
-
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
-        self.store.create(name, bytes)
-    }
-
-    fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
-        self.store.head(name)
-    }
-
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
-        self.store.list(prefix, each)
-    }
-
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.store.delete(name)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
     }
 }

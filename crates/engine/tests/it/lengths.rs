@@ -9,7 +9,7 @@ use seawall_engine::monitor::Silent;
 use seawall_engine::reindex::reindex;
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
-use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
+use seawall_engine::store::{Store, StoreError};
 use seawall_engine::units::{MIB, PACK_BYTES_MAX};
 use seawall_engine::verify::Read;
 
@@ -24,9 +24,7 @@ struct Measuring {
 }
 
 impl Store for Measuring {
-    fn location(&self) -> String {
-        self.store.location()
-    }
+    pass_on!(location, put, create, head, list, delete, capabilities);
 
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
         let bytes = self.store.get(name, range)?;
@@ -34,30 +32,6 @@ impl Store for Measuring {
             self.longest.fetch_max(bytes.len() as u64, Ordering::SeqCst);
         }
         Ok(bytes)
-    }
-
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.store.put(name, bytes)
-    }
-
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
-        self.store.create(name, bytes)
-    }
-
-    fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
-        self.store.head(name)
-    }
-
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
-        self.store.list(prefix, each)
-    }
-
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.store.delete(name)
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
     }
 }
 

@@ -20,7 +20,7 @@ use seawall_engine::monitor::{Monitor, Problem, Silent};
 use seawall_engine::readers::{self, Dtype, View};
 use seawall_engine::repo::Repository;
 use seawall_engine::store::memory::MemoryStore;
-use seawall_engine::store::{Capabilities, Created, ObjectInfo, Store, StoreError};
+use seawall_engine::store::{Store, StoreError};
 use seawall_engine::tensors::{
     ExtractOptions, ExtractReport, FileTensors, ListOptions, ListReport, Stored, extract, list,
 };
@@ -45,9 +45,8 @@ impl Counting {
 }
 
 impl Store for Counting {
-    fn location(&self) -> String {
-        self.store.location()
-    }
+    pass_on!(location, put, create, head, list, delete, capabilities);
+
     fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<Vec<u8>, StoreError> {
         let bytes = self.store.get(name, range)?;
         if name.starts_with("pack/") {
@@ -55,24 +54,6 @@ impl Store for Counting {
             self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         }
         Ok(bytes)
-    }
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.store.put(name, bytes)
-    }
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Created, StoreError> {
-        self.store.create(name, bytes)
-    }
-    fn head(&self, name: &str) -> Result<ObjectInfo, StoreError> {
-        self.store.head(name)
-    }
-    fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectInfo)) -> Result<(), StoreError> {
-        self.store.list(prefix, each)
-    }
-    fn delete(&self, name: &str) -> Result<(), StoreError> {
-        self.store.delete(name)
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
     }
 }
 
