@@ -22,8 +22,9 @@ use crate::error::{Error, Result};
 /// A checkpoint of several files without a marker has to be at rest so many times longer, between two of its files; and a
 /// file whose header tells its length, between that and its numbers.
 const WITHOUT_MARKER: u32 = 10;
-/// A hole in what has no marker counts as not yet written for so many times the patience.
+/// A hole in what has no marker counts as not yet written for so many times the patience, but not longer than the next.
 const WITH_HOLE: u32 = 20;
+const WITH_HOLE_MAX: Duration = Duration::from_mins(10);
 
 /// How patient a scanner is.
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +225,7 @@ impl Scanner {
 
     /// How long a finished checkpoint must be seen at rest.
     fn settle(&self, memory: &Memory, sight: &Sighted, is_marked: bool, wall: Timestamp) -> Duration {
-        let longer = self.pace.settle * WITHOUT_MARKER;
+        let longer = self.pace.settle.saturating_mul(WITHOUT_MARKER);
         let is_safe = is_marked || has_end(sight) || is_older(memory, wall, longer);
         if is_safe { self.pace.settle } else { longer }
     }
@@ -238,7 +239,7 @@ impl Scanner {
         rest: Duration,
         wall: Timestamp,
     ) -> Option<String> {
-        let long = self.pace.patience * WITH_HOLE;
+        let long = self.pace.patience.saturating_mul(WITH_HOLE).min(WITH_HOLE_MAX);
         let is_young = rest < long && !is_older(memory, wall, long);
         memory.evidence.hole.clone().filter(|_| !is_marked && !has_end(sight) && is_young)
     }

@@ -60,3 +60,18 @@ fn a_hole_in_what_is_old_or_marked_does_not_count() {
     assert_eq!(marked.states(0), [State::Settling]);
     assert_eq!(marked.states(2), [State::Complete]);
 }
+
+/// However long somebody is ready to wait: a hole counts for ten minutes, and nothing overflows.
+#[test]
+fn patience_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    begun(folder.path().join("step-100.safetensors"), 0..2_000_000);
+    let pace = Pace { settle: Duration::MAX, patience: Duration::MAX };
+    let mut scanner = Scanner::new(&[folder.path().to_path_buf()], pace).unwrap();
+    let (begin, wall) = (monotonic(), Timestamp::now());
+    for (seconds, is_hole) in [(0, true), (599, true), (601, false)] {
+        let look = scanner.look(begin + Duration::from_secs(seconds), wall, &|_| false);
+        let states: Vec<State> = look.checkpoints.into_iter().map(|checkpoint| checkpoint.state).collect();
+        assert_eq!(is_written(&states, "step-100.safetensors"), is_hole, "{seconds} s: {states:?}");
+    }
+}
